@@ -1,0 +1,48 @@
+"""Seeds, poisoned memory, and the gpu mark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail, not skip, gpu tests without a device")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if item.config.getoption("--require-gpu"):
+            pytest.fail("--require-gpu: no GPU that torch can use")
+        pytest.skip("needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What was not written reads as NaN (floats) or as a far-off number (integers)."""
+    plain_empty: Callable[..., Any] = np.empty
+
+    def poisoned_empty(*args: Any, **kwargs: Any) -> Any:
+        array = plain_empty(*args, **kwargs)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        elif array.dtype.kind == "i":
+            array.fill(np.iinfo(array.dtype).min)
+        return array
+
+    monkeypatch.setattr(np, "empty", poisoned_empty)
+    was = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = was
