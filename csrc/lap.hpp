@@ -1,0 +1,62 @@
+// Exact dense linear assignment by shortest augmenting paths; duals and matching go in and come back.
+#pragma once
+
+#include <cstdint>
+
+namespace lmc {
+
+enum class LapStatus {
+    ok,
+    nan,             // row and column name the entry
+    wrong_infinity,  // -inf under minimise, +inf under maximise; row and column name the entry
+    too_large,       // a sum of entries could overflow; solve a scaled copy
+    infeasible,      // row names one that no assignment of all rows can cover
+    interrupted,
+    bad_start,  // a dual that is not finite, or a matching that is none
+    no_memory,
+};
+
+enum class LapSense { minimise, maximise };
+
+struct LapOutcome {
+    LapStatus status;
+    std::int64_t row = -1;
+    std::int64_t column = -1;
+};
+
+// At most as many rows as columns; the columns of a row lie side by side. The stride counts elements.
+template <typename T>
+struct LapCost {
+    const T* data;
+    std::int64_t rows;
+    std::int64_t columns;
+    std::int64_t row_stride;
+};
+
+// Duals are in the sense of the caller: row + column dual <= cost for every entry (>= under maximise), equal
+// on the matching. Where columns are left over, their duals are 0 and no other is above it (below, maximise).
+// A warm start reads column_duals and column_of_row (-1 where open); any finite duals are a valid start.
+struct LapState {
+    double* row_duals;            // [rows]
+    double* column_duals;         // [columns]
+    std::int64_t* column_of_row;  // [rows]
+    bool warm;
+};
+
+// Asked every few milliseconds of work; true stops the solve.
+struct LapInterrupt {
+    bool (*requested)(void* context);
+    void* context;
+};
+
+// What the state holds is unspecified unless the outcome is ok.
+template <typename T>
+LapOutcome solve_lap(const LapCost<T>& cost, LapSense sense, const LapState& state,
+                     const LapInterrupt& interrupt) noexcept;
+
+extern template LapOutcome solve_lap<float>(const LapCost<float>&, LapSense, const LapState&,
+                                            const LapInterrupt&) noexcept;
+extern template LapOutcome solve_lap<double>(const LapCost<double>&, LapSense, const LapState&,
+                                             const LapInterrupt&) noexcept;
+
+}  // namespace lmc

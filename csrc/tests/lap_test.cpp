@@ -1,0 +1,197 @@
+// The core's own test, for plain and sanitised builds: brute force, certificates, statuses, warm starts.
+#include "lap.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace {
+
+using lmc::LapOutcome;
+using lmc::LapSense;
+using lmc::LapStatus;
+using Index = std::int64_t;
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+int failures = 0;
+
+void check(bool good, const char* what, int line) {
+    if (good) return;
+    std::fprintf(stderr, "line %d: %s\n", line, what);
+    ++failures;
+}
+#define CHECK(condition) check(condition, #condition, __LINE__)
+
+template <typename T>
+struct Problem {
+    std::vector<T> entries;
+    Index rows;
+    Index columns;
+    std::vector<double> row_duals;
+    std::vector<double> column_duals;
+    std::vector<Index> column_of_row;
+
+    Problem(Index n_rows, Index n_columns)
+        : entries(static_cast<std::size_t>(n_rows * n_columns)),
+          rows(n_rows),
+          columns(n_columns),
+          row_duals(static_cast<std::size_t>(n_rows)),
+          column_duals(static_cast<std::size_t>(n_columns)),
+          column_of_row(static_cast<std::size_t>(n_rows), -1) {}
+
+    T& at(Index i, Index j) { return entries[static_cast<std::size_t>(i * columns + j)]; }
+    double u(Index i) const { return row_duals[static_cast<std::size_t>(i)]; }
+    double v(Index j) const { return column_duals[static_cast<std::size_t>(j)]; }
+    Index match(Index i) const { return column_of_row[static_cast<std::size_t>(i)]; }
+
+    LapOutcome solve(LapSense sense, bool warm = false, lmc::LapInterrupt interrupt = {nullptr, nullptr}) {
+        const lmc::LapCost<T> cost{entries.data(), rows, columns, columns};
+        return lmc::solve_lap(cost, sense,
+                              {row_duals.data(), column_duals.data(), column_of_row.data(), warm}, interrupt);
+    }
+
+    double total() {
+        double sum = 0;
+        for (Index i = 0; i < rows; ++i) sum += static_cast<double>(at(i, match(i)));
+        return sum;
+    }
+
+    // The duals prove the matching optimal, in the sense of the caller.
+    bool certified(double sign) {
+        std::vector<char> used(static_cast<std::size_t>(columns), 0);
+        for (Index i = 0; i < rows; ++i) {
+            char& taken = used[static_cast<std::size_t>(match(i))];
+            if (taken++ != 0) return false;
+            for (Index j = 0; j < columns; ++j) {
+                const double slack = sign * (static_cast<double>(at(i, j)) - u(i) - v(j));
+                const double scale = 1 + std::abs(u(i)) + std::abs(v(j));
+                if (slack < -1e-12 * scale) return false;
+                if (j == match(i) && slack > 1e-12 * scale) return false;
+            }
+        }
+        if (rows == columns) return true;
+        for (Index j = 0; j < columns; ++j) {
+            if (sign * v(j) > 0 || (used[static_cast<std::size_t>(j)] == 0 && v(j) != 0)) return false;
+        }
+        return true;
+    }
+
+    double brute_force(double sign) {
+        std::vector<Index> order(static_cast<std::size_t>(columns));
+        std::iota(order.begin(), order.end(), Index{0});
+        double best = kInf;
+        do {
+            double sum = 0;
+            for (Index i = 0; i < rows; ++i)
+                sum += sign * static_cast<double>(at(i, order[static_cast<std::size_t>(i)]));
+            best = std::min(best, sum);
+        } while (std::next_permutation(order.begin(), order.end()));
+        return best;
+    }
+};
+
+template <typename T>
+void test_random(unsigned seed) {
+    std::mt19937 random(seed);
+    for (int round = 0; round < 1500; ++round) {
+        const Index columns = static_cast<Index>(random() % 6);
+        const Index rows =
+            columns == 0 ? 0 : static_cast<Index>(random() % static_cast<unsigned>(columns + 1));
+        const double sign = random() % 2 == 0 ? 1 : -1;
+        const LapSense sense = sign > 0 ? LapSense::minimise : LapSense::maximise;
+        const unsigned levels = random() % 2 == 0 ? 4 : 1000;
+        Problem<T> problem(rows, columns);
+        for (T& entry : problem.entries) {
+            entry = static_cast<T>(static_cast<double>(random() % levels) - 1);
+            if (random() % 5 == 0) entry = static_cast<T>(sign * kInf);
+        }
+        const double best = problem.brute_force(sign);
+        const LapOutcome outcome = problem.solve(sense);
+        CHECK((outcome.status == LapStatus::infeasible) == (best == kInf));
+        if (outcome.status != LapStatus::ok) {
+            CHECK(outcome.row >= 0 && outcome.row < rows);
+            continue;
+        }
+        CHECK(sign * problem.total() == best);
+        CHECK(problem.certified(sign));
+        for (T& entry : problem.entries) entry += static_cast<T>(random() % 3);
+        for (double& dual : problem.column_duals) dual += random() % 2 == 0 ? 0.0 : -1.5;
+        CHECK(problem.solve(sense, true).status == LapStatus::ok);
+        CHECK(sign * problem.total() == problem.brute_force(sign));
+        CHECK(problem.certified(sign));
+    }
+}
+
+void test_large() {
+    std::mt19937 random(1);
+    for (const Index n : {63, 64, 200}) {
+        for (const Index more : {0, 9}) {
+            Problem<float> problem(n, n + more);
+            std::normal_distribution<float> normal;
+            for (float& entry : problem.entries) entry = normal(random);
+            CHECK(problem.solve(LapSense::maximise).status == LapStatus::ok);
+            CHECK(problem.certified(-1));
+            // Every row wants the same columns, so the trees meet.
+            for (Index i = 0; i < n; ++i) {
+                for (Index j = 0; j < n + more; ++j) problem.at(i, j) = static_cast<float>((i + 1) * (j + 1));
+            }
+            CHECK(problem.solve(LapSense::minimise).status == LapStatus::ok);
+            CHECK(problem.certified(1));
+        }
+    }
+}
+
+void test_strides() {
+    // Rows backwards, every second one.
+    const std::vector<double> store{5, 1, 9, 9, 2, 8};
+    double u[2];
+    double v[2];
+    Index columns[2];
+    const lmc::LapCost<double> cost{store.data() + 4, 2, 2, -4};
+    const LapOutcome outcome =
+        lmc::solve_lap(cost, LapSense::minimise, {u, v, columns, false}, {nullptr, nullptr});
+    CHECK(outcome.status == LapStatus::ok && columns[0] == 0 && columns[1] == 1);
+}
+
+void test_statuses() {
+    Problem<double> problem(2, 3);
+    problem.at(1, 2) = std::numeric_limits<double>::quiet_NaN();
+    LapOutcome outcome = problem.solve(LapSense::minimise);
+    CHECK(outcome.status == LapStatus::nan && outcome.row == 1 && outcome.column == 2);
+    problem.at(1, 2) = kInf;
+    outcome = problem.solve(LapSense::maximise);
+    CHECK(outcome.status == LapStatus::wrong_infinity && outcome.row == 1 && outcome.column == 2);
+    problem.at(0, 0) = 1e300;
+    CHECK(problem.solve(LapSense::minimise).status == LapStatus::too_large);
+    problem.at(0, 0) = 0;
+    problem.column_of_row = {1, 1};
+    CHECK(problem.solve(LapSense::minimise, true).status == LapStatus::bad_start);
+    problem.column_of_row = {3, -1};
+    CHECK(problem.solve(LapSense::minimise, true).status == LapStatus::bad_start);
+    problem.column_of_row = {-1, -1};
+    problem.column_duals[0] = kInf;
+    CHECK(problem.solve(LapSense::minimise, true).status == LapStatus::bad_start);
+
+    Problem<float> long_one(2048, 2048);
+    int calls = 0;
+    const auto stop = [](void* context) { return ++*static_cast<int*>(context) == 2; };
+    CHECK(long_one.solve(LapSense::minimise, false, {stop, &calls}).status == LapStatus::interrupted);
+    CHECK(calls == 2);
+}
+
+}  // namespace
+
+int main() {
+    test_random<float>(1);
+    test_random<double>(2);
+    test_large();
+    test_strides();
+    test_statuses();
+    if (failures == 0) std::puts("ok");
+    return failures == 0 ? 0 : 1;
+}
