@@ -1,0 +1,251 @@
+"""A choice of permutation for every group, and the one place that knows how a choice moves a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._checks import check_int, check_type, fail_type
+from .._models import ModelT, tensors_of, with_tensors
+from .groups import Segment, axis_size
+from .spec import PermutationSpec
+
+__all__ = ["Permutations", "axis_index"]
+
+Index = NDArray[np.int64]
+Choices = Mapping[str, Index]
+
+
+def axis_index(spec: PermutationSpec, parameter: str, axis: int, choices: Choices) -> Index:
+    """Indices that gather one axis of a parameter: entry i of the result is the entry of the original put at i.
+
+    Args:
+        spec: bound.
+        parameter, axis: which axis; `axis` counts the spec's axes of the parameter.
+        choices: for every group, int64 of the spec's `shape(group)`.
+
+    Returns:
+        int64 [entries of the axis].
+    """
+    index: Index = _local_index(spec.axes[parameter][axis].segments, 1, spec.sizes, choices)[0]
+    return index
+
+
+def _local_index(segments: tuple[Segment, ...], owners: int, sizes: Mapping[str, int], choices: Choices) -> Index:
+    """Gather indices within one unit of an owner, for each of its `owners` units: [owners, entries]."""
+    parts, offset = [], 0
+    for segment in segments:
+        length = axis_size((segment,), sizes)
+        if segment.group is None:
+            part = np.broadcast_to(np.arange(length, dtype=np.int64), (owners, length))
+        else:
+            units = sizes[segment.group]
+            choice = choices[segment.group].reshape(owners, units)
+            inside = _local_index(segment.parts, owners * units, sizes, choices)
+            entries = inside.shape[1]
+            inside = inside.reshape(owners, 1, units, entries)
+            starts = np.arange(segment.outer, dtype=np.int64) * (units * entries)
+            # [owners, outer, units, entries]
+            index = starts[None, :, None, None] + choice[:, None, :, None] * entries + inside
+            part = index.reshape(owners, length)
+        parts.append(part + offset)
+        offset += length
+    return np.concatenate(parts, axis=1)
+
+
+class Permutations(Mapping[str, Tensor]):
+    """One permutation for every group of a bound spec: a mapping from group names to int64 CPU tensors.
+
+    ``perms[group][i]`` is the unit of the permuted model's original that is put at place i, so that
+    ``w.index_select(axis, perms[group])`` permutes a plain axis. The choice of an owned group has one row for
+    each unit of its owner (`PermutationSpec.shape`): row i holds the places, within whichever owner unit is put
+    at i, of the units that are put there. Tensors are copies; writing to one changes nothing here.
+
+    Args:
+        spec: bound (`PermutationSpec.bind`).
+        choices: integers by group: tensors, arrays or sequences, copied. Groups left out stay in place.
+
+    Raises:
+        TypeError: choices that are no integers.
+        ValueError: an unknown group, a wrong shape, or rows that are no permutation.
+    """
+
+    def __init__(self, spec: PermutationSpec, choices: Mapping[str, Any] | None = None) -> None:
+        check_type("spec", spec, PermutationSpec, "a PermutationSpec")
+        choices = {} if choices is None else choices
+        check_type("choices", choices, Mapping, "a mapping from group names to permutations")
+        for name in choices:
+            if name not in spec.groups:
+                raise ValueError(f"choices names group {name!r}, which the spec lacks")
+        self.spec = spec
+        self._choices: dict[str, Index] = {
+            name: _checked_choice(name, choices[name], spec.shape(name))
+            if name in choices
+            else _identity_choice(spec.shape(name))
+            for name in spec.groups
+        }
+        self._gathers: dict[str, tuple[Tensor | None, ...]] = {}
+
+    @classmethod
+    def identity(cls, spec: PermutationSpec) -> Permutations:
+        """The choice that leaves every unit in its place."""
+        return cls(spec)
+
+    @classmethod
+    def random(cls, spec: PermutationSpec, seed: int = 0) -> Permutations:
+        """Uniformly random permutations of every group, from a generator of their own."""
+        rng = np.random.default_rng(check_int("seed", seed, 0))
+        shapes = {name: spec.shape(name) for name in spec.groups}
+        return cls(spec, {name: rng.permuted(_identity_choice(shape), axis=-1) for name, shape in shapes.items()})
+
+    def __getitem__(self, group: str) -> Tensor:
+        return torch.from_numpy(self._choices[group].copy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Permutations):
+            return NotImplemented
+        return self._choices.keys() == other._choices.keys() and all(
+            np.array_equal(choice, other._choices[name]) for name, choice in self._choices.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Permutations({len(self)} groups, {self.moved} of {self.total} units moved)"
+
+    @property
+    def choices(self) -> dict[str, Index]:
+        """The choices as numpy arrays, copied."""
+        return {name: choice.copy() for name, choice in self._choices.items()}
+
+    def units(self, group: str) -> Tensor:
+        """A group's permutation over all its units, those of every owner unit end to end: int64 [units]."""
+        return torch.from_numpy(self._flat(group))
+
+    def _flat(self, group: str) -> Index:
+        owner = self.spec.groups[group].owner
+        choice = self._choices[group]
+        if owner is None:
+            root: Index = choice.copy()
+            return root
+        flat: Index = (self._flat(owner)[:, None] * choice.shape[-1] + choice.reshape(-1, choice.shape[-1])).reshape(-1)
+        return flat
+
+    @property
+    def total(self) -> int:
+        """Units in all groups together."""
+        return sum(choice.size for choice in self._choices.values())
+
+    @property
+    def moved(self) -> int:
+        """Units that are not at their own place, over all groups."""
+        return sum(int((flat != np.arange(flat.size)).sum()) for flat in (self._flat(name) for name in self._choices))
+
+    def index(self, parameter: str, axis: int) -> Tensor:
+        """Indices that gather one axis of a parameter: int64 [entries of the axis], on the CPU.
+
+        Args:
+            parameter: name in the spec.
+            axis: which of the spec's axes of the parameter; the tensor dimension, unless an axis spans several.
+
+        Raises:
+            ValueError: a parameter or an axis that the spec does not have.
+        """
+        if parameter not in self.spec.axes:
+            raise ValueError(f"parameter must be one of the spec's, got {parameter!r}")
+        if not 0 <= axis < len(self.spec.axes[parameter]):
+            raise ValueError(f"axis must be in 0..{len(self.spec.axes[parameter]) - 1} of {parameter!r}, got {axis}")
+        return torch.from_numpy(axis_index(self.spec, parameter, axis, self._choices))
+
+    def gathers(self, parameter: str) -> tuple[Tensor | None, ...]:
+        """For every axis of a parameter its `index`, or None where nothing on it moves. Not to be written to."""
+        if parameter not in self._gathers:
+            self._gathers[parameter] = tuple(
+                None if axis.is_fixed or torch.equal(index, torch.arange(index.numel())) else index
+                for axis, index in (
+                    (axis, self.index(parameter, i)) for i, axis in enumerate(self.spec.axes[parameter])
+                )
+            )
+        return self._gathers[parameter]
+
+    def apply_to(self, parameter: str, tensor: Tensor) -> Tensor:
+        """A new tensor: `tensor` with every axis gathered; same shape, dtype and device."""
+        view = self.spec.view(parameter, tensor)
+        for axis, index in enumerate(self.gathers(parameter)):
+            if index is not None:
+                view = view.index_select(axis, index.to(view.device))
+        out = view.reshape(tensor.shape)
+        return out.clone() if out.data_ptr() == tensor.data_ptr() else out
+
+    def apply(self, model: ModelT) -> ModelT:
+        """A new model with permuted units that computes the same function; `model` stays as it was.
+
+        Args:
+            model: a module, or a state dict. Tensors that the spec does not name are copied.
+
+        Raises:
+            TypeError: `model` is neither.
+            ValueError: the model does not fit the spec.
+        """
+        tensors = tensors_of("model", model)
+        bound = self.spec.bind(tensors)
+        # The model may have running statistics that the one which the spec was bound to had not.
+        mine = self if bound == self.spec else Permutations(bound, self._choices)
+        permuted = {
+            name: mine.apply_to(name, tensor) if name in bound.axes else tensor.clone()
+            for name, tensor in tensors.items()
+        }
+        return with_tensors(model, permuted)
+
+    def inverse(self) -> Permutations:
+        """The choice that undoes this one: ``p.inverse().apply(p.apply(model))`` is `model`."""
+        choices = {}
+        for name in self._choices:
+            size = self.spec.sizes[name]
+            choices[name] = (np.argsort(self._flat(name)) % size).reshape(self.spec.shape(name))
+        return Permutations(self.spec, choices)
+
+    def after(self, first: Permutations) -> Permutations:
+        """The composition: ``p.after(q).apply(model)`` is ``p.apply(q.apply(model))``.
+
+        Raises:
+            ValueError: `first` belongs to another spec.
+        """
+        check_type("first", first, Permutations, "Permutations")
+        if first.spec != self.spec:
+            raise ValueError("first must be Permutations of the same spec, got those of another one")
+        choices = {}
+        for name in self._choices:
+            size = self.spec.sizes[name]
+            choices[name] = (first._flat(name)[self._flat(name)] % size).reshape(self.spec.shape(name))
+        return Permutations(self.spec, choices)
+
+
+def _identity_choice(shape: tuple[int, ...]) -> Index:
+    identity: Index = np.broadcast_to(np.arange(shape[-1], dtype=np.int64), shape).copy()
+    return identity
+
+
+def _checked_choice(name: str, choice: Any, shape: tuple[int, ...]) -> Index:
+    array = choice.detach().cpu().numpy() if isinstance(choice, Tensor) else np.asarray(choice)
+    if array.dtype.kind not in "iu":
+        fail_type(f"choices[{name!r}]", "integers", choice)
+    if array.shape != shape:
+        raise ValueError(f"choices[{name!r}] must have shape {shape}, got {array.shape}")
+    array = array.astype(np.int64)
+    wrong = np.flatnonzero((np.sort(array, axis=-1) != np.arange(shape[-1])).reshape(-1, shape[-1]).any(axis=1))
+    if wrong.size:
+        row = f" in row {wrong[0]}" if len(shape) > 1 else ""
+        raise ValueError(f"choices[{name!r}] must hold each of 0..{shape[-1] - 1} once{row}, and does not")
+    return array

@@ -1,0 +1,127 @@
+"""Specs as JSON and back. Short forms where they say all: null, a group's name; a list of segments elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .groups import Axis, Group, Segment
+
+__all__ = ["spec_from_json", "spec_to_json"]
+
+FORMAT = "lmc_fast.PermutationSpec"
+VERSION = 1
+
+
+def spec_to_json(groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
+    """The spec as plain data for json.dumps."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "groups": {name: {"size": group.size, "owner": group.owner} for name, group in groups.items()},
+        "axes": {name: [_axis_to_json(axis) for axis in entries] for name, entries in axes.items()},
+    }
+
+
+def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, ...]]]:
+    """Groups and axes from text; ValueError says what is wrong and where."""
+    try:
+        data = json.loads(text, object_pairs_hook=_no_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"spec: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    if not isinstance(data, dict):
+        raise ValueError("spec: must be a JSON object")
+    if "format" not in data:
+        return {}, _axes_from_json(data)
+    if data["format"] != FORMAT or data.get("version") != VERSION:
+        raise ValueError(
+            f"spec: format must be {FORMAT!r}, version {VERSION}, got {data['format']!r}, {data.get('version')!r}"
+        )
+    for key in ("groups", "axes"):
+        if not isinstance(data.get(key), dict):
+            raise ValueError(f"spec: must hold an object under {key!r}")
+    groups = {}
+    for name, entry in data["groups"].items():
+        if not isinstance(entry, dict) or not set(entry) <= {"size", "owner"}:
+            raise ValueError(f"spec: group {name!r} must be an object with size and owner")
+        with _Where(f"group {name!r}"):
+            groups[name] = Group(name, entry.get("size"), entry.get("owner"))
+    return groups, _axes_from_json(data["axes"])
+
+
+class _Where:
+    """Turns what the data classes say of wrong data into a ValueError that says where in the text it stands."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (TypeError, ValueError)):
+            raise ValueError(f"spec: {self.where}: {error}") from None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"spec: {key!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _axes_from_json(data: Mapping[str, Any]) -> dict[str, tuple[Axis, ...]]:
+    axes = {}
+    for name, entries in data.items():
+        if not isinstance(entries, list):
+            raise ValueError(f"spec: parameter {name!r} must have a list with one entry for each dimension")
+        with _Where(f"parameter {name!r}"):
+            axes[name] = tuple(_axis_from_json(entry) for entry in entries)
+    return axes
+
+
+def _axis_to_json(axis: Axis) -> Any:
+    if axis.dims != 1:
+        return {"dims": axis.dims, "segments": [_segment_to_json(s) for s in axis.segments]}
+    if len(axis.segments) == 1:
+        segment = axis.segments[0]
+        if segment == Segment():
+            return None
+        if segment.group is not None and segment == Segment(segment.group):
+            return segment.group
+    return [_segment_to_json(s) for s in axis.segments]
+
+
+def _segment_to_json(segment: Segment) -> dict[str, Any]:
+    if segment.group is None:
+        return {"fixed": segment.length}
+    inner = segment.inner if isinstance(segment.inner, int) else [_segment_to_json(s) for s in segment.inner]
+    return {"group": segment.group, "outer": segment.outer, "inner": inner}
+
+
+def _axis_from_json(entry: Any) -> Axis:
+    if entry is None:
+        return Axis()
+    if isinstance(entry, str):
+        return Axis((Segment(entry),))
+    if isinstance(entry, list):
+        return Axis(tuple(_segment_from_json(part) for part in entry))
+    if isinstance(entry, dict) and set(entry) == {"dims", "segments"} and isinstance(entry["segments"], list):
+        return Axis(tuple(_segment_from_json(part) for part in entry["segments"]), entry["dims"])
+    raise ValueError(f"an axis must be null, a group's name or a list of segments, got {entry!r}")
+
+
+def _segment_from_json(entry: Any) -> Segment:
+    if isinstance(entry, str):
+        return Segment(entry)
+    if isinstance(entry, dict) and set(entry) == {"fixed"}:
+        return Segment.fixed(entry["fixed"])
+    if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner"}:
+        inner = entry.get("inner", 1)
+        if isinstance(inner, list):
+            inner = tuple(_segment_from_json(part) for part in inner)
+        return Segment(entry["group"], entry.get("outer", 1), inner)
+    raise ValueError(f"a segment must be a group's name, {{fixed}} or {{group, outer, inner}}, got {entry!r}")

@@ -1,0 +1,359 @@
+"""Which axes of which parameters every group of units shows up on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from .._checks import check_type, fail_type
+from .._models import Model, tensor_identity, tensors_of
+from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
+from .serialise import spec_from_json, spec_to_json
+
+__all__ = ["PermutationSpec"]
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """Groups of exchangeable units, and for every parameter its axes, one for each tensor dimension.
+
+    A spec may leave sizes open; `bind` fills them in from a model and checks that the two fit. Everything in the
+    package that takes a spec and a model binds it by itself.
+
+    Attributes:
+        groups: by name. Groups that are used and not listed are added, with open sizes.
+        axes: by parameter name, a tuple of `Axis` (short forms are read by `as_axis`).
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an owner that is no group, owners in a circle, or a segment inside a group that does not own it.
+    """
+
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
+        check_type("axes", self.axes, Mapping, "a mapping from parameter names to axes")
+        axes: dict[str, tuple[Axis, ...]] = {}
+        for name, entries in self.axes.items():
+            check_type("a parameter name of axes", name, str, "a string")
+            if isinstance(entries, str) or not isinstance(entries, Sequence):
+                fail_type(f"axes[{name!r}]", "a tuple with one entry for each dimension", entries)
+            axes[name] = tuple(as_axis(f"axes[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
+        groups: dict[str, Group] = {}
+        for name, group in self.groups.items():
+            check_type(f"groups[{name!r}]", group, Group, "a Group")
+            if group.name != name:
+                raise ValueError(f"groups[{name!r}] must be the group of that name, got {group.name!r}")
+            groups[name] = group
+        for entries in axes.values():
+            for axis in entries:
+                for used in axis.groups:
+                    groups.setdefault(used, Group(used))
+        _check_owners(groups)
+        object.__setattr__(self, "groups", groups)
+        object.__setattr__(
+            self,
+            "axes",
+            {
+                name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
+                for name, entries in axes.items()
+            },
+        )
+
+    @classmethod
+    def from_axes(
+        cls,
+        axes: Mapping[str, Sequence[AxisLike]],
+        groups: Iterable[Group] = (),
+        *,
+        model: Model | None = None,
+    ) -> PermutationSpec:
+        """A spec from the form that research code shares: ``{"fc1.weight": ("P1", None), ...}``.
+
+        Args:
+            axes: for every parameter, what each of its dimensions carries: a group's name, None for a fixed axis,
+                or a `Segment`, a sequence of them, or an `Axis` where a name does not say enough.
+            groups: groups of which more is known than their name: sizes, owners.
+            model: a module or state dict to bind the spec to at once.
+
+        Raises:
+            TypeError, ValueError: as the class and, with a model, as `bind`.
+        """
+        spec = cls({group.name: group for group in groups}, axes)  # type: ignore[arg-type]
+        return spec if model is None else spec.bind(model)
+
+    @classmethod
+    def from_perm_to_axes(cls, perm_to_axes: Mapping[str, Sequence[tuple[str, int]]], model: Model) -> PermutationSpec:
+        """A spec from the other common form: ``{"P1": [("fc1.weight", 0), ("fc2.weight", 1)], ...}``.
+
+        Axes of the model that are not listed are fixed.
+
+        Raises:
+            ValueError: a parameter that the model lacks, an axis that it lacks, or an axis named twice; and as
+                `bind`.
+        """
+        tensors = tensors_of("model", model)
+        axes: dict[str, list[str | None]] = {
+            name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
+        }
+        for group, places in perm_to_axes.items():
+            for name, axis in places:
+                if name not in axes:
+                    raise ValueError(f"perm_to_axes[{group!r}] names parameter {name!r}, which the model lacks")
+                if not 0 <= axis < len(axes[name]):
+                    raise ValueError(
+                        f"perm_to_axes[{group!r}] names axis {axis} of {name!r}, which has {len(axes[name])}"
+                    )
+                if axes[name][axis] is not None:
+                    raise ValueError(
+                        f"axis {axis} of parameter {name!r} is named twice: by {axes[name][axis]!r} and {group!r}"
+                    )
+                axes[name][axis] = group
+        return cls.from_axes(axes, model=tensors)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether every size is known."""
+        return all(group.size is not None for group in self.groups.values()) and not any(
+            segment.group is None and segment.length is None
+            for entries in self.axes.values()
+            for axis in entries
+            for segment in axis.segments
+        )
+
+    def bind(self, model: Model) -> PermutationSpec:
+        """This spec with every size filled in from `model`, after checking that the two fit.
+
+        Running statistics of a normalisation layer that the spec leaves out take the axis of the layer's `weight`,
+        since a unit must not leave its statistics behind. Integer tensors need no entry.
+
+        Raises:
+            TypeError: `model` is neither a module nor a state dict.
+            ValueError: a parameter of the spec that the model lacks, or the other way round; an axis that has not
+                the size that the spec makes of it; a size that nothing settles; two names of one tied tensor
+                with different axes. The message names the parameter.
+        """
+        tensors = tensors_of("model", model)
+        axes = dict(self.axes)
+        for name in tensors:
+            layer, _, kind = name.rpartition(".")
+            weight = f"{layer}.weight" if layer else "weight"
+            if name not in axes and kind in ("running_mean", "running_var") and weight in axes:
+                axes[name] = axes[weight]
+        _check_names(axes, tensors)
+        sizes = _infer_sizes(self.groups, axes, tensors)
+        groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
+        bound = {name: _bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
+        _check_tied(bound, tensors)
+        return PermutationSpec(groups, bound)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Units of each group, within one unit of its owner. ValueError unless the spec is bound."""
+        sizes = {name: group.size for name, group in self.groups.items() if group.size is not None}
+        if not self.is_bound:
+            raise ValueError("this spec has open sizes: bind it to a model first (spec.bind(model))")
+        return sizes
+
+    def shape(self, group: str) -> tuple[int, ...]:
+        """Shape of a group's choice: the sizes of its owners, outermost first, then its own."""
+        owner = self.groups[group].owner
+        return (*(() if owner is None else self.shape(owner)), self.sizes[group])
+
+    def units(self, group: str) -> int:
+        """Number of units of a group over all units of its owners."""
+        count = 1
+        for size in self.shape(group):
+            count *= size
+        return count
+
+    @cached_property
+    def roots(self) -> tuple[str, ...]:
+        """Names of the groups that no other group owns."""
+        return tuple(name for name, group in self.groups.items() if group.owner is None)
+
+    def owned_by(self, group: str) -> tuple[str, ...]:
+        """Names of the groups that `group` owns itself."""
+        return tuple(name for name, other in self.groups.items() if other.owner == group)
+
+    def root_of(self, group: str) -> str:
+        """The outermost owner of a group; the group itself where nothing owns it."""
+        owner = self.groups[group].owner
+        return group if owner is None else self.root_of(owner)
+
+    def roots_of(self, parameter: str) -> tuple[tuple[str, ...], ...]:
+        """For each axis of a parameter, the root groups that show up on it."""
+        return tuple(
+            tuple(dict.fromkeys(s.group for s in axis.segments if s.group is not None)) for axis in self.axes[parameter]
+        )
+
+    def view(self, parameter: str, tensor: Tensor) -> Tensor:
+        """`tensor` with one dimension for each axis: itself, unless an axis spans several dimensions."""
+        axes = self.axes[parameter]
+        if all(axis.dims == 1 for axis in axes):
+            return tensor
+        return tensor.reshape([axis_size(axis.segments, self.sizes) for axis in axes])
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The spec as JSON text, written to `path` as well where one is given."""
+        text = json.dumps(spec_to_json(self.groups, self.axes), indent=1)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> PermutationSpec:
+        """A spec from `to_json`'s text, or from a Path to a file with it.
+
+        A plain ``{"fc1.weight": ["P1", null], ...}``, the common form, is read as well.
+
+        Raises:
+            FileNotFoundError: the path does not exist.
+            ValueError: not JSON, a key that stands twice, or not a spec; the message says where.
+        """
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        groups, axes = spec_from_json(text)
+        return cls(groups, axes)
+
+    def __str__(self) -> str:
+        lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]
+        uses = Counter(name for entries in self.axes.values() for axis in entries for name in axis.groups)
+        for name, group in self.groups.items():
+            size = "open size" if group.size is None else f"{group.size} units"
+            owner = f" in each unit of {group.owner}" if group.owner else ""
+            lines.append(f"  {name}: {size}{owner}, on {uses[name]} axes")
+        return "\n".join(lines)
+
+
+def _check_owners(groups: Mapping[str, Group]) -> None:
+    for name, group in groups.items():
+        chain = [name]
+        while group.owner is not None:
+            if group.owner not in groups:
+                raise ValueError(f"group {group.name!r} is owned by {group.owner!r}, which is no group of the spec")
+            if group.owner in chain:
+                raise ValueError(f"groups own each other in a circle: {' -> '.join([*chain, group.owner])}")
+            chain.append(group.owner)
+            group = groups[group.owner]
+
+
+def _nested(
+    segments: tuple[Segment, ...], owner: str | None, groups: Mapping[str, Group], parameter: str
+) -> tuple[Segment, ...]:
+    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own."""
+    nested = []
+    for segment in segments:
+        if segment.group is None:
+            nested.append(segment)
+            continue
+        if isinstance(segment.inner, tuple):
+            segment = replace(segment, inner=_nested(segment.inner, segment.group, groups, parameter))
+        while groups[str(segment.group)].owner != owner:
+            above = groups[str(segment.group)].owner
+            if above is None:
+                raise ValueError(
+                    f"parameter {parameter!r}: group {segment.group!r} stands inside {owner!r}, which does not own it"
+                )
+            segment = Segment(above, segment.outer, (replace(segment, outer=1),))
+        nested.append(segment)
+    return tuple(nested)
+
+
+def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
+    for name, entries in axes.items():
+        if name not in tensors:
+            raise ValueError(f"the spec names parameter {name!r}, which the model lacks")
+        dims = sum(axis.dims for axis in entries)
+        if dims != tensors[name].ndim:
+            raise ValueError(
+                f"parameter {name!r} has {tensors[name].ndim} dimensions {tuple(tensors[name].shape)}, "
+                f"but the spec names {dims}"
+            )
+    for name, tensor in tensors.items():
+        if name not in axes and tensor.is_floating_point():
+            raise ValueError(
+                f"the model has parameter {name!r} {tuple(tensor.shape)}, which the spec leaves out; "
+                "name it, with None for its fixed axes"
+            )
+
+
+def _dim_sizes(axes: tuple[Axis, ...], tensor: Tensor) -> list[int]:
+    """Entries of each axis, as the tensor has it."""
+    sizes, start = [], 0
+    for axis in axes:
+        size = 1
+        for extent in tensor.shape[start : start + axis.dims]:
+            size *= extent
+        sizes.append(size)
+        start += axis.dims
+    return sizes
+
+
+def _infer_sizes(
+    groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Sizes of all groups: those given, and those that an axis with a single open group settles."""
+    sizes = {name: group.size for name, group in groups.items() if group.size is not None}
+    pending = [
+        (axis, extent)
+        for name, entries in axes.items()
+        for axis, extent in zip(entries, _dim_sizes(entries, tensors[name]), strict=True)
+        if not axis.is_fixed
+    ]
+    while any(name not in sizes for name in groups):
+        settled = False
+        for axis, extent in pending:
+            unknown = {name for name in axis.groups if name not in sizes}
+            if len(unknown) != 1:
+                continue
+            name = unknown.pop()
+            # The axis has `rest` entries without the group and `each` more for every unit of it.
+            rest = axis_size(axis.segments, {**sizes, name: 0})
+            each = axis_size(axis.segments, {**sizes, name: 1}) - rest
+            if extent > rest and (extent - rest) % each == 0:
+                sizes[name] = (extent - rest) // each
+                settled = True
+        if not settled:
+            open_groups = [name for name in groups if name not in sizes]
+            raise ValueError(f"nothing in the model settles the size of group {open_groups[0]!r}: give it")
+    return sizes
+
+
+def _bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping[str, int]) -> tuple[Axis, ...]:
+    bound = []
+    for position, (axis, extent) in enumerate(zip(axes, _dim_sizes(axes, tensor), strict=True)):
+        if axis.segments == (Segment(),):
+            bound.append(replace(axis, segments=(Segment.fixed(extent),)))
+            continue
+        size = axis_size(axis.segments, sizes)
+        if size != extent:
+            parts = ", ".join(f"group {g!r} of {sizes[g]} units" for g in axis.groups) or "fixed entries"
+            hint = ""
+            if len(axis.segments) == 1 and extent % size == 0:
+                hint = (
+                    f"; if each unit owns {extent // size} neighbouring entries (a flatten after a convolution), "
+                    f"write Segment({axis.segments[0].group!r}, inner={extent // size})"
+                )
+            raise ValueError(
+                f"axis {position} of parameter {name!r} has {extent} entries, but the spec makes it {size}: "
+                f"{parts}{hint}"
+            )
+        bound.append(axis)
+    return tuple(bound)
+
+
+def _check_tied(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
+    """A tensor with two names moves once: both must say the same of it."""
+    first: dict[object, str] = {}
+    for name, entries in axes.items():
+        other = first.setdefault(tensor_identity(tensors[name]), name)
+        if entries != axes[other]:
+            raise ValueError(f"{other!r} and {name!r} are one tied tensor, but the spec gives them different axes")
