@@ -1,0 +1,27 @@
+"""What a gain matrix is a sum over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Term"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One place where a group's units show up in a parameter.
+
+    Attributes:
+        a: that part of the parameter in model a, any strides.
+        b: the same part in model b; same shape, dtype and device as `a`.
+        units: the dimensions that together run over the units, outermost first.
+        gathers: for every dimension the indices (int64, on the tensors' device) that permute b along it, or None
+            where nothing moves. None at the dimensions in `units`.
+    """
+
+    a: Tensor
+    b: Tensor
+    units: tuple[int, ...]
+    gathers: tuple[Tensor | None, ...]

@@ -1,0 +1,47 @@
+"""The reference gain matrix against sums written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmc_fast.ops.gain_matrix import Term, gain_matrix
+
+
+@pytest.mark.parametrize("size", [1, 2, 63])
+def test_it_is_the_sum_over_entries(size: int) -> None:
+    weight_a, weight_b = torch.randn(5, size, 3), torch.randn(5, size, 3)
+    bias_a, bias_b = torch.randn(size), torch.randn(size)
+    order = torch.tensor([2, 0, 4, 1, 3])
+    terms = [Term(weight_a, weight_b, (1,), (order, None, None)), Term(bias_a, bias_b, (0,), (None,))]
+    expected = torch.einsum("kiz,kjz->ij", weight_a.double(), weight_b.double()[order])
+    expected += torch.outer(bias_a.double(), bias_b.double())
+    gain = gain_matrix(terms)
+    assert gain.shape == (size, size) and gain.dtype == torch.float32
+    torch.testing.assert_close(gain.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_units_over_two_dimensions_are_taken_together() -> None:
+    a, b = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5)
+    gain = gain_matrix([Term(a, b, (0, 2), (None,) * 4)])
+    expected = torch.einsum("icuz,jcvz->iujv", a, b).reshape(12, 12)
+    torch.testing.assert_close(gain, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_summed_in_float32(dtype: torch.dtype) -> None:
+    """The trap: half-precision accumulation. 3000 ones are 3000, which neither type can hold beside its ulp."""
+    ones = torch.ones(2, 3001).to(dtype)
+    gain = gain_matrix([Term(ones, ones, (0,), (None, None))])
+    assert gain.dtype == torch.float32 and (gain == 3001).all()
+
+
+def test_any_strides() -> None:
+    a, b = torch.randn(7, 4).T, torch.randn(14, 4)[::2].T
+    assert not a.is_contiguous() and not b.is_contiguous()
+    torch.testing.assert_close(gain_matrix([Term(a, b, (0,), (None, None))]), a @ b.T)
+
+
+def test_no_terms_are_refused() -> None:
+    with pytest.raises(ValueError, match="one Term at least"):
+        gain_matrix([])
