@@ -1,0 +1,39 @@
+"""Permutations that lay trained networks over each other: matching, merging, and what it shows."""
+
+from ._version import __version__
+from .analysis import BarrierCurve, evaluate, loss_barrier
+from .assignment import linear_sum_assignment
+from .matching import Matching, weight_matching
+from .merging import interpolate, merge
+from .repair import reestimate_batchnorm
+from .symmetry import (
+    Axis,
+    Group,
+    Permutations,
+    PermutationSpec,
+    Segment,
+    SymmetryError,
+    architectures,
+    verify_spec,
+)
+
+__all__ = [
+    "Axis",
+    "BarrierCurve",
+    "Group",
+    "Matching",
+    "PermutationSpec",
+    "Permutations",
+    "Segment",
+    "SymmetryError",
+    "__version__",
+    "architectures",
+    "evaluate",
+    "interpolate",
+    "linear_sum_assignment",
+    "loss_barrier",
+    "merge",
+    "reestimate_batchnorm",
+    "verify_spec",
+    "weight_matching",
+]

@@ -1,0 +1,169 @@
+"""The command line: `lmc-fast demo` and `lmc-fast align`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ._version import __version__
+
+__all__ = ["cli"]
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what bad input raises into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        line = " ".join(str(error).split())
+        click.echo(f"lmc-fast: {line}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lmc-fast")
+def cli() -> None:
+    """Lay trained networks over each other by permuting hidden units, and merge them."""
+
+
+@cli.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; must not exist.  [default: lmc-fast-demo, or the next free name]",
+)
+@click.option("--models", type=click.IntRange(2), default=3, show_default=True, help="Models of each kind.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
+@click.option("--quick", is_flag=True, help="Narrow models, few epochs: a look in seconds.")
+def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
+    """Train networks on handwritten digits from different seeds, match and merge them, show what it did.
+
+    Prints a table; writes the barrier plots (PNG), results.json, the specs and the models (safetensors).
+    """
+    with _one_line_errors():
+        from .experiments.demo import run_demo, standard_cases
+
+        folder = _free_name(Path("lmc-fast-demo")) if out is None else out
+        console = Console()
+        with _Stages() as stages:
+            result = run_demo(folder, cases=standard_cases(quick), models=models, seed=seed, stage=stages.begin)
+        from .experiments.demo_tables import merged_table, pair_table
+
+        console.print(pair_table(result.pairs))
+        console.print(merged_table(result.merged))
+        console.print(f"{result.seconds:.0f} s; plots, numbers and models are in {result.folder}/", highlight=False)
+        console.print(f"Next: {_align_line(result.folder)}", highlight=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("model_a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("model_b", metavar="B", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Safetensors file for the aligned B.")
+@click.option("--spec", "spec_path", required=True, type=click.Path(path_type=Path), help="Permutation spec (JSON).")
+@click.option("--init", type=click.Choice(["identity", "random"]), default="identity", show_default=True)
+@click.option("--max-sweeps", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", help="Where gain matrices are computed, as torch names it.  [default: cpu]")
+@click.option("--force", is_flag=True, help="Replace the output file if it exists.")
+def align(
+    model_a: Path,
+    model_b: Path,
+    out: Path,
+    spec_path: Path,
+    init: str,
+    max_sweeps: int,
+    seed: int,
+    device: str | None,
+    force: bool,
+) -> None:
+    """Permute the hidden units of checkpoint B to lie over those of checkpoint A.
+
+    A and B are safetensors files, or torch files that hold tensors only. The aligned model computes the same
+    function as B, and can be averaged with A.
+    """
+    with _one_line_errors():
+        from .checkpoints import load_checkpoint, save_checkpoint
+        from .checkpoints.files import check_writable
+        from .matching import weight_matching
+        from .symmetry import PermutationSpec
+
+        check_writable(out, overwrite=force)
+        if not spec_path.is_file():
+            raise FileNotFoundError(f"spec {str(spec_path)!r} does not exist")
+        spec = PermutationSpec.from_json(spec_path)
+        tensors_a, tensors_b = load_checkpoint(model_a), load_checkpoint(model_b)
+        with _Stages() as stages:
+            match = weight_matching(
+                tensors_a,
+                tensors_b,
+                spec,
+                init=init,
+                max_sweeps=max_sweeps,
+                seed=seed,
+                device=device,
+                progress=stages.begin("align", "match"),
+            )
+        metadata = {
+            "lmc_fast": __version__,
+            "method": match.method,
+            "l2_before": repr(match.l2_before),
+            "l2_after": repr(match.l2_after),
+        }
+        save_checkpoint(out, match.apply(tensors_b), metadata=metadata, overwrite=force)
+        click.echo(str(match))
+        click.echo(f"wrote {out}")
+
+
+class _Stages:
+    """One progress bar a piece of work, on stderr; finished ones go away."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Lines of a log file are no place for a bar.
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> _Stages:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, case: str, work: str) -> Callable[[str, int, int], None]:
+        """A hook that shows one piece of work."""
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        task = self._bar.add_task(f"{case}: {work}", total=None)
+
+        def hook(description: str, done: int, total: int) -> None:
+            self._bar.update(task, completed=done, total=total or None, description=f"{case}: {work}: {description}")
+
+        return hook
+
+
+def _free_name(folder: Path) -> Path:
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def _align_line(folder: Path) -> str:
+    parts = f"{folder}/mlp_seed0.safetensors {folder}/mlp_seed1.safetensors"
+    return f"lmc-fast align {parts} --spec {folder}/mlp_spec.json -o aligned.safetensors"

@@ -1,0 +1,1 @@
+"""Experiments on real data: data sets, models, training, and the demo."""

@@ -1,0 +1,285 @@
+"""The demo: train on real digits from different seeds, match, merge, measure, show."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .._extras import require
+from .._progress import Progress
+from .._version import __version__
+from ..analysis import BarrierCurve, evaluate, loss_barrier
+from ..checkpoints import save_checkpoint
+from ..matching import Matching, weight_matching
+from ..merging import merge
+from ..repair import has_batchnorm, reestimate_batchnorm
+from ..report.plots import barrier_figure
+from ..symmetry import PermutationSpec, architectures
+from .datasets import Dataset, digits
+from .models import MLP, ResNet
+from .training import train
+
+__all__ = ["Case", "DemoResult", "Merged", "Pair", "run_demo", "standard_cases"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture, how it is trained, and its spec."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    spec: Callable[[nn.Module], PermutationSpec]
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+
+
+def standard_cases(quick: bool = False) -> list[Case]:
+    """The demo's two architectures; narrower and shorter where `quick`."""
+    width, epochs = (64, 3) if quick else (512, 20)
+    channels, rounds = (8, 2) if quick else (32, 10)
+    return [
+        Case("mlp", lambda: MLP(64, (width,) * 3, 10), architectures.mlp, epochs, 2e-3, 0.5),
+        Case("resnet", lambda: ResNet(1, channels, (1, 1, 1), 10), architectures.resnet, rounds, 1e-2, 1.0),
+    ]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What matching did to one pair of models. Losses and accuracies are of the test part.
+
+    Without BatchNorm, the re-estimated curves are None.
+    """
+
+    model: str
+    seeds: tuple[int, int]
+    match: Matching
+    before: BarrierCurve
+    after: BarrierCurve
+    before_reestimated: BarrierCurve | None
+    after_reestimated: BarrierCurve | None
+    output_change: float
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for results.json."""
+        curves = {
+            "before": self.before,
+            "after": self.after,
+            "before_reestimated": self.before_reestimated,
+            "after_reestimated": self.after_reestimated,
+        }
+        return {
+            "model": self.model,
+            "seeds": list(self.seeds),
+            "l2_before": self.match.l2_before,
+            "l2_after": self.match.l2_after,
+            "l2_reduction": self.match.l2_reduction,
+            "objective": self.match.objective,
+            "sweeps": len(self.match.history),
+            "converged": self.match.converged,
+            "matching_seconds": self.match.seconds,
+            "output_change": self.output_change,
+            "curves": {name: _curve_summary(curve) for name, curve in curves.items() if curve is not None},
+        }
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All models of one architecture, matched to the first and averaged with equal weights."""
+
+    model: str
+    seeds: tuple[int, ...]
+    loss: float
+    accuracy: float | None
+    loss_unpermuted: float
+    accuracy_unpermuted: float | None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """All that the demo measured, and where it wrote it."""
+
+    folder: Path
+    pairs: tuple[Pair, ...]
+    merged: tuple[Merged, ...]
+    seconds: float
+
+
+# Called with each architecture and what is being done to it; returns the progress hook for that work.
+Stage = Callable[[str, str], Progress]
+
+
+def run_demo(
+    folder: Path,
+    *,
+    cases: Sequence[Case] | None = None,
+    models: int = 3,
+    seed: int = 0,
+    lambdas: int = 25,
+    stage: Stage = lambda case, work: False,
+) -> DemoResult:
+    """Train, match, merge and measure every case, and write plots, numbers and checkpoints to `folder`.
+
+    Args:
+        folder: must not exist; it appears when everything in it is whole.
+        cases: architectures; None: `standard_cases`.
+        models: how many to train of each; all are matched to the first.
+        seed: of the first model; the others follow.
+        lambdas: points of each curve.
+        stage: gives the progress hook for each piece of work.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        FileNotFoundError: the folder that it is to stand in does not.
+        ImportError: an optional package is missing; the message names the extra.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"output folder {str(folder)!r} exists already")
+    if not folder.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of output {str(folder)!r} does not exist")
+    # Before minutes of work, not after them.
+    for module, extra in (("matplotlib", "demo"), ("safetensors", "cli")):
+        require(module, extra)
+    began = time.perf_counter()
+    data = digits()
+    cases = standard_cases() if cases is None else cases
+    pairs: list[Pair] = []
+    merged: list[Merged] = []
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+    try:
+        for case in cases:
+            found, average = _run_case(case, data, aside, models, seed, lambdas, stage)
+            pairs += found
+            merged.append(average)
+        seconds = time.perf_counter() - began
+        _write_results(aside / "results.json", data, pairs, merged, seconds)
+        aside.chmod(0o755)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return DemoResult(folder, tuple(pairs), tuple(merged), seconds)
+
+
+def _run_case(
+    case: Case, data: Dataset, folder: Path, models: int, seed: int, lambdas: int, stage: Stage
+) -> tuple[list[Pair], Merged]:
+    seeds = tuple(range(seed, seed + models))
+    trained = [
+        train(
+            case.build,
+            data,
+            seed=s,
+            epochs=case.epochs,
+            learning_rate=case.learning_rate,
+            weight_decay=case.weight_decay,
+            progress=stage(case.name, f"train seed {s}"),
+        )
+        for s in seeds
+    ]
+    spec = case.spec(trained[0])
+    spec.to_json(folder / f"{case.name}_spec.json")
+    save_checkpoint(folder / f"{case.name}_seed{seeds[0]}.safetensors", trained[0].state_dict())
+    pairs = []
+    for s, model in zip(seeds[1:], trained[1:], strict=True):
+        match = weight_matching(trained[0], model, spec, seed=seed, progress=stage(case.name, f"match seed {s}"))
+        aligned = match.apply(model)
+        save_checkpoint(folder / f"{case.name}_seed{s}.safetensors", model.state_dict())
+        save_checkpoint(folder / f"{case.name}_seed{s}_aligned.safetensors", aligned.state_dict())
+        curves = _curves(trained[0], model, match, data, lambdas, lambda s=s: stage(case.name, f"measure seed {s}"))  # type: ignore[misc]
+        change = _output_change(model, aligned, data)
+        pairs.append(Pair(case.name, (seeds[0], s), match, *curves, change))
+    _draw(folder / f"barrier_{case.name}.png", case, data, pairs)
+    average = merge(trained, [None, *(pair.match for pair in pairs)])
+    save_checkpoint(folder / f"{case.name}_merged.safetensors", _fresh_statistics(average, data).state_dict())
+    loss, accuracy = evaluate(_fresh_statistics(average, data), data.test_batches())
+    plain_loss, plain_accuracy = evaluate(_fresh_statistics(merge(trained), data), data.test_batches())
+    return pairs, Merged(case.name, seeds, loss, accuracy, plain_loss, plain_accuracy)
+
+
+def _fresh_statistics(model: nn.Module, data: Dataset) -> nn.Module:
+    return reestimate_batchnorm(model, data.statistics_batches()) if has_batchnorm(model) else model
+
+
+def _curves(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    match: Matching,
+    data: Dataset,
+    lambdas: int,
+    progress: Callable[[], Progress],
+) -> tuple[BarrierCurve, BarrierCurve, BarrierCurve | None, BarrierCurve | None]:
+    def measure(permutations: Matching | None, reestimate: bool) -> BarrierCurve:
+        return loss_barrier(
+            model_a,
+            model_b,
+            data.test_batches(),
+            permutations,
+            lambdas=lambdas,
+            batchnorm_batches=data.statistics_batches() if reestimate else None,
+            progress=progress(),
+        )
+
+    plain = measure(None, False), measure(match, False)
+    if not has_batchnorm(model_a):
+        return *plain, None, None
+    return *plain, measure(None, True), measure(match, True)
+
+
+def _output_change(model: nn.Module, permuted: nn.Module, data: Dataset) -> float:
+    """Largest difference of an output between a model and its permuted self, which compute one function."""
+    with torch.no_grad():
+        return float((model(data.test_inputs) - permuted(data.test_inputs)).abs().max())
+
+
+def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:
+    families: dict[str, list[BarrierCurve]] = {}
+    for pair in pairs:
+        for label, curve in (
+            ("not permuted", pair.before),
+            ("not permuted, BatchNorm re-estimated", pair.before_reestimated),
+            ("permuted", pair.after),
+            ("permuted, BatchNorm re-estimated", pair.after_reestimated),
+        ):
+            if curve is not None:
+                families.setdefault(label, []).append(curve)
+    barrier_figure(path, f"{case.name} on {data.name}: between independently trained models", families)
+
+
+def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:
+    return {
+        "lambdas": curve.lambdas.tolist(),
+        "loss": curve.loss.tolist(),
+        "accuracy": None if curve.accuracy is None else curve.accuracy.tolist(),
+        "barrier": curve.barrier,
+        "midpoint_barrier": curve.midpoint_barrier,
+        "batchnorm": curve.batchnorm,
+    }
+
+
+def _write_results(path: Path, data: Dataset, pairs: Sequence[Pair], merged: Sequence[Merged], seconds: float) -> None:
+    results = {
+        "data": data.name,
+        "seconds": seconds,
+        "versions": {
+            "lmc_fast": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+        "pairs": [pair.summary() for pair in pairs],
+        "merged": [asdict(average) for average in merged],
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,79 @@
+"""The demo's results as tables that fit a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..analysis import BarrierCurve
+from .demo import Merged, Pair
+
+__all__ = ["merged_table", "pair_table"]
+
+
+def _table(title: str, first: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def pair_table(pairs: Sequence[Pair]) -> Table:
+    """One entry for each pair, and a second for the re-estimated statistics of a model with BatchNorm."""
+    table = _table(
+        "Between two independently trained models: test loss over accuracy",
+        "model",
+        (
+            "end a",
+            "end b",
+            "middle\nbefore",
+            "middle\nafter",
+            "barrier\n→ after",
+            "L2 distance\n→ after",
+            "time\nsec",
+        ),
+    )
+    for pair in pairs:
+        match = pair.match
+        name = f"{pair.model}\nseeds {pair.seeds[0]}, {pair.seeds[1]}"
+        l2 = f"{match.l2_before:.2f}\n→ {match.l2_after:.2f} -{100 * match.l2_reduction:.0f}%"
+        table.add_row(name, *_curves(pair.before, pair.after), l2, f"{match.seconds:.2f}")
+        if pair.before_reestimated is not None and pair.after_reestimated is not None:
+            table.add_row("BatchNorm\nre-estim.", *_curves(pair.before_reestimated, pair.after_reestimated))
+    return table
+
+
+def _curves(before: BarrierCurve, after: BarrierCurve) -> tuple[str, ...]:
+    def at(curve: BarrierCurve, position: int) -> str:
+        return _cell(float(curve.loss[position]), None if curve.accuracy is None else float(curve.accuracy[position]))
+
+    return (
+        at(after, 0),
+        at(after, -1),
+        _cell(before.midpoint_loss, before.midpoint_accuracy),
+        _cell(after.midpoint_loss, after.midpoint_accuracy),
+        f"{before.barrier:.3f}\n→ {after.barrier:.3f}",
+    )
+
+
+def _cell(loss: float, accuracy: float | None) -> str:
+    return f"{loss:.3f}" if accuracy is None else f"{loss:.3f}\n{100 * accuracy:.1f}%"
+
+
+def merged_table(merged: Sequence[Merged]) -> Table:
+    """One entry for each architecture: the plain mean of its models, and the mean of the matched ones."""
+    table = _table(
+        "The mean of all models: test loss over accuracy",
+        "model",
+        ("not permuted", "permuted"),
+    )
+    for average in merged:
+        table.add_row(
+            f"{average.model}\nseeds {', '.join(str(seed) for seed in average.seeds)}",
+            _cell(average.loss_unpermuted, average.accuracy_unpermuted),
+            _cell(average.loss, average.accuracy),
+        )
+    return table

@@ -1,0 +1,64 @@
+"""Training one model from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .._checks import check_int
+from .._progress import Progress, tracking
+from .datasets import Dataset
+
+__all__ = ["train"]
+
+
+def train(
+    build: Callable[[], nn.Module],
+    data: Dataset,
+    *,
+    seed: int,
+    epochs: int,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    batch_size: int = 64,
+    progress: Progress = False,
+) -> nn.Module:
+    """Train a classifier with Adam, a cosine schedule and cross-entropy; everything random comes from `seed`.
+
+    Args:
+        build: makes the untrained model.
+        data: its training part is used.
+        seed: of the weights and of the order of examples; the global generator is left as it was.
+        epochs: passes over the data.
+        learning_rate: at the start; falls to zero along a half cosine.
+        weight_decay: decoupled (AdamW).
+        batch_size: examples a step; what is left over at the end of a pass is dropped.
+        progress: True for a bar, or a function (description, done, total).
+
+    Returns:
+        The trained model, in eval mode.
+    """
+    check_int("epochs", epochs, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    order = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    steps = len(data.train_inputs) // batch_size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+    model.train()
+    with tracking(progress, "training", epochs) as advance:
+        for _ in range(epochs):
+            permutation = torch.randperm(len(data.train_inputs), generator=order)
+            for step in range(steps):
+                rows = permutation[step * batch_size : (step + 1) * batch_size]
+                loss = functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+            advance(f"loss {loss.item():.4f}")
+    return model.eval()

@@ -1,0 +1,39 @@
+"""Data, models and training: fixed, seeded, and good enough to learn."""
+
+from __future__ import annotations
+
+import torch
+
+import lmc_fast as lmc
+from lmc_fast.experiments.datasets import digits
+from lmc_fast.experiments.models import MLP, ResNet
+from lmc_fast.experiments.training import train
+
+
+def test_digits_are_split_the_same_way_every_time() -> None:
+    data, again = digits(), digits()
+    assert len(data.train_inputs) == 1438 and len(data.test_inputs) == 359
+    assert torch.equal(data.test_inputs, again.test_inputs) and torch.equal(data.train_targets, again.train_targets)
+    assert abs(float(data.train_inputs.mean())) < 1e-5 and abs(float(data.train_inputs.std()) - 1) < 1e-5
+    batches = data.test_batches(100)
+    assert len(batches) == 4 and [len(x) for x, _ in batches] == [100, 100, 100, 59]
+    assert torch.equal(torch.cat([y for _, y in batches]), data.test_targets)
+
+
+def test_training_learns_is_seeded_and_leaves_the_global_generator() -> None:
+    data = digits()
+    state = torch.get_rng_state()
+    first, again, other = (
+        train(lambda: MLP(64, (32,), 10), data, seed=s, epochs=3, learning_rate=1e-2) for s in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first[1].weight, again[1].weight) and not torch.equal(first[1].weight, other[1].weight)
+    _, accuracy = lmc.evaluate(first, data.test_batches())
+    assert accuracy is not None and accuracy > 0.8
+    assert not first.training
+
+
+def test_resnet_shapes() -> None:
+    model = ResNet(1, 4, (1, 2, 1), 10)
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    assert model.fc.in_features == 16
