@@ -1,0 +1,171 @@
+"""The repository's own rules: import direction, public names, versions, what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lmc_fast
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lmc_fast"
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+# From the ground up: a room imports from lower ones, and from itself.
+ROOMS = [
+    {"_version", "_checks", "_extras", "_native"},
+    {"_backend", "_models", "_progress"},
+    {"ops", "assignment"},
+    {"symmetry"},
+    {"matching"},
+    {"merging"},
+    {"repair"},
+    {"analysis"},
+    {"checkpoints"},
+    {"report"},
+    {"experiments"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of the package's modules that a file imports, inside functions as well."""
+    package = ["lmc_fast", *path.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "lmc_fast"}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            parts = [*base, *(node.module or "").split(".")] if node.module else base
+            if parts and parts[0] == "lmc_fast":
+                # `from . import x` imports modules; elsewhere the names may be functions.
+                found |= {".".join(parts if node.module else [*parts, alias.name]) for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def wrong_imports(path: Path) -> list[str]:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return [
+        module for module in imported_modules(path) if room(module) != here and not LEVEL[room(module)] < LEVEL[here]
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    assert wrong_imports(path) == []
+
+
+def test_an_import_that_goes_up_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "symmetry").mkdir()
+    path = tmp_path / "symmetry" / "x.py"
+    path.write_text("from ..matching import Matching\nfrom .groups import Group\nfrom .._checks import fail_type\n")
+    assert wrong_imports(path) == ["lmc_fast.matching"]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_init_files_only_hand_names_on(path: Path) -> None:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_all = isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["__all__"]
+        assert is_docstring or is_all or isinstance(node, (ast.Import, ast.ImportFrom)), ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_all_names_exist(path: Path) -> None:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    names = getattr(module, "__all__", [])
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not hasattr(module, name)] == []
+
+
+def test_public_names_have_docstrings() -> None:
+    for name in lmc_fast.__all__:
+        if name != "__version__":
+            assert (getattr(lmc_fast, name).__doc__ or "").strip(), name
+
+
+def test_only_the_backend_reads_the_environment() -> None:
+    readers = [
+        path.relative_to(PACKAGE)
+        for path in FILES
+        if path.name != "_backend.py" and re.search(r"os\.(environ|getenv)", path.read_text(encoding="utf-8"))
+    ]
+    assert readers == []
+
+
+def test_import_needs_only_torch_and_numpy() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('scipy', 'sklearn', 'matplotlib', 'safetensors', 'click', 'rich', 'triton'):\n"
+        "    sys.modules[name] = None\n"
+        "import lmc_fast\n"
+        "print(lmc_fast.linear_sum_assignment([[1, 2], [0, 3]])[1].tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[1, 0]"
+
+
+def test_the_native_module_is_the_one_that_is_typed() -> None:
+    native = importlib.import_module("lmc_fast._native")
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text(encoding="utf-8"))
+    typed = {node.name for node in stub.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert typed == {name for name in dir(native) if not name.startswith("_")}
+
+
+def test_the_readme_and_ci_say_the_same_test_line() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^python3 -m venv .*pytest$", readme, re.MULTILINE)
+    assert len(lines) == 1
+    assert lines[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_readme_links_and_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"\blmc\.([A-Za-z_]+)", readme):
+        assert name in lmc_fast.__all__, name
+
+
+@pytest.mark.slow
+def test_the_wheel_and_the_sdist_hold_what_they_should(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert sdist.name == f"lmc_fast-{lmc_fast.__version__}.tar.gz"
+    listing = subprocess.run(["tar", "tzf", str(sdist)], capture_output=True, text=True, check=True).stdout
+    for name in ("csrc/lap.cpp", "csrc/lap.hpp", "setup.py", "LICENSE", "README.md", "tests/conftest.py"):
+        assert f"/{name}\n" in listing, name
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    roots = {name.split("/")[0] for name in names}
+    assert roots == {"lmc_fast", f"lmc_fast-{lmc_fast.__version__}.dist-info"}
+    assert {"lmc_fast/py.typed", "lmc_fast/_native.pyi"} <= set(names)
+    assert any(re.fullmatch(r"lmc_fast/_native\..*(so|pyd)", name) for name in names)
+    shipped = {name for name in names if name.endswith(".py")}
+    assert shipped == {str(path.relative_to(ROOT)) for path in FILES}
