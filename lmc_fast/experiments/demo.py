@@ -59,7 +59,8 @@ def standard_cases(quick: bool = False) -> list[Case]:
 class Pair:
     """What matching did to one pair of models. Losses and accuracies are of the test part.
 
-    Without BatchNorm, the re-estimated curves are None.
+    Without BatchNorm, the re-estimated curves are None. `output_change` is the largest change of an output by
+    permuting model b, relative to the largest output: rounding, and nothing else.
     """
 
     model: str
@@ -238,9 +239,10 @@ def _curves(
 
 
 def _output_change(model: nn.Module, permuted: nn.Module, data: Dataset) -> float:
-    """Largest difference of an output between a model and its permuted self, which compute one function."""
+    """Largest change of an output by permuting, relative to the largest output; both compute one function."""
     with torch.no_grad():
-        return float((model(data.test_inputs) - permuted(data.test_inputs)).abs().max())
+        outputs = model(data.test_inputs)
+        return float((permuted(data.test_inputs) - outputs).abs().max() / outputs.abs().max())
 
 
 def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:

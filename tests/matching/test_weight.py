@@ -189,6 +189,17 @@ def test_an_exact_float64_gain_is_not_lost_to_float32() -> None:
     assert lmc.weight_matching(a, b, spec).permutations["p"].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40], ids=["tiny", "huge"])
+def test_progress_is_relative_to_the_weights(scale: float) -> None:
+    """The trap: an absolute 1e-12 stops early on small weights, and never on large ones."""
+    a, b = (models.randomise(models.small_mlp((33, 17)), seed=s).state_dict() for s in (1, 2))
+    spec = architectures.mlp(a)
+    plain = lmc.weight_matching(a, b, spec)
+    scaled = lmc.weight_matching({k: scale * v for k, v in a.items()}, {k: scale * v for k, v in b.items()}, spec)
+    assert scaled.permutations == plain.permutations
+    assert len(scaled.history) == len(plain.history) and scaled.converged
+
+
 def test_same_seed_same_result_and_global_generators_stay(planted: tuple[nn.Module, lmc.PermutationSpec]) -> None:
     model, spec = planted
     other = models.randomise(copy.deepcopy(model), seed=21)
