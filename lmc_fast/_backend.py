@@ -22,7 +22,8 @@ def check_device(argument: str, device: torch.device | str | None) -> torch.devi
         fail_type(argument, "a torch.device, its name or None", device)
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        # The meta device, for one, holds nothing that could be read back.
+        torch.zeros(1, device=found).item()
     # torch says so in several ways, by the device and the build.
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NoReturn
 
-__all__ = ["check_finite", "check_int", "check_type", "describe", "fail_type", "fail_value"]
+__all__ = ["check_finite", "check_floats", "check_int", "check_type", "describe", "fail_type", "fail_value"]
 
 
 def describe(value: object) -> str:
@@ -50,7 +50,20 @@ def check_finite(argument: str, value: Any) -> float:
     """Return `value` as a float; TypeError unless it is a real number, ValueError if it is nan or infinite."""
     if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         fail_type(argument, "a finite number", value)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        fail_value(argument, "a finite number", "a number beyond the range of float64")
     if not math.isfinite(number):
         fail_value(argument, "a finite number", number)
     return number
+
+
+def check_floats(argument: str, values: Any) -> list[float]:
+    """Return a sequence, an array or a tensor of one dimension as finite floats; TypeError for anything else."""
+    takes = "a sequence of finite numbers"
+    if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__") or not hasattr(values, "__len__"):
+        fail_type(argument, takes, values)
+    if getattr(values, "ndim", 1) != 1:
+        fail_value(argument, takes, values)
+    return [check_finite(f"{argument}[{i}]", value) for i, value in enumerate(values)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ._checks import fail_type
 
@@ -16,8 +18,11 @@ __all__ = [
     "ModelT",
     "accumulate_dtype",
     "check_batches",
+    "check_numbers",
     "check_same_tensors",
     "counted_names",
+    "device_of",
+    "modes_kept",
     "tensor_identity",
     "tensors_of",
     "with_tensors",
@@ -28,6 +33,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 # Statistics of the data, not weights: they are permuted with their units, and count in no distance.
 STATISTICS = ("running_mean", "running_var")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
@@ -35,9 +41,13 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
 
     Raises:
         TypeError: `model` is neither, or a mapping of something other than names to tensors.
+        ValueError: a lazy module that has no weights yet.
     """
     if isinstance(model, nn.Module):
-        found: Mapping[Any, Any] = model.state_dict()
+        # A module may keep things of its own beside its tensors.
+        found: Mapping[Any, Any] = {
+            name: entry for name, entry in model.state_dict().items() if isinstance(entry, Tensor)
+        }
     elif isinstance(model, Mapping):
         found = model
     else:
@@ -46,8 +56,27 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             fail_type(f"{argument}[{name!r}]", "a tensor under its parameter's name", tensor)
+        if is_lazy(tensor):
+            raise ValueError(f"{argument} must have its weights, but {name!r} is lazy: run the model once first")
         tensors[name] = tensor.detach()
     return tensors
+
+
+def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming the tensor, unless all hold plain numbers that can be summed."""
+    for name, tensor in tensors.items():
+        is_float = tensor.is_floating_point() or tensor.is_complex()
+        if (is_float and tensor.dtype not in FLOATS) or tensor.is_quantized:
+            kind: object = tensor.dtype
+        elif tensor.layout != torch.strided:
+            kind = tensor.layout
+        elif tensor.device.type == "meta":
+            kind = "a tensor on the meta device"
+        else:
+            continue
+        raise ValueError(
+            f"{argument}[{name!r}] must be a dense float16, bfloat16, float32, float64 or integer tensor, got {kind}"
+        )
 
 
 def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
@@ -59,24 +88,48 @@ def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
     if not isinstance(model, nn.Module):
         return tensors  # type: ignore[return-value]
     module = copy.deepcopy(model)
-    module.load_state_dict(tensors)
+    module.load_state_dict({**module.state_dict(), **tensors})
     module.zero_grad(set_to_none=True)
     return module
 
 
-def check_same_tensors(argument: str, tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, naming the first difference, unless both hold the same names with the same shapes."""
+def check_same_tensors(
+    argument: str, tensors: Mapping[str, Tensor], reference_argument: str, reference: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError, naming the first difference, unless both hold the same names, shapes and kinds of number."""
     for name, tensor in reference.items():
         if name not in tensors:
-            raise ValueError(f"{argument} must have the tensors of model_a, but lacks {name!r}")
-        if tensors[name].shape != tensor.shape:
+            raise ValueError(f"{argument} must have the tensors of {reference_argument}, but lacks {name!r}")
+        other = tensors[name]
+        if other.shape != tensor.shape:
             raise ValueError(
-                f"{argument} must have the shapes of model_a, but {name!r} is {tuple(tensors[name].shape)} "
-                f"there and {tuple(tensor.shape)} in model_a"
+                f"{argument} must have the shapes of {reference_argument}, but {name!r} is {tuple(other.shape)} "
+                f"there and {tuple(tensor.shape)} in {reference_argument}"
+            )
+        if other.is_floating_point() != tensor.is_floating_point():
+            raise ValueError(
+                f"{argument} must hold floating point numbers where {reference_argument} does, but {name!r} is "
+                f"{other.dtype} there and {tensor.dtype} in {reference_argument}"
             )
     extra = next((name for name in tensors if name not in reference), None)
     if extra is not None:
-        raise ValueError(f"{argument} must have the tensors of model_a, but has {extra!r} as well")
+        raise ValueError(f"{argument} must have the tensors of {reference_argument}, but has {extra!r} as well")
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put the training mode of every part back at the end."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are; the CPU for one without any."""
+    return next((tensor.device for tensor in tensors_of("model", module).values()), torch.device("cpu"))
 
 
 def tensor_identity(tensor: Tensor) -> Hashable:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from .experiments.demo import DemoResult
 
 __all__ = ["cli"]
 
@@ -59,7 +64,7 @@ def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
         console.print(pair_table(result.pairs))
         console.print(merged_table(result.merged))
         console.print(f"{result.seconds:.0f} s; plots, numbers and models are in {result.folder}/", highlight=False)
-        console.print(f"Next: {_align_line(result.folder)}", highlight=False, soft_wrap=True)
+        console.print(f"Next: {_align_line(result)}", highlight=False, soft_wrap=True, markup=False)
 
 
 @cli.command()
@@ -95,8 +100,6 @@ def align(
         from .symmetry import PermutationSpec
 
         check_writable(out, overwrite=force)
-        if not spec_path.is_file():
-            raise FileNotFoundError(f"spec {str(spec_path)!r} does not exist")
         spec = PermutationSpec.from_json(spec_path)
         tensors_a, tensors_b = load_checkpoint(model_a), load_checkpoint(model_b)
         with _Stages() as stages:
@@ -118,7 +121,7 @@ def align(
         }
         save_checkpoint(out, match.apply(tensors_b), metadata=metadata, overwrite=force)
         click.echo(str(match))
-        click.echo(f"wrote {out}")
+        click.echo(f"wrote {click.format_filename(out)}")
 
 
 class _Stages:
@@ -164,6 +167,9 @@ def _free_name(folder: Path) -> Path:
     return candidate
 
 
-def _align_line(folder: Path) -> str:
-    parts = f"{folder}/mlp_seed0.safetensors {folder}/mlp_seed1.safetensors"
-    return f"lmc-fast align {parts} --spec {folder}/mlp_spec.json -o aligned.safetensors"
+def _align_line(result: DemoResult) -> str:
+    """The command that does on the written files what the demo did in memory."""
+    pair, folder = result.pairs[0], result.folder
+    models = [str(folder / f"{pair.model}_seed{seed}.safetensors") for seed in pair.seeds]
+    spec = str(folder / f"{pair.model}_spec.json")
+    return shlex.join(["lmc-fast", "align", *models, "--spec", spec, "-o", "aligned.safetensors"])

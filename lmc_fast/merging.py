@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-import torch
 from torch import Tensor
 
-from ._checks import check_finite, check_type, fail_type
-from ._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
+from ._checks import check_finite, check_floats, check_type, fail_type
+from ._models import Model, ModelT, check_numbers, check_same_tensors, tensors_of, with_tensors
 from .matching import Matching
 from .ops.permuted_lerp import permuted_lerp
 from .symmetry import Permutations
@@ -30,22 +29,24 @@ def interpolate(
 
     Args:
         model_a, model_b: modules or state dicts of one architecture; neither is changed.
-        lam: 0 for model a, 1 for the permuted model b; other values extrapolate. A sequence gives a list.
+        lam: 0 for model a, 1 for the permuted model b; other values extrapolate. A sequence or an array gives a
+            list.
         match: a `Matching` or `Permutations` for model b; None interpolates without permuting.
 
     Returns:
         A new model of the kind of `model_a`, in its dtypes and on its devices. Running statistics are interpolated
-        (see `reestimate_batchnorm`); integer buffers are model a's.
+        (see `reestimate_batchnorm`); integer tensors are model a's.
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: models of different shapes, a `match` made for others, or a `lam` that is not finite.
+        ValueError: models of different shapes, tensors that are no plain numbers (complex, quantised, sparse), a
+            `match` made for other models, or a `lam` that is not finite.
     """
-    several = isinstance(lam, Sequence) or (isinstance(lam, Tensor) and lam.ndim > 0)
-    values = [check_finite("lam", value) for value in (lam if several else [lam])]  # type: ignore[union-attr]
-    models = [model_a, model_b]
-    tensors = _tensors(models)
-    permutations = _permutations([None, match], tensors)
+    several = hasattr(lam, "__len__") and not isinstance(lam, str) and getattr(lam, "ndim", 1) > 0
+    values = check_floats("lam", lam) if several else [check_finite("lam", lam)]
+    names = ["model_a", "model_b"]
+    tensors = _tensors(names, [model_a, model_b])
+    permutations = _permutations(["", "match"], [None, match], tensors)
     merged = [with_tensors(model_a, _weighted(tensors, [1.0 - v, v], permutations)) for v in values]
     return merged if several else merged[0]
 
@@ -65,7 +66,7 @@ def merge(
         weights: one for each model, summing to 1; None: equal ones.
 
     Returns:
-        A new model of the kind of ``models[0]``, in its dtypes and on its devices; integer buffers are its.
+        A new model of the kind of ``models[0]``, in its dtypes and on its devices; integer tensors are its.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -77,43 +78,48 @@ def merge(
     if not models:
         raise ValueError("models must hold one model at least, got none")
     count = len(models)
-    matches = [None] * count if matches is None else list(matches)
+    if matches is None:
+        matches = [None] * count
+    if not isinstance(matches, Sequence):
+        fail_type("matches", "a sequence with one entry for each model", matches)
     if len(matches) != count:
         raise ValueError(f"matches must have one entry for each of the {count} models, got {len(matches)}")
-    shares = [1.0 / count] * count if weights is None else [check_finite("weights", w) for w in weights]
+    shares = [1.0 / count] * count if weights is None else check_floats("weights", weights)
     if len(shares) != count:
         raise ValueError(f"weights must have one entry for each of the {count} models, got {len(shares)}")
     if abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(f"weights must sum to 1, got {sum(shares)}")
-    tensors = _tensors(models)
-    return with_tensors(models[0], _weighted(tensors, shares, _permutations(matches, tensors)))
+    tensors = _tensors([f"models[{i}]" for i in range(count)], models)
+    permutations = _permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
+    return with_tensors(models[0], _weighted(tensors, shares, permutations))
 
 
-def _tensors(models: Sequence[Model]) -> list[dict[str, Tensor]]:
-    names = ["model_a", "model_b"] if len(models) == 2 else [f"models[{i}]" for i in range(len(models))]
+def _tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:
+    """The tensors of all models, checked against those of the first."""
     tensors = [tensors_of(name, model) for name, model in zip(names, models, strict=True)]
-    for name, others in zip(names[1:], tensors[1:], strict=True):
-        check_same_tensors(name, others, tensors[0])
+    for name, others in zip(names, tensors, strict=True):
+        check_same_tensors(name, others, names[0], tensors[0])
+        check_numbers(name, others)
     return tensors
 
 
-def _permutations(matches: Sequence[Match], tensors: Sequence[dict[str, Tensor]]) -> list[Permutations | None]:
+def _permutations(
+    names: Sequence[str], matches: Sequence[Match], tensors: Sequence[dict[str, Tensor]]
+) -> list[Permutations | None]:
     """The permutations of each match, checked against the model that they are for."""
     found: list[Permutations | None] = []
-    for match, model in zip(matches, tensors, strict=True):
+    for name, match, model in zip(names, matches, tensors, strict=True):
         if match is None:
             found.append(None)
             continue
-        check_type("match", match, (Matching, Permutations), "a Matching, Permutations or None")
+        check_type(name, match, (Matching, Permutations), "a Matching, Permutations or None")
         permutations = match.permutations if isinstance(match, Matching) else match
         found.append(Permutations(permutations.spec.bind(model), permutations.choices))
     return found
 
 
 def _weighted(
-    tensors: Sequence[dict[str, Tensor]],
-    weights: Sequence[float],
-    permutations: Sequence[Permutations | None],
+    tensors: Sequence[dict[str, Tensor]], weights: Sequence[float], permutations: Sequence[Permutations | None]
 ) -> dict[str, Tensor]:
     """Weighted sums of all floating tensors; integer ones from the first model."""
     merged = {}
@@ -121,20 +127,19 @@ def _weighted(
         if not first.is_floating_point():
             merged[name] = first.clone()
             continue
+        shape = next((p.spec.view(name, first).shape for p in permutations if p is not None), first.shape)
         views: list[Tensor] = []
         gathers: list[tuple[Tensor | None, ...]] = []
-        shape = _common_view(name, first, permutations)
         for model, permutation in zip(tensors, permutations, strict=True):
-            view = model[name].reshape(shape)
-            views.append(view)
-            gathers.append((None,) * view.ndim if permutation is None else permutation.gathers(name))
+            tensor = model[name]
+            if permutation is None:
+                gather: tuple[Tensor | None, ...] = (None,) * len(shape)
+            elif permutation.spec.view(name, tensor).shape == shape:
+                gather = permutation.gathers(name)
+            else:
+                # A spec that takes this tensor's dimensions together in another way than the first one.
+                tensor, gather = permutation.apply_to(name, tensor), (None,) * len(shape)
+            views.append(tensor.reshape(shape))
+            gathers.append(gather)
         merged[name] = permuted_lerp(views, weights, gathers).reshape(first.shape)
     return merged
-
-
-def _common_view(name: str, tensor: Tensor, permutations: Sequence[Permutations | None]) -> torch.Size:
-    """The shape in which the tensor has one dimension for each axis of the spec."""
-    for permutation in permutations:
-        if permutation is not None:
-            return permutation.spec.view(name, tensor).shape
-    return tensor.shape

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ._checks import check_type
-from ._models import check_batches
+from ._checks import check_type, fail_type
+from ._models import check_batches, device_of, modes_kept
 from ._progress import Progress, tracking
 
-__all__ = ["has_batchnorm", "reestimate_batchnorm"]
+__all__ = ["has_batchnorm", "reestimate_batchnorm", "reestimate_in_place"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -55,28 +55,28 @@ def reestimate_in_place(module: nn.Module, batches: Iterable[Any], *, progress: 
     layers = list(_tracked(module))
     if not layers:
         return
-    modes = {m: m.training for m in module.modules()}
     momenta = {layer: layer.momentum for layer in layers}
-    device = next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
-    module.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
+    device = device_of(module)
     seen = 0
     total = len(batches) if isinstance(batches, Sized) else 0
-    try:
-        with torch.no_grad(), tracking(progress, "BatchNorm statistics", total) as advance:
+    with modes_kept(module), torch.no_grad(), tracking(progress, "BatchNorm statistics", total) as advance:
+        module.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+            # Not layer.train(): layers that are kept frozen override it, and these are asked for as well.
+            layer.training = True
+        try:
             for batch in batches:
-                inputs: Tensor = batch[0] if isinstance(batch, (tuple, list)) else batch
+                inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+                if not isinstance(inputs, Tensor):
+                    fail_type("batches", "inputs or (inputs, targets) pairs, as tensors", inputs)
                 module(inputs.to(device))
                 seen += 1
                 advance("")
-    finally:
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-        for part, mode in modes.items():
-            part.training = mode
+        finally:
+            for layer, momentum in momenta.items():
+                layer.momentum = momentum
     if seen == 0:
         raise ValueError("batches must hold one batch at least, got none")
 

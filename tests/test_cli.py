@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,11 @@ class Code:
         return exec, ("open('pwned', 'w')",)
 
 
+def torch_state(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    state = models.ConvNet().state_dict()
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
 def truncate(path: str) -> None:
     Path(path).write_bytes(Path(path).read_bytes()[:-10])
 
@@ -88,7 +94,30 @@ BAD = {
     ),
     "spec-no-json": (lambda: Path("spec.json").write_text("{"), "spec: not JSON at line 1"),
     "truncated": (lambda: truncate("a.safetensors"), "'a.safetensors' is no complete safetensors file"),
-    "pickle-with-code": (lambda: torch.save({"w": Code()}, "b.pt"), "holds more than tensors"),
+    "pickle-with-code": (
+        lambda: torch.save({"w": Code()}, "b.pt"),
+        "nothing in it was run",
+    ),
+    "spec-is-binary": (lambda: Path("spec.json").write_bytes(b"\xff\xfe"), "spec 'spec.json' is no text file"),
+    "spec-too-deep": (lambda: Path("spec.json").write_text("[" * 100_000), "spec: nested too deep"),
+    "spec-typo": (
+        lambda: Path("spec.json").write_text(
+            '{"format": "lmc_fast.PermutationSpec", "version": 1, "axes": {}, "groups": {"zz": {"size": 100000000000}}}'
+        ),
+        "group 'zz' must be on some axis",
+    ),
+    "complex": (
+        lambda: [torch.save({"w": torch.zeros(2, dtype=torch.complex64)}, name) for name in ("a.safetensors", "b.pt")],
+        "is no complete safetensors file",
+    ),
+    "float8": (
+        lambda: torch.save(torch_state(torch.float8_e4m3fn), "b.pt"),
+        "must be a dense float16, bfloat16, float32, float64 or integer tensor, got torch.float8_e4m3fn",
+    ),
+    "integer-weights": (
+        lambda: torch.save(torch_state(torch.int64), "b.pt"),
+        "model_b must hold floating point numbers where model_a does, but 'classifier.1.bias' is torch.int64",
+    ),
     "output-exists": (lambda: Path("out.safetensors").write_text("mine"), "output 'out.safetensors' exists already"),
 }
 
@@ -104,10 +133,42 @@ def test_bad_input_is_one_line_and_code_2(folder: Path, spoil: object, message: 
     assert listing(folder) == before
 
 
-def test_a_device_that_is_not_there(folder: Path) -> None:
+@pytest.mark.parametrize("device", ["no-such-device", "meta"])
+def test_a_device_that_is_no_use(folder: Path, device: str) -> None:
     before = listing(folder)
-    result = run(*ALIGN, "--device", "no-such-device")
+    result = run(*ALIGN, "--device", device)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1 and listing(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("out.pt", "output 'out.pt' must end in .safetensors"),
+        ("-", "output '-' must end in .safetensors"),
+        ("/proc/out.safetensors", "output '/proc/out.safetensors' cannot be written"),
+        ("x" * 300 + ".safetensors", "cannot be written: File name too long"),
+        ("no/such/out.safetensors", "the folder of output 'no/such/out.safetensors' does not exist"),
+        ("dir.safetensors", "exists already"),
+    ],
+    ids=["suffix", "dash", "proc", "long", "folder", "is-folder"],
+)
+def test_an_output_that_cannot_be_written_is_said_at_once(folder: Path, out: str, message: str) -> None:
+    (folder / "dir.safetensors").mkdir()
+    # What comes first is told: no model has been read by then.
+    (folder / "a.safetensors").unlink()
+    before = listing(folder)
+    result = run(*ALIGN[:-1], out)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert listing(folder) == before
+    assert "is a folder" in run(*ALIGN[:-1], "dir.safetensors", "--force").stderr
+
+
+def test_links_are_followed_and_need_force(folder: Path) -> None:
+    link = folder / "out.safetensors"
+    link.symlink_to("target.safetensors")
+    assert run(*ALIGN).exit_code == 2
+    assert run(*ALIGN, "--force").exit_code == 0
+    assert link.is_symlink() and (folder / "target.safetensors").is_file()
 
 
 def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +188,14 @@ def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert aligned.exit_code == 0, aligned.output
     again, first = load_checkpoint("again.safetensors"), load_checkpoint(out / "mlp_seed1_aligned.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
+    line = next(line for line in result.output.splitlines() if line.startswith("Next: lmc-fast "))
+    assert run(*shlex.split(line.removeprefix("Next: lmc-fast "))).exit_code == 0
+    assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
 
 
 def test_demo_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,24 +79,115 @@ def test_stacked_experts_interpolate_by_their_own_axes() -> None:
     torch.testing.assert_close(merged(inputs), b(inputs))
 
 
+def test_arrays_of_lambdas_give_lists() -> None:
+    a, b = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
+    for lam in (np.linspace(0, 1, 3), torch.linspace(0, 1, 3), (0.0, 0.5, 1.0)):
+        assert [float(model["w"][0]) for model in lmc.interpolate(a, b, lam)] == [0.0, 0.5, 1.0]
+    assert isinstance(lmc.interpolate(a, b, np.float64(0.5)), dict)
+
+
+def test_an_end_is_the_model_whatever_the_other_holds() -> None:
+    a, b = {"w": torch.ones(2)}, {"w": torch.full((2,), float("inf"))}
+    assert torch.equal(lmc.interpolate(a, b, 0.0)["w"], a["w"])
+
+
+def test_integers_are_the_first_models() -> None:
+    a, b = {"count": torch.tensor(3)}, {"count": torch.tensor(8)}
+    assert lmc.interpolate(a, b, 1.0)["count"] == 3 and lmc.merge([b, a])["count"] == 8
+
+
+def test_results_share_no_memory_and_carry_no_gradients() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.grad = torch.ones(2, 2)
+    state = model.state_dict()
+    for merged in (lmc.interpolate(state, state, 0.5), lmc.merge([state])):
+        assert all(merged[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items())
+    merged = lmc.interpolate(model, model, 0.5)
+    assert merged.weight.grad is None and merged.weight.requires_grad
+
+
+def test_two_ways_to_take_dimensions_together() -> None:
+    a, b = (models.randomise(models.Experts(), seed=s) for s in (1, 2))
+    stacked = lmc.Permutations.random(models.Experts.spec().bind(a), 3)
+    flat = lmc.PermutationSpec.from_axes(
+        {
+            "router.weight": ("e", None),
+            "router.bias": ("e",),
+            "gate_up": ("e", None, None),
+            "down": ("e", None, None),
+        },
+        model=a,
+    )
+    experts = lmc.Permutations.random(flat, 4)
+    merged = lmc.merge([a.state_dict(), b.state_dict()], [stacked, experts])
+    for name, tensor in merged.items():
+        expected = 0.5 * (stacked.apply(a.state_dict())[name] + experts.apply(b.state_dict())[name])
+        torch.testing.assert_close(tensor, expected)
+
+
+class Extra(nn.Linear):
+    """Keeps something of its own in the state dict."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 3}
+
+
+def test_extra_state_is_left_to_the_module() -> None:
+    assert isinstance(lmc.interpolate(Extra(2, 2), Extra(2, 2), 0.5), Extra)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2).to(torch.float8_e4m3fn),
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2, device="meta"),
+        torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8),
+    ],
+    ids=["complex", "float8", "sparse", "meta", "quantised"],
+)
+def test_what_is_no_plain_number_is_refused(tensor: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"model_a\['w'\] must be a dense float16"):
+        lmc.interpolate({"w": tensor}, {"w": tensor}, 0.5)
+
+
+def test_lazy_modules_are_told_to_run_once() -> None:
+    with pytest.raises(ValueError, match="'weight' is lazy: run the model once first"):
+        lmc.interpolate(nn.LazyLinear(3), nn.LazyLinear(3), 0.5)
+
+
 def test_bad_input_is_named(trio: tuple[list[nn.Module], list[lmc.Permutations]]) -> None:
     (a, b, c), matches = trio
     with pytest.raises(ValueError, match="lam must be a finite number, got nan"):
         lmc.interpolate(a, b, float("nan"))
-    with pytest.raises(TypeError, match="lam must be a finite number, got 'half'"):
+    with pytest.raises(TypeError, match=r"lam\[0\] must be a finite number, got 'half'"):
         lmc.interpolate(a, b, ["half"])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="match must be a Matching, Permutations or None, got 3"):
         lmc.interpolate(a, b, 0.5, 3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="model_b must have"):
         lmc.interpolate(a, models.small_mlp(), 0.5)
-    with pytest.raises(ValueError, match=r"models\[2\] must have"):
+    with pytest.raises(ValueError, match=r"models\[2\] must have the tensors of models\[0\]"):
         lmc.merge([a, b, models.small_mlp()])
-    with pytest.raises(ValueError, match="weights must sum to 1, got 2"):
+    with pytest.raises(ValueError, match=r"weights must sum to 1, got 2\.0"):
         lmc.merge([a, b], weights=[1, 1])
     with pytest.raises(ValueError, match="weights must have one entry for each of the 2 models, got 1"):
         lmc.merge([a, b], weights=[1.0])
     with pytest.raises(ValueError, match="matches must have one entry for each of the 3 models, got 2"):
         lmc.merge([a, b, c], matches[:2])
+    with pytest.raises(TypeError, match=r"matches\[1\] must be a Matching, Permutations or None, got 3"):
+        lmc.merge([a, b], [None, 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="matches must be a sequence"):
+        lmc.merge([a, b], 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="weights must be a sequence of finite numbers, got 3"):
+        lmc.merge([a, b], weights=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lam must be a finite number"):
+        lmc.interpolate(a, b, 10**400)
+    with pytest.raises(ValueError, match="weights must be a sequence of finite numbers, got a ndarray of shape"):
+        lmc.merge([a, b], weights=np.ones((1, 2)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one model at least"):
         lmc.merge([])
     with pytest.raises(TypeError, match="models must be a sequence of models"):

@@ -33,6 +33,31 @@ def test_modes_are_put_back_one_by_one() -> None:
     assert [part.training for part in fresh.modules()] == [True, False, True]
 
 
+def test_old_statistics_leave_no_trace_and_dropout_stays_off() -> None:
+    norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(nn.Dropout(0.5), norm).train()
+    for _ in range(3):
+        model(100 + torch.randn(8, 3))
+    data = torch.randn(40, 3)
+    fresh = lmc.reestimate_batchnorm(model, [data])
+    torch.testing.assert_close(fresh[1].running_mean, data.mean(dim=0))
+    assert float(norm.running_mean.mean()) > 10
+
+
+class FrozenNorm(nn.BatchNorm1d):
+    """Stays in eval mode, as detection code has it."""
+
+    def train(self, mode: bool = True) -> nn.BatchNorm1d:
+        return super().train(False)
+
+
+def test_frozen_norms_are_estimated_too() -> None:
+    data = 5 + torch.randn(40, 3)
+    fresh = lmc.reestimate_batchnorm(nn.Sequential(FrozenNorm(3)).train(), [data])
+    torch.testing.assert_close(fresh[0].running_mean, data.mean(dim=0))
+    assert not fresh[0].training
+
+
 def test_without_batchnorm_it_is_a_copy() -> None:
     model = models.small_mlp()
     assert not has_batchnorm(model) and has_batchnorm(models.small_resnet())
@@ -46,5 +71,7 @@ def test_bad_input_is_named() -> None:
         lmc.reestimate_batchnorm(model, [])
     with pytest.raises(TypeError, match="batches must be batches that can be gone through again"):
         lmc.reestimate_batchnorm(model, torch.randn(2, 1, 8, 8))
+    with pytest.raises(TypeError, match="batches must be inputs or"):
+        lmc.reestimate_batchnorm(model, [{"x": torch.randn(2, 1, 8, 8)}])
     with pytest.raises(TypeError, match="model must be a torch"):
         lmc.reestimate_batchnorm(model.state_dict(), [])  # type: ignore[type-var]

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._checks import check_finite, check_int, check_type, fail_type
-from .._models import Model, check_batches, tensors_of
+from .._checks import check_floats, check_int, check_type, fail_type
+from .._models import Model, check_batches, device_of, modes_kept, tensors_of
 from .._progress import Progress, tracking
 from ..matching import Matching
 from ..merging import interpolate
-from ..repair import reestimate_in_place
+from ..repair import has_batchnorm, reestimate_in_place
 from ..symmetry import Permutations
 
 __all__ = ["BarrierCurve", "evaluate", "loss_barrier"]
@@ -26,7 +26,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BarrierCurve:
     """Loss and accuracy at theta(lam) = (1 - lam) theta_a + lam pi(theta_b).
 
@@ -34,13 +34,13 @@ class BarrierCurve:
         lambdas: float64 [points], rising; 0, 1/2 and 1 are among them.
         loss: float64 [points], mean over the examples.
         accuracy: float64 [points], share of right answers; None where outputs and targets are no classification.
-        batchnorm: "as interpolated", or "re-estimated" at every lambda.
+        batchnorm: statistics "as interpolated", or "re-estimated" at every lambda; None without BatchNorm.
     """
 
     lambdas: Array
     loss: Array
     accuracy: Array | None
-    batchnorm: str
+    batchnorm: str | None
 
     @property
     def excess(self) -> Array:
@@ -83,7 +83,8 @@ class BarrierCurve:
 
     def __str__(self) -> str:
         lines = [
-            f"BarrierCurve over {self.lambdas.size} points, BatchNorm statistics {self.batchnorm}",
+            f"BarrierCurve over {self.lambdas.size} points"
+            + (f", BatchNorm statistics {self.batchnorm}" if self.batchnorm else ""),
             f"  loss: {self.loss[0]:.4f} .. {self.midpoint_loss:.4f} (middle) .. {self.loss[-1]:.4f}; "
             f"barrier {self.barrier:.4f}, at the middle {self.midpoint_barrier:+.4f}",
         ]
@@ -131,6 +132,8 @@ def loss_barrier(
     """
     check_type("model_a", model_a, nn.Module, "a torch.nn.Module")
     batches = check_batches("batches", batches)
+    if not callable(loss_fn):
+        fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
     if batchnorm_batches is not None:
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
     points = _points(lambdas)
@@ -151,7 +154,11 @@ def loss_barrier(
         lambdas=np.array(points),
         loss=np.array(losses),
         accuracy=np.array(found) if len(found) == len(points) else None,
-        batchnorm="as interpolated" if batchnorm_batches is None else "re-estimated",
+        batchnorm=None
+        if not has_batchnorm(model_a)
+        else "as interpolated"
+        if batchnorm_batches is None
+        else "re-estimated",
     )
 
 
@@ -169,46 +176,57 @@ def evaluate(
         loss_fn: mean loss of a batch from (outputs, targets); batches count by their size.
 
     Returns:
-        (loss, accuracy); accuracy is None unless outputs are [batch, classes] and targets integers [batch].
+        (loss, accuracy); accuracy is None unless outputs are [batch, classes] with two classes at least, and
+        targets integers [batch].
 
     Raises:
         TypeError: `model` is no module, or a batch is no pair.
         ValueError: no batches.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
-    modes = {part: part.training for part in model.modules()}
-    device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+    if not callable(loss_fn):
+        fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
+    if not isinstance(batches, Iterable):
+        fail_type("batches", "(inputs, targets) pairs", batches)
+    device = device_of(model)
     loss_sum, right, examples, is_classifier = 0.0, 0, 0, True
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                    fail_type("batches", "(inputs, targets) pairs", batch)
-                inputs, targets = batch[0].to(device), batch[1].to(device)
-                outputs = model(inputs)
-                loss_sum += float(loss_fn(outputs, targets)) * len(targets)
-                examples += len(targets)
-                is_classifier = is_classifier and _is_classification(outputs, targets)
-                if is_classifier:
-                    right += int((outputs.argmax(dim=1) == targets).sum())
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        for batch in batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                fail_type("batches", "(inputs, targets) pairs", batch)
+            inputs, targets = batch[0].to(device), batch[1].to(device)
+            outputs = model(inputs)
+            loss = loss_fn(outputs, targets)
+            if loss.numel() != 1:
+                raise ValueError(f"loss_fn must return one number, the mean loss, got shape {tuple(loss.shape)}")
+            loss_sum += loss.item() * len(targets)
+            examples += len(targets)
+            is_classifier = is_classifier and _is_classification(outputs, targets)
+            if is_classifier:
+                right += int((outputs.argmax(dim=1) == targets).sum())
     if examples == 0:
         raise ValueError("batches must hold one example at least, got none")
     return loss_sum / examples, right / examples if is_classifier else None
 
 
 def _is_classification(outputs: object, targets: Tensor) -> bool:
-    return isinstance(outputs, Tensor) and outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
+    return (
+        isinstance(outputs, Tensor)
+        and outputs.ndim == 2
+        and outputs.shape[1] > 1
+        and targets.ndim == 1
+        and not targets.is_floating_point()
+    )
 
 
 def _points(lambdas: int | Sequence[float]) -> list[float]:
-    if isinstance(lambdas, Sequence):
-        values = [check_finite("lambdas", value) for value in lambdas]
+    if hasattr(lambdas, "__len__"):
+        values = check_floats("lambdas", lambdas)
     else:
-        values = [float(value) for value in np.linspace(0.0, 1.0, check_int("lambdas", lambdas, 2))]
+        count = check_int("lambdas", lambdas, 2)
+        # Quotients, for an odd count to hold 1/2 exactly.
+        values = [i / (count - 1) for i in range(count)]
     for value in values:
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"lambdas must lie in 0..1, got {value}")

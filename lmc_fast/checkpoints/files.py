@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
@@ -50,10 +51,10 @@ def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} holds more than tensors, or is no torch file; it was not run: "
-            f"{_first_line(error)}"
-        ) from None
+        # What torch says here is advice on how to run the code all the same.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"wants to call {named.group(1)}" if named else "is no torch file, or holds more than tensors"
+        raise ValueError(f"checkpoint {str(path)!r} {what}; nothing in it was run") from None
     # On damaged bytes the unpickler stumbles in as many ways as there are.
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
         raise ValueError(f"checkpoint {str(path)!r} is no complete torch file: {_first_line(error)}") from None
@@ -83,7 +84,7 @@ def save_checkpoint(
     """Write named tensors as a safetensors file, aside and then renamed: there is never half a file.
 
     Args:
-        path: where to.
+        path: where to; ends in ``.safetensors``. A link is followed.
         tensors: by name; copied to the CPU and made contiguous as they are written. Tied ones are written apart.
         metadata: text for the file's header.
         overwrite: whether a file that exists may be replaced.
@@ -91,6 +92,8 @@ def save_checkpoint(
     Raises:
         FileExistsError: `path` exists, and `overwrite` is False.
         FileNotFoundError: its folder does not exist.
+        ValueError: another ending.
+        OSError: it cannot be written to.
         ImportError: safetensors is not installed; the message names the extra.
     """
     check_type("tensors", tensors, Mapping, "a mapping from names to tensors")
@@ -105,16 +108,34 @@ def save_checkpoint(
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Raise, before any work is done, unless `path` can be written to."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"output {str(path)!r} exists already")
-    if not path.parent.is_dir():
+    """Raise, before any work is done, unless a safetensors file can be written to `path`."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"output {str(path)!r} must end in .safetensors")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OSError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
+    else:
+        if not overwrite:
+            raise FileExistsError(f"output {str(path)!r} exists already")
+        if path.is_dir():
+            raise IsADirectoryError(f"output {str(path)!r} is a folder")
+    folder = path.resolve().parent
+    if not folder.is_dir():
         raise FileNotFoundError(f"the folder of output {str(path)!r} does not exist")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, and rename it to `path` once it is whole; remove it otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    path = path.resolve()
+    handle, name = tempfile.mkstemp(prefix=".lmc_fast-", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:

@@ -36,7 +36,6 @@ class Dataset:
         name: the data set's.
         train_inputs, test_inputs: float32 [examples, channels, height, width], standardised by the training part.
         train_targets, test_targets: int64 [examples].
-        classes: number of labels.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Dataset:
     train_targets: Tensor
     test_inputs: Tensor
     test_targets: Tensor
-    classes: int
 
     def statistics_batches(self, examples: int = 512) -> Batches:
         """The first examples of the training part, in one batch: enough to estimate BatchNorm statistics."""
@@ -76,5 +74,4 @@ def digits() -> Dataset:
         train_targets=labels[held_out:],
         test_inputs=(test - mean) / deviation,
         test_targets=labels[:held_out],
-        classes=10,
     )

@@ -256,7 +256,8 @@ def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:
         ):
             if curve is not None:
                 families.setdefault(label, []).append(curve)
-    barrier_figure(path, f"{case.name} on {data.name}: between independently trained models", families)
+    figure = barrier_figure(f"{case.name} on {data.name}: between independently trained models", families)
+    figure.savefig(path, dpi=150)
 
 
 def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:

@@ -42,15 +42,14 @@ def train(
         The trained model, in eval mode.
     """
     check_int("epochs", epochs, 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build()
     order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     steps = len(data.train_inputs) // batch_size
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    model.train()
-    with tracking(progress, "training", epochs) as advance:
+    with torch.random.fork_rng(devices=[]), tracking(progress, "training", epochs) as advance:
+        # Weights and dropout draw from here; torch.manual_seed would reseed the caller's GPUs as well.
+        torch.default_generator.manual_seed(seed)
+        model = build().train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
         for _ in range(epochs):
             permutation = torch.randperm(len(data.train_inputs), generator=order)
             for step in range(steps):

@@ -27,7 +27,7 @@ class Sweep:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching:
     """Permutations of model b's units that lay it over model a, and how they were found.
 

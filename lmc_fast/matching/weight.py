@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
-from .._models import Model, check_same_tensors, counted_names, tensors_of
+from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress, tracking
 from ..ops.gain_matrix import Term, gain_matrix
 from ..symmetry import Permutations, PermutationSpec
@@ -65,11 +65,13 @@ def weight_matching(
 
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
-        ValueError: models of different shapes, a spec that does not fit them, weights that are not finite, or an
-            option out of range.
+        ValueError: models of different shapes, a spec that does not fit them, weights that are not finite or so
+            large that their products are not, or an option out of range.
     """
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, tensors_a)
+    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    check_numbers("model_a", tensors_a)
+    check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
@@ -230,9 +232,14 @@ class _CoordinateDescent:
         """Rounding of the group's part of the objective: eps * ||A|| * ||B|| over its parameters."""
         parameters = dict.fromkeys(leaf.parameter for leaf in self.leaves[root])
         squares = [sum(float(part[name].double().square().sum()) for name in parameters) for part in (self.a, self.b)]
-        double = all(self.a[name].dtype == torch.float64 for name in parameters)
-        eps = torch.finfo(torch.float64 if double else torch.float32).eps
-        return float(eps) * math.sqrt(squares[0] * squares[1])
+        # The dtype that the gains are summed in.
+        double = any(self.a[name].dtype == torch.float64 for name in parameters)
+        numbers = torch.finfo(torch.float64 if double else torch.float32)
+        bound = math.sqrt(squares[0]) * math.sqrt(squares[1])
+        if not bound < numbers.max:
+            raise ValueError(f"the weights of group {root!r} must be smaller: their products overflow {numbers.dtype}")
+        exact = all(self.a[name].dtype == torch.float64 for name in parameters)
+        return float(torch.finfo(torch.float64 if exact else torch.float32).eps) * bound
 
 
 def _start(init: str | Permutations, spec: PermutationSpec, seed: int) -> Permutations:

@@ -1,16 +1,18 @@
-"""Figures, drawn off screen and written as PNG."""
+"""Figures, drawn off screen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._extras import require
 from ..analysis import BarrierCurve
 
-__all__ = ["CurveStyle", "barrier_figure"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["barrier_figure"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,28 @@ STYLES = (
 )
 
 
-def barrier_figure(path: Path, title: str, curves: Mapping[str, Sequence[BarrierCurve]]) -> None:
-    """Draw loss and accuracy between pairs of models, one line a pair, the families side by side.
+def barrier_figure(title: str, curves: Mapping[str, Sequence[BarrierCurve]]) -> Figure:
+    """Draw loss and accuracy between pairs of models, one line a pair, the families in their own styles.
 
     Args:
-        path: PNG file to write.
         title: what the figure says.
-        curves: for the label of a style, its curves.
+        curves: for the label of each family ("permuted", "not permuted", either with ", BatchNorm re-estimated"),
+            its curves.
+
+    Returns:
+        A matplotlib Figure, known to no window; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        ValueError: a label that has no style.
+        ImportError: matplotlib is not installed; the message names the extra.
     """
-    require("matplotlib", "demo").use("Agg")
-    pyplot = require("matplotlib.pyplot", "demo")
-    with_accuracy = all(curve.accuracy is not None for family in curves.values() for curve in family)
-    figure, axes = pyplot.subplots(1, 2 if with_accuracy else 1, figsize=(10, 4.2), squeeze=False)
+    known = [style.label for style in STYLES]
+    for family in curves:
+        if family not in known:
+            raise ValueError(f"curves must be labelled by some of {known}, got {family!r}")
+    with_accuracy = all(curve.accuracy is not None for drawn in curves.values() for curve in drawn)
+    figure: Figure = require("matplotlib.figure", "demo").Figure(figsize=(10, 4.2))
+    axes = figure.subplots(1, 2 if with_accuracy else 1, squeeze=False)
     loss_axis = axes[0, 0]
     for style in STYLES:
         for position, curve in enumerate(curves.get(style.label, ())):
@@ -63,10 +75,9 @@ def barrier_figure(path: Path, title: str, curves: Mapping[str, Sequence[Barrier
     figure.suptitle(title)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     # Below the axes: the curves leave no free corner that is the same in every figure.
-    handles, labels = loss_axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    handles, shown = loss_axis.get_legend_handles_labels()
+    figure.legend(handles, shown, loc="lower center", ncols=len(shown), frameon=False, fontsize=9)
+    return figure
 
 
 def _line(axis: Any, curve: BarrierCurve, values: Any, style: CurveStyle, label: str | None) -> None:

@@ -6,13 +6,15 @@ a model's function. A safetensors file does not keep the order: build the spec f
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from .._models import Model, tensors_of
+from .._models import STATISTICS, Model, tensors_of
 from .groups import AxisLike, Segment
 from .spec import PermutationSpec
 
@@ -54,38 +56,46 @@ class _Layer:
     """The tensors of one layer, known by their shapes."""
 
     name: str
-    weight: Tensor
     tensors: dict[str, Tensor]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight; of a norm without one, its statistics."""
+        return self.tensors.get("weight", self.tensors.get(STATISTICS[0], torch.empty(0)))
 
     @property
     def is_norm(self) -> bool:
         return self.weight.ndim == 1
 
 
-def _layers(tensors: Mapping[str, Tensor], builder: str) -> list[_Layer]:
+def _layers(model: Model, tensors: Mapping[str, Tensor], builder: str) -> list[_Layer]:
+    _refuse_modules(model, builder)
     by_prefix: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             by_prefix.setdefault(name.rpartition(".")[0], {})[name.rpartition(".")[2]] = tensor
-    layers = []
     for prefix, parts in by_prefix.items():
-        if "weight" not in parts or not set(parts) <= {"weight", "bias", "running_mean", "running_var"}:
+        if not {"weight", STATISTICS[0]} & set(parts) or not set(parts) <= {"weight", "bias", *STATISTICS}:
             raise ValueError(
                 f"{builder} takes Linear, convolution and norm layers only, got {prefix!r} with {sorted(parts)}"
             )
-        layers.append(_Layer(prefix, parts["weight"], parts))
-    return layers
+    return [_Layer(prefix, parts) for prefix, parts in by_prefix.items()]
 
 
-def _refuse_group_norms(model: Model, builder: str) -> None:
-    """A GroupNorm of several groups ties channels together; its tensors look like any other norm's."""
-    if isinstance(model, nn.Module):
-        for name, module in model.named_modules():
-            if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
-                raise ValueError(
-                    f"{builder} takes norms that treat channels alike, got {name!r}, "
-                    f"a GroupNorm of {module.num_groups} groups"
-                )
+def _refuse_modules(model: Model, builder: str) -> None:
+    """Layers whose tensors look like another's, and move in another way."""
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        kind = None
+        if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
+            kind = f"a GroupNorm of {module.num_groups} groups"
+        elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            kind = "a transposed convolution"
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups != 1:
+            kind = f"a convolution of {module.groups} groups"
+        if kind is not None:
+            raise ValueError(f"{builder} takes plain layers only, got {name!r}, {kind}: write its spec by hand")
 
 
 def _name(layer: str, part: str) -> str:
@@ -107,10 +117,10 @@ def _norm(axes: Axes, layer: _Layer, units: AxisLike) -> None:
 
 def _chain(model: Model, builder: str, weight_dims: tuple[int, ...]) -> PermutationSpec:
     tensors = tensors_of("model", model)
-    _refuse_group_norms(model, builder)
-    layers = _layers(tensors, builder)
+    layers = _layers(model, tensors, builder)
     if not layers or layers[-1].is_norm:
-        raise ValueError(f"{builder} takes layers of which the last is a Linear, got {len(layers)} layers")
+        last = f"norm {layers[-1].name!r} at the end" if layers else "no layers"
+        raise ValueError(f"{builder} takes layers of which the last is a Linear, got {last}")
     axes: Axes = {}
     units: AxisLike = None
     width: int | None = None
@@ -145,15 +155,17 @@ def _chain(model: Model, builder: str, weight_dims: tuple[int, ...]) -> Permutat
 
 
 _BLOCK = re.compile(r"^(?P<block>(?:.*\.)?layer(?P<stage>\d+)\.\d+)\.(?P<part>.+)$")
-_SHORTCUT = re.compile(r"^(?:shortcut|downsample)\.\d+$")
+_SHORTCUT = re.compile(r"^(?:shortcut|downsample)(?:\.\d+)?$")
 
 
 def resnet(model: Model) -> PermutationSpec:
     """Spec of a ResNet with torchvision's names: conv1, bn1, layer{i}.{j}.conv{k} and bn{k}, a final Linear.
 
-    Blocks of any depth (basic and bottleneck). A projection shortcut is named ``downsample`` or ``shortcut``; it
-    opens a new residual stream, and a block without one adds into the stream that it reads, so that both ends
-    share a group. Every stream is a group, and so are the units between the convolutions of a block.
+    Blocks of any depth (basic and bottleneck). Norms stand behind the convolution that they follow (or in front
+    of it, in pre-activation blocks), or bn{k} goes with conv{k} where all convolutions stand first. A projection
+    shortcut is named ``downsample`` or ``shortcut``; it opens a new residual stream, and a block without one adds
+    into the stream that it reads, so that both ends share a group. Every stream is a group, and so are the units
+    between the convolutions of a block.
 
     Args:
         model: a module or a state dict; tensors in torchvision's order. Without BatchNorm also.
@@ -166,11 +178,10 @@ def resnet(model: Model) -> PermutationSpec:
         ValueError: layers that these names do not explain, or sizes that do not fit.
     """
     tensors = tensors_of("model", model)
-    _refuse_group_norms(model, "resnet")
     stem: list[_Layer] = []
     head: list[_Layer] = []
     blocks: dict[str, list[_Layer]] = {}
-    for layer in _layers(tensors, "resnet"):
+    for layer in _layers(model, tensors, "resnet"):
         match = _BLOCK.match(layer.name)
         if match:
             blocks.setdefault(match["block"], []).append(layer)
@@ -208,21 +219,50 @@ def _block(axes: Axes, name: str, layers: list[_Layer], stream: str) -> str:
     shortcut = [layer for layer in layers if _SHORTCUT.match(layer.name[len(name) + 1 :])]
     path = [layer for layer in layers if layer not in shortcut]
     dense = [layer for layer in path if not layer.is_norm]
+    norms = [layer for layer in path if layer.is_norm]
     if not dense:
         raise ValueError(f"resnet: block {name!r} holds no convolution")
     behind = f"{name}.out" if any(not layer.is_norm for layer in shortcut) else stream
-    units = stream
-    # A norm belongs to the convolution in front of it; before the first one it is of the stream (pre-activation).
-    for layer in path:
-        if layer.is_norm:
-            _norm(axes, layer, units)
-            continue
-        after = behind if layer is dense[-1] else layer.name
-        _dense(axes, layer, after, units)
-        units = after
+    units = {layer.name: behind if layer is dense[-1] else layer.name for layer in dense}
+    inputs = stream
+    for layer in dense:
+        _dense(axes, layer, units[layer.name], inputs)
+        inputs = units[layer.name]
+    for layer, owner in zip(norms, _normalised(name, path, dense, norms), strict=True):
+        _norm(axes, layer, stream if owner is None else units[owner.name])
     for layer in shortcut:
         if layer.is_norm:
             _norm(axes, layer, behind)
         else:
             _dense(axes, layer, behind, stream)
     return behind
+
+
+def _normalised(name: str, path: list[_Layer], dense: list[_Layer], norms: list[_Layer]) -> list[_Layer | None]:
+    """For each norm of a block the layer whose outputs it sees; None: the stream.
+
+    By order where no two norms follow each other: a norm sees the layer in front of it (the stream, before the
+    first one). By number where all layers come first and then all norms (bn1 sees conv1).
+    """
+    if all(not (first.is_norm and second.is_norm) for first, second in itertools.pairwise(path)):
+        seen: list[_Layer | None] = []
+        before: _Layer | None = None
+        for layer in path:
+            if layer.is_norm:
+                seen.append(before)
+            else:
+                before = layer
+        return seen
+    by_number = {_number(layer): layer for layer in dense}
+    if path == [*dense, *norms] and len(by_number) == len(dense) and all(_number(n) in by_number for n in norms):
+        return [by_number[_number(layer)] for layer in norms]
+    raise ValueError(
+        f"resnet: neither order nor numbers tell what the norms of block {name!r} see: "
+        f"{[layer.name[len(name) + 1 :] for layer in path]}; write its spec by hand"
+    )
+
+
+def _number(layer: _Layer) -> str:
+    """The digits at the end of a layer's name."""
+    match = re.search(r"\d*$", layer.name)
+    return match.group() if match else ""

@@ -115,7 +115,7 @@ class Permutations(Mapping[str, Tensor]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Permutations):
             return NotImplemented
-        return self._choices.keys() == other._choices.keys() and all(
+        return self.spec == other.spec and all(
             np.array_equal(choice, other._choices[name]) for name, choice in self._choices.items()
         )
 
@@ -164,7 +164,7 @@ class Permutations(Mapping[str, Tensor]):
         """
         if parameter not in self.spec.axes:
             raise ValueError(f"parameter must be one of the spec's, got {parameter!r}")
-        if not 0 <= axis < len(self.spec.axes[parameter]):
+        if not check_int("axis", axis, 0) < len(self.spec.axes[parameter]):
             raise ValueError(f"axis must be in 0..{len(self.spec.axes[parameter]) - 1} of {parameter!r}, got {axis}")
         return torch.from_numpy(axis_index(self.spec, parameter, axis, self._choices))
 
@@ -238,7 +238,14 @@ def _identity_choice(shape: tuple[int, ...]) -> Index:
 
 
 def _checked_choice(name: str, choice: Any, shape: tuple[int, ...]) -> Index:
-    array = choice.detach().cpu().numpy() if isinstance(choice, Tensor) else np.asarray(choice)
+    if isinstance(choice, Tensor):
+        choice = choice.detach().cpu()
+        if choice.is_floating_point() or choice.is_complex():
+            fail_type(f"choices[{name!r}]", "integers", choice)
+    try:
+        array = np.asarray(choice)
+    except ValueError:
+        fail_type(f"choices[{name!r}]", "integers in rows of one length", choice)
     if array.dtype.kind not in "iu":
         fail_type(f"choices[{name!r}]", "integers", choice)
     if array.shape != shape:

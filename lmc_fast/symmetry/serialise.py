@@ -12,6 +12,8 @@ __all__ = ["spec_from_json", "spec_to_json"]
 
 FORMAT = "lmc_fast.PermutationSpec"
 VERSION = 1
+# Owners of owners: no architecture comes near.
+MAX_DEPTH = 16
 
 
 def spec_to_json(groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
@@ -30,6 +32,8 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, .
         data = json.loads(text, object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
         raise ValueError(f"spec: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("spec: nested too deep") from None
     if not isinstance(data, dict):
         raise ValueError("spec: must be a JSON object")
     if "format" not in data:
@@ -114,7 +118,9 @@ def _axis_from_json(entry: Any) -> Axis:
     raise ValueError(f"an axis must be null, a group's name or a list of segments, got {entry!r}")
 
 
-def _segment_from_json(entry: Any) -> Segment:
+def _segment_from_json(entry: Any, depth: int = 0) -> Segment:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"segments must not be nested deeper than {MAX_DEPTH}")
     if isinstance(entry, str):
         return Segment(entry)
     if isinstance(entry, dict) and set(entry) == {"fixed"}:
@@ -122,6 +128,6 @@ def _segment_from_json(entry: Any) -> Segment:
     if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner"}:
         inner = entry.get("inner", 1)
         if isinstance(inner, list):
-            inner = tuple(_segment_from_json(part) for part in inner)
+            inner = tuple(_segment_from_json(part, depth + 1) for part in inner)
         return Segment(entry["group"], entry.get("outer", 1), inner)
     raise ValueError(f"a segment must be a group's name, {{fixed}} or {{group, outer, inner}}, got {entry!r}")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .._checks import check_type, fail_type
-from .._models import Model, tensor_identity, tensors_of
+from .._checks import check_int, check_type, fail_type
+from .._models import STATISTICS, Model, tensor_identity, tensors_of
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
 from .serialise import spec_from_json, spec_to_json
 
@@ -55,18 +55,22 @@ class PermutationSpec:
             groups[name] = group
         for entries in axes.values():
             for axis in entries:
-                for used in axis.groups:
-                    groups.setdefault(used, Group(used))
+                for name in axis.groups:
+                    groups.setdefault(name, Group(name))
         _check_owners(groups)
+        axes = {
+            name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
+            for name, entries in axes.items()
+        }
+        used = {name for entries in axes.values() for axis in entries for name in axis.groups}
+        for name in groups:
+            if name not in used:
+                raise ValueError(f"group {name!r} must be on some axis, and is on none")
         object.__setattr__(self, "groups", groups)
-        object.__setattr__(
-            self,
-            "axes",
-            {
-                name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
-                for name, entries in axes.items()
-            },
-        )
+        object.__setattr__(self, "axes", axes)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.groups.items()), tuple(self.axes.items())))
 
     @classmethod
     def from_axes(
@@ -87,7 +91,13 @@ class PermutationSpec:
         Raises:
             TypeError, ValueError: as the class and, with a model, as `bind`.
         """
-        spec = cls({group.name: group for group in groups}, axes)  # type: ignore[arg-type]
+        known: dict[str, Group] = {}
+        for group in groups:
+            check_type("groups", group, Group, "a sequence of Groups")
+            if group.name in known:
+                raise ValueError(f"groups must name each group once, got {group.name!r} twice")
+            known[group.name] = group
+        spec = cls(known, axes)  # type: ignore[arg-type]
         return spec if model is None else spec.bind(model)
 
     @classmethod
@@ -100,15 +110,19 @@ class PermutationSpec:
             ValueError: a parameter that the model lacks, an axis that it lacks, or an axis named twice; and as
                 `bind`.
         """
+        check_type("perm_to_axes", perm_to_axes, Mapping, "a mapping from groups to (parameter, axis) pairs")
         tensors = tensors_of("model", model)
         axes: dict[str, list[str | None]] = {
             name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
         }
         for group, places in perm_to_axes.items():
-            for name, axis in places:
+            for place in places:
+                if not isinstance(place, Sequence) or isinstance(place, str) or len(place) != 2:
+                    fail_type(f"perm_to_axes[{group!r}]", "(parameter, axis) pairs", place)
+                name, axis = place[0], check_int(f"the axis in perm_to_axes[{group!r}]", place[1], 0)
                 if name not in axes:
                     raise ValueError(f"perm_to_axes[{group!r}] names parameter {name!r}, which the model lacks")
-                if not 0 <= axis < len(axes[name]):
+                if axis >= len(axes[name]):
                     raise ValueError(
                         f"perm_to_axes[{group!r}] names axis {axis} of {name!r}, which has {len(axes[name])}"
                     )
@@ -146,7 +160,7 @@ class PermutationSpec:
         for name in tensors:
             layer, _, kind = name.rpartition(".")
             weight = f"{layer}.weight" if layer else "weight"
-            if name not in axes and kind in ("running_mean", "running_var") and weight in axes:
+            if name not in axes and kind in STATISTICS and weight in axes:
                 axes[name] = axes[weight]
         _check_names(axes, tensors)
         sizes = _infer_sizes(self.groups, axes, tensors)
@@ -216,12 +230,17 @@ class PermutationSpec:
         A plain ``{"fc1.weight": ["P1", null], ...}``, the common form, is read as well.
 
         Raises:
-            FileNotFoundError: the path does not exist.
+            FileNotFoundError: the path does not exist, or is no file.
             ValueError: not JSON, a key that stands twice, or not a spec; the message says where.
         """
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        groups, axes = spec_from_json(text)
-        return cls(groups, axes)
+        if not isinstance(source, Path):
+            return cls(*spec_from_json(source))
+        if not source.is_file():
+            raise FileNotFoundError(f"spec {str(source)!r} does not exist" + (" as a file" if source.exists() else ""))
+        try:
+            return cls(*spec_from_json(source.read_text(encoding="utf-8")))
+        except UnicodeDecodeError:
+            raise ValueError(f"spec {str(source)!r} is no text file (UTF-8)") from None
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]
@@ -303,14 +322,14 @@ def _infer_sizes(
     """Sizes of all groups: those given, and those that an axis with a single open group settles."""
     sizes = {name: group.size for name, group in groups.items() if group.size is not None}
     pending = [
-        (axis, extent)
+        (name, position, axis, extent)
         for name, entries in axes.items()
-        for axis, extent in zip(entries, _dim_sizes(entries, tensors[name]), strict=True)
+        for position, (axis, extent) in enumerate(zip(entries, _dim_sizes(entries, tensors[name]), strict=True))
         if not axis.is_fixed
     ]
     while any(name not in sizes for name in groups):
         settled = False
-        for axis, extent in pending:
+        for parameter, position, axis, extent in pending:
             unknown = {name for name in axis.groups if name not in sizes}
             if len(unknown) != 1:
                 continue
@@ -318,9 +337,14 @@ def _infer_sizes(
             # The axis has `rest` entries without the group and `each` more for every unit of it.
             rest = axis_size(axis.segments, {**sizes, name: 0})
             each = axis_size(axis.segments, {**sizes, name: 1}) - rest
-            if extent > rest and (extent - rest) % each == 0:
-                sizes[name] = (extent - rest) // each
-                settled = True
+            if extent <= rest or (extent - rest) % each != 0:
+                beside = f", beside {rest} others" if rest else ""
+                raise ValueError(
+                    f"axis {position} of parameter {parameter!r} has {extent} entries, which is no whole number of "
+                    f"units of group {name!r} at {each} entries each{beside}"
+                )
+            sizes[name] = (extent - rest) // each
+            settled = True
         if not settled:
             open_groups = [name for name in groups if name not in sizes]
             raise ValueError(f"nothing in the model settles the size of group {open_groups[0]!r}: give it")
@@ -337,7 +361,7 @@ def _bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mappin
         if size != extent:
             parts = ", ".join(f"group {g!r} of {sizes[g]} units" for g in axis.groups) or "fixed entries"
             hint = ""
-            if len(axis.segments) == 1 and extent % size == 0:
+            if len(axis.groups) == 1 == len(axis.segments) and size and extent % size == 0:
                 hint = (
                     f"; if each unit owns {extent // size} neighbouring entries (a flatten after a convolution), "
                     f"write Segment({axis.segments[0].group!r}, inner={extent // size})"

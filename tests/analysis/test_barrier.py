@@ -60,6 +60,38 @@ def test_batches_count_by_their_size() -> None:
     assert accuracy == 0.5
 
 
+def test_the_accuracy_barrier_is_the_fall_below_the_line() -> None:
+    curve = lmc.BarrierCurve(
+        lambdas=np.array([0.0, 0.5, 1.0]), loss=np.zeros(3), accuracy=np.array([0.9, 0.2, 0.7]), batchnorm=None
+    )
+    assert curve.accuracy_barrier == pytest.approx(0.6) and curve.midpoint_accuracy == 0.2
+
+
+def test_one_output_is_no_classification() -> None:
+    model = nn.Linear(1, 1)
+    loss_fn = lambda out, y: (out[:, 0] - y).square().mean()  # noqa: E731
+    assert lmc.evaluate(model, [(torch.ones(3, 1), torch.ones(3, dtype=torch.long))], loss_fn=loss_fn)[1] is None
+
+
+def test_no_gradients_are_recorded() -> None:
+    recorded = []
+
+    def loss_fn(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        recorded.append(outputs.requires_grad)
+        return nn.functional.cross_entropy(outputs, targets)
+
+    lmc.evaluate(nn.Linear(1, 2), [(torch.ones(3, 1), torch.zeros(3, dtype=torch.long))], loss_fn=loss_fn)
+    assert recorded == [False]
+
+
+@pytest.mark.parametrize("count", [2, 3, 25, 99, 197])
+def test_so_many_points(count: int) -> None:
+    curve = lmc.loss_barrier(Parabola(-1.0), Parabola(1.0), BATCHES, lambdas=count, loss_fn=mean_fourth)
+    assert len(curve.lambdas) == count + (count % 2 == 0)
+    again = lmc.loss_barrier(Parabola(-1.0), Parabola(1.0), BATCHES, lambdas=curve.lambdas, loss_fn=mean_fourth)  # type: ignore[arg-type]
+    assert np.array_equal(again.loss, curve.loss)
+
+
 def test_permutations_make_no_barrier_of_their_own() -> None:
     model = models.randomise(models.small_resnet(), seed=1)
     spec = architectures.resnet(model)
@@ -81,7 +113,9 @@ def test_statistics_are_estimated_anew_at_every_point() -> None:
     curve = lmc.loss_barrier(a, b, batches, lambdas=3, batchnorm_batches=[data])
     by_hand = lmc.reestimate_batchnorm(lmc.interpolate(a, b, 0.5), [data])
     assert curve.midpoint_loss == pytest.approx(lmc.evaluate(by_hand, batches)[0], rel=1e-5)
-    assert curve.batchnorm == "re-estimated"
+    assert curve.batchnorm == "re-estimated" and "statistics re-estimated" in str(curve)
+    without = lmc.loss_barrier(Parabola(-1.0), Parabola(1.0), BATCHES, loss_fn=mean_fourth, batchnorm_batches=[data])
+    assert without.batchnorm is None
     assert curve.midpoint_loss != pytest.approx(lmc.loss_barrier(a, b, batches, lambdas=3).midpoint_loss, rel=1e-3)
 
 
@@ -111,5 +145,13 @@ def test_bad_input_is_named() -> None:
         lmc.loss_barrier(model, model, batches, lambdas=1)
     with pytest.raises(TypeError, match=r"batches must be \(inputs, targets\) pairs"):
         lmc.evaluate(model, [torch.randn(2, 4)])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="loss_fn must be a function"):
+        lmc.evaluate(model, batches, loss_fn=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="loss_fn must be a function"):
+        lmc.loss_barrier(model, model, batches, loss_fn=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"loss_fn must return one number, the mean loss, got shape \(2,\)"):
+        lmc.evaluate(model, batches, loss_fn=lambda out, y: nn.functional.cross_entropy(out, y, reduction="none"))
+    with pytest.raises(TypeError, match=r"batches must be .* got 3"):
+        lmc.evaluate(model, 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="batchnorm_batches must be batches"):
         lmc.loss_barrier(model, model, batches, batchnorm_batches=iter([]))

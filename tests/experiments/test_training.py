@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 import lmc_fast as lmc
 from lmc_fast.experiments.datasets import digits
@@ -31,6 +32,16 @@ def test_training_learns_is_seeded_and_leaves_the_global_generator() -> None:
     _, accuracy = lmc.evaluate(first, data.test_batches())
     assert accuracy is not None and accuracy > 0.8
     assert not first.training
+
+
+def test_dropout_draws_from_the_seed_as_well() -> None:
+    data = digits()
+    state = torch.get_rng_state()
+    first, again = (
+        train(lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)), data, seed=1, epochs=1)
+        for _ in range(2)
+    )
+    assert torch.equal(first[2].weight, again[2].weight) and torch.equal(torch.get_rng_state(), state)
 
 
 def test_resnet_shapes() -> None:

@@ -231,6 +231,30 @@ def test_nothing_of_the_callers_is_changed() -> None:
         assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
+def test_the_seed_decides_the_order_of_visits() -> None:
+    a, b = (models.randomise(models.small_mlp((40, 40, 40, 40)), seed=s) for s in (1, 2))
+    spec = architectures.mlp(a)
+    objectives = {lmc.weight_matching(a, b, spec, seed=seed).objective for seed in range(6)}
+    assert len(objectives) > 1
+
+
+def test_a_gain_below_rounding_is_no_progress() -> None:
+    """Exchanging two units that differ by less than a sum's rounding gains nothing that can be known."""
+    row = 1 + torch.rand(1, 4000)
+    a = {"w": torch.cat([row, row * (1 + 1e-7)])}
+    spec = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model=a)
+    assert lmc.weight_matching(a, {"w": a["w"].flip(0)}, spec).permutations.moved == 0
+
+
+def test_weights_whose_products_overflow_are_refused() -> None:
+    state = {"w": torch.full((2, 2), 1e22)}
+    spec = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model=state)
+    with pytest.raises(ValueError, match=r"weights of group 'p' must be smaller: .* overflow torch\.float32|float32"):
+        lmc.weight_matching(state, state, spec)
+    double = {"w": state["w"].double()}
+    assert lmc.weight_matching(double, double, spec).converged
+
+
 def test_few_sweeps_are_said_to_be_few() -> None:
     a, b = (models.randomise(models.small_mlp((64, 64)), seed=s) for s in (1, 2))
     match = lmc.weight_matching(a, b, architectures.mlp(a), max_sweeps=1)

@@ -86,6 +86,21 @@ def test_the_model_stays_as_it_was(kind: tuple[nn.Module, lmc.PermutationSpec, T
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_even_the_identity_copies_a_state_dict(kind: tuple[nn.Module, lmc.PermutationSpec, Tensor]) -> None:
+    model, spec, _ = kind
+    state = model.state_dict() | {"count": torch.tensor(3)}
+    permuted = lmc.Permutations.identity(spec).apply(state)
+    assert all(torch.equal(permuted[name], tensor) for name, tensor in state.items())
+    assert all(permuted[name].data_ptr() != tensor.data_ptr() for name, tensor in state.items())
+
+
+def test_gradients_stay_behind() -> None:
+    model = models.small_mlp()
+    model[1].weight.grad = torch.ones(9, 4)
+    permuted = lmc.Permutations.random(architectures.mlp(model), 1).apply(model)
+    assert permuted[1].weight.grad is None and model[1].weight.grad is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_dtypes_and_strides_are_kept(dtype: torch.dtype) -> None:
     spec = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model={"w": torch.zeros(4, 3)})
@@ -167,6 +182,9 @@ def test_choices_are_checked() -> None:
         lmc.Permutations(spec, {"p": [0, 1, 1]})
     with pytest.raises(TypeError, match=r"choices\['p'\] must be integers"):
         lmc.Permutations(spec, {"p": [0.0, 1.0, 2.0]})
+    for wrong in ([0, [1, 2]], torch.zeros(3, dtype=torch.bfloat16)):
+        with pytest.raises(TypeError, match=r"choices\['p'\] must be integers"):
+            lmc.Permutations(spec, {"p": wrong})
     with pytest.raises(TypeError, match="spec must be a PermutationSpec"):
         lmc.Permutations("spec")  # type: ignore[arg-type]
 
@@ -176,6 +194,8 @@ def test_index_names_what_it_was_asked_for() -> None:
     permutation = lmc.Permutations.identity(spec)
     with pytest.raises(ValueError, match="parameter must be one of the spec's, got 'v'"):
         permutation.index("v", 0)
+    with pytest.raises(TypeError, match="axis must be a whole number"):
+        permutation.index("w", "0")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"axis must be in 0\.\.1 of 'w', got 2"):
         permutation.index("w", 2)
 
@@ -196,6 +216,15 @@ def test_another_specs_permutations_do_not_compose() -> None:
     other = lmc.PermutationSpec.from_axes({"w": ("p",)}, model={"w": torch.zeros(4)})
     with pytest.raises(ValueError, match="same spec"):
         lmc.Permutations.identity(one).after(lmc.Permutations.identity(other))
+
+
+def test_equal_means_of_the_same_spec() -> None:
+    one = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model={"w": torch.zeros(3, 1)})
+    other = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model={"w": torch.zeros(3, 2)})
+    assert lmc.Permutations.identity(one) == lmc.Permutations.identity(one)
+    assert lmc.Permutations.identity(one) != lmc.Permutations.identity(other)
+    assert len({one, other, one.bind({"w": torch.zeros(3, 1)})}) == 2
+    assert lmc.Permutations.identity(one) != "p" and "0 of 3 units moved" in repr(lmc.Permutations.identity(one))
 
 
 def test_random_choices_leave_the_global_generators_alone() -> None:

@@ -85,6 +85,34 @@ def test_both_common_forms_say_the_same() -> None:
     assert by_group == PermutationSpec.from_axes(TWO_LAYERS, model=state)
 
 
+def test_a_flatten_that_does_not_divide_is_named() -> None:
+    with pytest.raises(ValueError, match=r"axis 0 of parameter 'w' has 50 entries, which is no whole number of units"):
+        PermutationSpec.from_axes({"w": (Segment("c", inner=49),)}, model={"w": torch.zeros(50)})
+
+
+def test_a_fixed_axis_of_another_size_gets_no_hint_about_groups() -> None:
+    bound = PermutationSpec.from_axes(TWO_LAYERS, model=two_layers())
+    with pytest.raises(ValueError, match=r"has 4 entries, but the spec makes it 2: fixed entries$"):
+        bound.bind(two_layers() | {"b.weight": torch.zeros(4, 5), "b.bias": torch.zeros(4)})
+    with pytest.raises(ValueError, match=r"has 2 entries, but the spec makes it 0"):
+        PermutationSpec.from_axes({"w": ((Segment.fixed(0),),)}, model={"w": torch.zeros(2)})
+
+
+def test_groups_are_named_once_and_used() -> None:
+    with pytest.raises(ValueError, match="groups must name each group once, got 'p' twice"):
+        PermutationSpec.from_axes({"w": ("p",)}, [Group("p", 3), Group("p", 4)])
+    with pytest.raises(ValueError, match="group 'q' must be on some axis"):
+        PermutationSpec.from_axes({"w": ("p",)}, [Group("q", 3)])
+    with pytest.raises(TypeError, match="groups must be a sequence of Groups, got 'p'"):
+        PermutationSpec.from_axes({"w": ("p",)}, {"p": Group("p")})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("places", [["a.weight"], [("a.weight", "0")], [3]], ids=str)
+def test_places_are_pairs(places: list[object]) -> None:
+    with pytest.raises(TypeError, match=r"perm_to_axes\['p'\]"):
+        PermutationSpec.from_perm_to_axes({"p": places}, two_layers())  # type: ignore[dict-item]
+
+
 def test_tied_names_must_agree() -> None:
     table = torch.randn(5, 3)
     tied = {"in.weight": table, "out.weight": table}
@@ -200,6 +228,7 @@ HEAD = '"format": "lmc_fast.PermutationSpec", "version": 1'
         ('{"w": [3]}', "parameter 'w': an axis must be null"),
         ('{"w": [[{"inner": 3}]]}', "parameter 'w': a segment must be"),
         ('{"w": [[{"group": "p", "inner": 0}]]}', "parameter 'w': inner of the Segment"),
+        ('{"w": [' + '[{"group": "p", "inner": ' * 40 + "1" + "}]" * 40 + "]}", "nested deeper than 16"),
         ('{"format": "other"}', "format must be 'lmc_fast.PermutationSpec'"),
         (f"{{{HEAD}}}", "must hold an object under 'groups'"),
         ("{" + HEAD + ', "groups": {"p": 3}, "axes": {}}', "group 'p' must be an object"),
@@ -214,6 +243,32 @@ def test_wrong_json_is_explained(text: str, message: str) -> None:
 def test_it_prints_its_groups() -> None:
     text = str(models.Attention.spec())
     assert "value: 4 units in each unit of head, on 3 axes" in text
+
+
+class OtherBlocks(nn.Module):
+    """A ResNet whose block registers its layers in a given order, with a bare shortcut that keeps the width."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        block = nn.Module()
+        for name in names:
+            block.add_module(name, nn.Conv2d(4, 4, 3, padding=1) if name.startswith("conv") else nn.BatchNorm2d(4))
+        block.shortcut = nn.Conv2d(4, 4, 1)
+        self.order = names
+        self.layer1 = nn.Sequential(block)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [batch, 1, height, width]
+        x = torch.relu(self.bn1(self.conv1(x)))
+        block = self.layer1[0]
+        pre_activation = self.order[0] == "bn1"
+        out = x
+        for number in "12":
+            norm = getattr(block, f"bn{number}", nn.Identity())
+            conv = getattr(block, f"conv{number}")
+            out = conv(torch.relu(norm(out))) if pre_activation else torch.relu(norm(conv(out)))
+        return self.fc(torch.relu(out + block.shortcut(x)).mean(dim=(2, 3)))
 
 
 class TestArchitectures:
@@ -243,6 +298,27 @@ class TestArchitectures:
         assert lmc.verify_spec(model, architectures.mlp(model), torch.randn(5, 3)) < 1e-12
 
     @pytest.mark.parametrize(
+        "names",
+        ["conv1 bn1 conv2 bn2", "conv1 conv2 bn1 bn2", "bn1 conv1 bn2 conv2", "conv1 conv2"],
+        ids=lambda names: names.replace(" ", "-"),
+    )
+    def test_blocks_written_in_other_orders(self, names: str) -> None:
+        model = OtherBlocks(names.split())
+        assert lmc.verify_spec(model, architectures.resnet(model), torch.randn(2, 1, 8, 8)) < 1e-12
+
+    def test_an_order_that_says_nothing_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"neither order nor numbers tell what the norms of block 'layer1\.0' see"):
+            architectures.resnet(OtherBlocks(["bn1", "bn2", "conv1", "conv2"]))
+
+    def test_norms_without_weights_and_prefixes(self) -> None:
+        model = nn.ModuleDict(
+            {"module": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2))}
+        )
+        spec = architectures.mlp(model)
+        assert spec.axes["module.1.running_mean"] == spec.axes["module.0.bias"]
+        assert lmc.verify_spec(model["module"], architectures.mlp(model["module"]), torch.randn(5, 3)) < 1e-12
+
+    @pytest.mark.parametrize(
         ("build", "model", "message"),
         [
             (architectures.mlp, nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), "reads 5 inputs"),
@@ -254,11 +330,16 @@ class TestArchitectures:
                 "has 5 units",
             ),
             (architectures.mlp, nn.LayerNorm(3), "the last is a Linear"),
-            (architectures.vgg, models.DepthwiseNet(), "reads 1 inputs"),
+            (architectures.vgg, models.DepthwiseNet(), "a convolution of 6 groups"),
             (architectures.vgg, models.GroupNormNet(), "GroupNorm"),
+            (
+                architectures.vgg,
+                nn.Sequential(nn.ConvTranspose2d(4, 4, 3), nn.Linear(4, 2)),
+                "a transposed convolution",
+            ),
             (architectures.resnet, models.small_mlp(), "blocks named"),
         ],
-        ids=["sizes", "conv", "lstm", "norm", "norm-last", "depthwise", "groupnorm", "no-blocks"],
+        ids=["sizes", "conv", "lstm", "norm", "norm-last", "depthwise", "groupnorm", "transposed", "no-blocks"],
     )
     def test_what_they_do_not_cover_is_refused(self, build: object, model: nn.Module, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -325,6 +406,40 @@ class TestVerify:
         }
         with pytest.raises(lmc.SymmetryError, match="group 'c'"):
             lmc.verify_spec(models.GroupNormNet(), PermutationSpec.from_axes(axes), torch.randn(2, 2, 5, 5))
+
+    def test_saturated_units_do_not_hide_an_axis(self) -> None:
+        """Twelve sigmoid layers damp an error by orders of magnitude; it must show all the same."""
+        model = nn.Sequential(*(layer for _ in range(12) for layer in (nn.Linear(8, 8), nn.Sigmoid())), nn.Linear(8, 2))
+        axes = dict(architectures.mlp(model).axes)
+        inputs = torch.randn(1, 8)
+        assert lmc.verify_spec(model, PermutationSpec.from_axes(axes), inputs) < 1e-12
+        for name in ("0.bias", "0.weight", "4.bias"):
+            wrong = axes | {name: (None, *axes[name][1:])}
+            with pytest.raises(lmc.SymmetryError):
+                lmc.verify_spec(model, PermutationSpec.from_axes(wrong), inputs)
+
+    def test_dict_inputs_and_outputs(self) -> None:
+        class Named(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = models.small_mlp()
+
+            def forward(self, batch: dict[str, list[torch.Tensor]]) -> dict[str, object]:
+                return {"out": [self.net(batch["x"][0])], "count": 3, "labels": torch.tensor([1])}
+
+        model = Named()
+        assert lmc.verify_spec(model, architectures.mlp(model), ({"x": [torch.randn(5, 4)]},)) < 1e-12
+
+    def test_outputs_that_are_not_finite_are_said_to_be(self) -> None:
+        class Log(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x).log()
+
+        spec = PermutationSpec.from_axes({"weight": (None, None), "bias": (None,)})
+        with pytest.raises(ValueError, match="outputs that are not finite at random weights"):
+            lmc.verify_spec(Log(4, 40), spec, torch.randn(8, 4))
+        with pytest.raises(ValueError, match="tolerance must be above 0, got -1"):
+            lmc.verify_spec(models.small_mlp(), spec, torch.randn(8, 4), tolerance=-1)
 
     def test_outputs_must_be_tensors(self) -> None:
         class Nothing(nn.Linear):

@@ -19,7 +19,7 @@ def permuted_lerp(
 
     Args:
         tensors: one at least; one shape, floating point. Each is moved to the device of the first.
-        weights: one for each tensor.
+        weights: one for each tensor; a tensor of weight 0 is not read, whatever it holds.
         gathers: for each tensor and each of its dimensions, int64 indices, or None where nothing moves.
 
     Returns:
@@ -32,6 +32,8 @@ def permuted_lerp(
         dtype = torch.promote_types(dtype, accumulate_dtype(tensor.dtype))
     out = torch.zeros_like(first, dtype=dtype, memory_format=torch.contiguous_format)
     for tensor, weight, indices in zip(tensors, weights, gathers, strict=True):
+        if weight == 0.0:
+            continue
         part = tensor.to(first.device)
         for dim, index in enumerate(indices):
             if index is not None:
