@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "lap.hpp"
 
@@ -48,23 +49,26 @@ std::optional<lmc::LapCost<T>> view(const T* data, py::ssize_t rows, py::ssize_t
     return lmc::LapCost<T>{data, rows, columns, rows > 1 ? row_step / size : 0};
 }
 
-[[noreturn]] void throw_for(const lmc::LapOutcome& outcome, bool transposed, bool maximize) {
+// `name` is how a message calls the matrix.
+[[noreturn]] void throw_for(const lmc::LapOutcome& outcome, bool transposed, bool maximize,
+                            const std::string& name = "cost") {
     const auto row = std::to_string(transposed ? outcome.column : outcome.row);
     const auto column = std::to_string(transposed ? outcome.row : outcome.column);
     const std::string place = "(row " + row + ", column " + column + ")";
     const std::string forbidden = maximize ? "-inf" : "+inf";
     switch (outcome.status) {
         case lmc::LapStatus::nan:
-            throw py::value_error("cost must not hold NaN, got one at " + place);
+            throw py::value_error(name + " must not hold NaN, got one at " + place);
         case lmc::LapStatus::wrong_infinity:
-            throw py::value_error("cost must not hold " + std::string(maximize ? "+inf" : "-inf") +
+            throw py::value_error(name + " must not hold " + std::string(maximize ? "+inf" : "-inf") +
                                   " when it is " + (maximize ? "maximized" : "minimized") + " (" + forbidden +
                                   " forbids an entry), got one at " + place);
         case lmc::LapStatus::infeasible:
-            throw py::value_error("cost is infeasible: no full assignment without entries of " + forbidden +
-                                  ", " + (transposed ? "column " + column : "row " + row) + " is left over");
+            throw py::value_error(name + " is infeasible: no full assignment without entries of " +
+                                  forbidden + ", " + (transposed ? "column " + column : "row " + row) +
+                                  " is left over");
         case lmc::LapStatus::too_large:
-            throw std::overflow_error("cost holds entries whose sums could overflow; scale it down");
+            throw std::overflow_error(name + " holds entries whose sums could overflow; scale it down");
         case lmc::LapStatus::bad_start:
             throw py::value_error("start must be finite duals and a matching of distinct columns or rows");
         case lmc::LapStatus::no_memory:
@@ -80,8 +84,12 @@ void check_length(const char* name, py::ssize_t got, py::ssize_t takes) {
                           std::to_string(got));
 }
 
+void check_threads(int threads) {
+    if (threads < 0) throw py::value_error("threads must be 0 or more, got " + std::to_string(threads));
+}
+
 template <typename T>
-py::tuple solve(const py::array& cost, bool maximize, const std::optional<Duals>& row_start,
+py::tuple solve(const py::array& cost, bool maximize, int threads, const std::optional<Duals>& row_start,
                 const std::optional<Duals>& column_start, const std::optional<Matching>& matching_start) {
     const py::ssize_t rows = cost.shape(0);
     const py::ssize_t columns = cost.shape(1);
@@ -134,7 +142,7 @@ py::tuple solve(const py::array& cost, bool maximize, const std::optional<Duals>
         const py::gil_scoped_release no_gil;
         const auto sense = maximize ? lmc::LapSense::maximise : lmc::LapSense::minimise;
         outcome = lmc::solve_lap(*seen, sense, {core_rows, core_columns, core_matching, warm},
-                                 {&SignalWatch::requested, &watch});
+                                 {&SignalWatch::requested, &watch}, threads);
     }
     if (outcome.status != lmc::LapStatus::ok) throw_for(outcome, transposed, maximize);
     if (transposed) {
@@ -146,17 +154,59 @@ py::tuple solve(const py::array& cost, bool maximize, const std::optional<Duals>
 }
 
 py::tuple solve_lap(const py::array& cost, bool maximize, const std::optional<Duals>& row_duals,
-                    const std::optional<Duals>& column_duals, const std::optional<Matching>& column_of_row) {
+                    const std::optional<Duals>& column_duals, const std::optional<Matching>& column_of_row,
+                    int threads) {
+    check_threads(threads);
     if (cost.ndim() != 2)
         throw py::value_error("cost must have 2 dimensions, got " + std::to_string(cost.ndim()));
     if (py::isinstance<py::array_t<float>>(cost)) {
-        return solve<float>(cost, maximize, row_duals, column_duals, column_of_row);
+        return solve<float>(cost, maximize, threads, row_duals, column_duals, column_of_row);
     }
     if (py::isinstance<py::array_t<double>>(cost)) {
-        return solve<double>(cost, maximize, row_duals, column_duals, column_of_row);
+        return solve<double>(cost, maximize, threads, row_duals, column_duals, column_of_row);
     }
     throw py::type_error("cost must have dtype float32 or float64, got " +
                          std::string(py::str(cost.dtype())));
+}
+
+template <typename T>
+py::tuple solve_batch(const py::array& costs, bool maximize, int threads) {
+    const std::vector<py::ssize_t> shape(costs.shape(), costs.shape() + 3);
+    if (!(costs.flags() & py::array::c_style) ||
+        reinterpret_cast<std::uintptr_t>(costs.data()) % alignof(T) != 0) {
+        throw py::value_error("costs must be aligned and C-contiguous");
+    }
+    Duals row_duals({shape[0], shape[1]});
+    Duals column_duals({shape[0], shape[2]});
+    Matching column_of_row({shape[0], shape[1]});
+    const lmc::LapBatch<T> batch{static_cast<const T*>(costs.data()),
+                                 shape[0],
+                                 shape[1],
+                                 shape[2],
+                                 row_duals.mutable_data(),
+                                 column_duals.mutable_data(),
+                                 column_of_row.mutable_data()};
+    SignalWatch watch;
+    lmc::LapBatchOutcome result;
+    {
+        const py::gil_scoped_release no_gil;
+        const auto sense = maximize ? lmc::LapSense::maximise : lmc::LapSense::minimise;
+        result = lmc::solve_lap_batch(batch, sense, {&SignalWatch::requested, &watch}, threads);
+    }
+    if (result.outcome.status != lmc::LapStatus::ok) {
+        throw_for(result.outcome, false, maximize, "costs[" + std::to_string(result.problem) + "]");
+    }
+    return py::make_tuple(column_of_row, row_duals, column_duals);
+}
+
+py::tuple solve_lap_batch(const py::array& costs, bool maximize, int threads) {
+    check_threads(threads);
+    if (costs.ndim() != 3)
+        throw py::value_error("costs must have 3 dimensions, got " + std::to_string(costs.ndim()));
+    if (py::isinstance<py::array_t<float>>(costs)) return solve_batch<float>(costs, maximize, threads);
+    if (py::isinstance<py::array_t<double>>(costs)) return solve_batch<double>(costs, maximize, threads);
+    throw py::type_error("costs must have dtype float32 or float64, got " +
+                         std::string(py::str(costs.dtype())));
 }
 
 }  // namespace
@@ -165,5 +215,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "The compiled core of lmc_fast.";
     module.def("solve_lap", &solve_lap, py::arg("cost"), py::arg("maximize"), py::kw_only(),
                py::arg("row_duals") = py::none(), py::arg("column_duals") = py::none(),
-               py::arg("column_of_row") = py::none());
+               py::arg("column_of_row") = py::none(), py::arg("threads") = 0);
+    module.def("solve_lap_batch", &solve_lap_batch, py::arg("costs"), py::arg("maximize"), py::kw_only(),
+               py::arg("threads") = 0);
 }

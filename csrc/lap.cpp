@@ -1,4 +1,5 @@
-// Jonker & Volgenant (1987) with the trees of all open rows grown at once, as Dijkstra from many sources.
+// Which solver a problem gets, and the one for narrow problems: Jonker & Volgenant (1987) with the trees of
+// all open rows grown at once, as Dijkstra from many sources.
 #include "lap.hpp"
 
 #include <algorithm>
@@ -8,7 +9,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "matching.hpp"
+#include "poll.hpp"
+#include "row_kernels.hpp"
 #include "row_scan.hpp"
+#include "sparse_solver.hpp"
+#include "threads.hpp"
 
 namespace lmc {
 namespace {
@@ -16,18 +22,18 @@ namespace {
 using Index = std::int64_t;
 
 constexpr Index kOpen = -1;
-// Entries between two questions about an interrupt: a few milliseconds of scanning.
-constexpr Index kPollInterval = Index{1} << 22;
+// Narrower problems are solved without candidate lists.
+constexpr Index kSparseFrom = 96;
+// Entries of the smallest problem for which threads are worth their start.
+constexpr Index kThreadsFrom = Index{1} << 18;
 constexpr int kReductionPasses = 2;
-// Sums along a path stay finite below this.
-constexpr double kLargest = 0x1p960;
 // A matched entry counts as tight within a few roundings, or a warm start would open rows for nothing.
 constexpr double kTight = 8 * std::numeric_limits<double>::epsilon();
 
 template <typename T, int kSign>
 class Solver {
   public:
-    Solver(const LapCost<T>& cost, const LapState& state, const LapInterrupt& interrupt)
+    Solver(const LapCost<T>& cost, const LapState& state, const LapInterrupt& interrupt, int threads)
         : cost_(cost),
           rows_(cost.rows),
           columns_(cost.columns),
@@ -35,13 +41,15 @@ class Solver {
           v_(state.column_duals),
           column_of_row_(state.column_of_row),
           warm_(state.warm),
-          interrupt_(interrupt),
-          row_of_column_(static_cast<std::size_t>(columns_), kOpen) {}
+          threads_(threads),
+          poll_(interrupt),
+          matching_(column_of_row_, rows_, columns_) {}
 
     LapOutcome run() {
-        if (!check_entries() || !(warm_ ? restart() : start()) || !reduce_open_rows() || !augment_all()) {
-            return outcome_;
-        }
+        if (warm_ && !adopt_start()) return outcome_;
+        const bool narrow = columns_ < kSparseFrom || columns_ > std::numeric_limits<std::int32_t>::max();
+        if (!(narrow ? dense() : sparse()) || !augment_all()) return outcome_;
+        match_set_aside();
         for (Index i = 0; i < rows_; ++i) {
             u_[i] = kSign * (entry(i, column_of_row_[i]) - v_[column_of_row_[i]]);
         }
@@ -52,7 +60,7 @@ class Solver {
   private:
     const T* row(Index i) const { return cost_.data + i * cost_.row_stride; }
     double entry(Index i, Index j) const { return cost_of<kSign>(row(i)[j]); }
-    Index& owner(Index j) { return row_of_column_[static_cast<std::size_t>(j)]; }
+    Index owner(Index j) const { return matching_.row_of(j); }
 
     bool fail(LapStatus status, Index i = -1, Index j = -1) {
         outcome_ = {status, i, j};
@@ -60,17 +68,41 @@ class Solver {
     }
 
     // Counts the work of one row scan.
-    bool proceed() {
-        since_poll_ += columns_;
-        if (since_poll_ < kPollInterval) return true;
-        since_poll_ = 0;
-        return !(interrupt_.requested != nullptr && interrupt_.requested(interrupt_.context)) ||
-               fail(LapStatus::interrupted);
+    bool proceed() { return poll_.work(columns_) || fail(LapStatus::interrupted); }
+
+    bool dense() { return check_entries() && (warm_ ? restart() : start()) && reduce_open_rows(); }
+
+    bool sparse() {
+        SparseSolver<T, kSign> solver(cost_, matching_, v_, poll_, threads());
+        outcome_ = solver.run(warm_, open_);
+        spare_ = solver.spare();
+        return outcome_.status == LapStatus::ok;
     }
 
-    void match(Index i, Index j) {
-        column_of_row_[i] = j;
-        owner(j) = i;
+    // Small problems are done before a thread has begun.
+    int threads() const { return rows_ * columns_ < kThreadsFrom ? 1 : thread_count(threads_); }
+
+    // Rows that cost the same in every column take what is left.
+    void match_set_aside() {
+        Index j = 0;
+        for (const Index i : matching_.open_rows()) {
+            while (owner(j) >= 0) ++j;
+            matching_.match(i, j);
+        }
+    }
+
+    // Brings the duals into the sense of a minimisation, the highest to 0 where columns are left over.
+    bool adopt_start() {
+        for (Index j = 0; j < columns_; ++j) {
+            if (!(std::abs(v_[j]) <= kLargestEntry)) return fail(LapStatus::bad_start);
+            v_[j] *= kSign;
+        }
+        if (!matching_.adopt()) return fail(LapStatus::bad_start);
+        if (rows_ < columns_) {
+            const double highest = *std::max_element(v_, v_ + columns_);
+            for (Index j = 0; j < columns_; ++j) v_[j] -= highest;
+        }
+        return true;
     }
 
     bool check_entries() {
@@ -83,18 +115,18 @@ class Solver {
                 return fail(std::isnan(row(i)[j]) ? LapStatus::nan : LapStatus::wrong_infinity, i, j);
             }
             if constexpr (std::is_same_v<T, double>) {
-                too_large = too_large || row_exceeds(row(i), columns_, kLargest);
+                too_large = too_large || row_exceeds(row(i), columns_, kLargestEntry);
             }
         }
         return !too_large || fail(LapStatus::too_large);
     }
 
     bool start() {
-        std::fill_n(column_of_row_, rows_, kOpen);
+        matching_.clear();
         std::fill_n(v_, columns_, 0.0);
         // A column that may stay without a row must keep a dual of 0, so only square problems reduce columns.
         if (rows_ == columns_ && !(reduce_columns() && transfer_reduction())) return false;
-        collect_open_rows();
+        open_ = matching_.open_rows();
         return true;
     }
 
@@ -122,7 +154,7 @@ class Solver {
             const Index i = least[static_cast<std::size_t>(j)];
             taken_[static_cast<std::size_t>(i)] =
                 static_cast<char>(taken_[static_cast<std::size_t>(i)] == 0 ? 1 : 2);
-            if (column_of_row_[i] == kOpen) match(i, j);
+            if (column_of_row_[i] == kOpen) matching_.match(i, j);
         }
         return true;
     }
@@ -142,37 +174,18 @@ class Solver {
     }
 
     bool restart() {
-        for (Index j = 0; j < columns_; ++j) {
-            if (!(std::abs(v_[j]) <= kLargest)) return fail(LapStatus::bad_start);
-            v_[j] *= kSign;
-        }
-        for (Index i = 0; i < rows_; ++i) {
-            const Index j = column_of_row_[i];
-            if (j < kOpen || j >= columns_) return fail(LapStatus::bad_start);
-            if (j == kOpen) continue;
-            if (owner(j) != kOpen) return fail(LapStatus::bad_start);
-            owner(j) = i;
-        }
-        if (rows_ < columns_) {
-            const double highest = *std::max_element(v_, v_ + columns_);
-            for (Index j = 0; j < columns_; ++j) v_[j] -= highest;
-        }
         for (Index i = 0; i < rows_; ++i) {
             if (!proceed()) return false;
             u_[i] = two_least<kSign>(row(i), v_, columns_).least;
             const Index j = column_of_row_[i];
             if (j == kOpen) continue;
             const double cost = entry(i, j);
-            if (!(cost - v_[j] - u_[i] <= kTight * (std::abs(cost) + std::abs(v_[j])))) release(i);
+            const double rounding = kTight * (std::abs(cost) + std::abs(v_[j]));
+            if (cost == kInfinity || !(cost - v_[j] - u_[i] <= rounding)) matching_.release(i);
         }
         if (rows_ < columns_ && !raise_open_columns()) return false;
-        collect_open_rows();
+        open_ = matching_.open_rows();
         return true;
-    }
-
-    void release(Index i) {
-        owner(column_of_row_[i]) = kOpen;
-        column_of_row_[i] = kOpen;
     }
 
     // A column without a row must have a dual of 0; a row that this makes lose its tight entry opens in turn.
@@ -192,18 +205,11 @@ class Solver {
                 u_[i] = entry(i, j);
                 const Index lost = column_of_row_[i];
                 if (lost == kOpen) continue;
-                release(i);
+                matching_.release(i);
                 if (v_[lost] < 0) rising.push_back(lost);
             }
         }
         return true;
-    }
-
-    void collect_open_rows() {
-        open_.clear();
-        for (Index i = 0; i < rows_; ++i) {
-            if (column_of_row_[i] == kOpen) open_.push_back(i);
-        }
     }
 
     // Augmenting row reduction: an open row takes its best column and lowers it until its second is as good;
@@ -226,11 +232,8 @@ class Solver {
                         rest.push_back(i);
                         break;
                     }
-                    const Index displaced = owner(j);
                     if (falls) v_[j] = lowered;
-                    match(i, j);
-                    if (displaced != kOpen) column_of_row_[displaced] = kOpen;
-                    i = displaced;
+                    i = matching_.displace(i, j);
                     if (i != kOpen && chained-- <= 0) {
                         rest.push_back(i);
                         break;
@@ -245,8 +248,7 @@ class Solver {
     Index open_tight_column(Index i, double least) const {
         const T* entries = row(i);
         for (Index j = 0; j < columns_; ++j) {
-            if (row_of_column_[static_cast<std::size_t>(j)] == kOpen &&
-                cost_of<kSign>(entries[j]) - v_[j] == least) {
+            if (owner(j) == kOpen && cost_of<kSign>(entries[j]) - v_[j] == least) {
                 return j;
             }
         }
@@ -330,7 +332,7 @@ class Solver {
             if (root_served == 0) {
                 root_served = 1;
                 ends_.push_back(j);
-            } else if (rows_ < columns_) {
+            } else if (spare_) {
                 must_end_ = true;
             }
         });
@@ -346,7 +348,7 @@ class Solver {
             while (j != kOpen) {
                 const Index i = parent(j);
                 const Index before = column_of_row_[i];
-                match(i, j);
+                matching_.match(i, j);
                 j = before;
             }
         }
@@ -370,11 +372,12 @@ class Solver {
     double* const v_;
     Index* const column_of_row_;
     const bool warm_;
-    const LapInterrupt interrupt_;
-    Index since_poll_ = 0;
+    const int threads_;
+    Poll poll_;
+    Matching matching_;
+    bool spare_ = rows_ < columns_;  // columns will be left over
     LapOutcome outcome_{LapStatus::ok};
 
-    std::vector<Index> row_of_column_;
     std::vector<Index> open_;
     std::vector<char> taken_;
 
@@ -393,18 +396,18 @@ class Solver {
 
 template <typename T>
 LapOutcome solve_lap(const LapCost<T>& cost, LapSense sense, const LapState& state,
-                     const LapInterrupt& interrupt) noexcept {
+                     const LapInterrupt& interrupt, int threads) noexcept {
     try {
-        if (sense == LapSense::minimise) return Solver<T, 1>(cost, state, interrupt).run();
-        return Solver<T, -1>(cost, state, interrupt).run();
+        if (sense == LapSense::minimise) return Solver<T, 1>(cost, state, interrupt, threads).run();
+        return Solver<T, -1>(cost, state, interrupt, threads).run();
     } catch (const std::bad_alloc&) {
         return {LapStatus::no_memory};
     }
 }
 
-template LapOutcome solve_lap<float>(const LapCost<float>&, LapSense, const LapState&,
-                                     const LapInterrupt&) noexcept;
-template LapOutcome solve_lap<double>(const LapCost<double>&, LapSense, const LapState&,
-                                      const LapInterrupt&) noexcept;
+template LapOutcome solve_lap<float>(const LapCost<float>&, LapSense, const LapState&, const LapInterrupt&,
+                                     int) noexcept;
+template LapOutcome solve_lap<double>(const LapCost<double>&, LapSense, const LapState&, const LapInterrupt&,
+                                      int) noexcept;
 
 }  // namespace lmc

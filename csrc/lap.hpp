@@ -49,14 +49,41 @@ struct LapInterrupt {
     void* context;
 };
 
-// What the state holds is unspecified unless the outcome is ok.
+// What the state holds is unspecified unless the outcome is ok. The result does not depend on `threads` (0:
+// all cores). Only the calling thread asks about an interrupt.
 template <typename T>
 LapOutcome solve_lap(const LapCost<T>& cost, LapSense sense, const LapState& state,
-                     const LapInterrupt& interrupt) noexcept;
+                     const LapInterrupt& interrupt, int threads) noexcept;
+
+// Many problems of one shape, one after another in memory without gaps; rows may outnumber columns.
+// Results follow one another in the same way. `column_of_row` holds -1 for rows left over.
+template <typename T>
+struct LapBatch {
+    const T* data;  // [count, rows, columns]
+    std::int64_t count;
+    std::int64_t rows;
+    std::int64_t columns;
+    double* row_duals;            // [count, rows]
+    double* column_duals;         // [count, columns]
+    std::int64_t* column_of_row;  // [count, rows]
+};
+
+struct LapBatchOutcome {
+    std::int64_t problem = -1;  // the first that failed, or -1
+    LapOutcome outcome{LapStatus::ok};
+};
+
+template <typename T>
+LapBatchOutcome solve_lap_batch(const LapBatch<T>& batch, LapSense sense, const LapInterrupt& interrupt,
+                                int threads) noexcept;
 
 extern template LapOutcome solve_lap<float>(const LapCost<float>&, LapSense, const LapState&,
-                                            const LapInterrupt&) noexcept;
+                                            const LapInterrupt&, int) noexcept;
 extern template LapOutcome solve_lap<double>(const LapCost<double>&, LapSense, const LapState&,
-                                             const LapInterrupt&) noexcept;
+                                             const LapInterrupt&, int) noexcept;
+extern template LapBatchOutcome solve_lap_batch<float>(const LapBatch<float>&, LapSense, const LapInterrupt&,
+                                                       int) noexcept;
+extern template LapBatchOutcome solve_lap_batch<double>(const LapBatch<double>&, LapSense,
+                                                        const LapInterrupt&, int) noexcept;
 
 }  // namespace lmc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,15 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or "g++"
     ids=["optimized", "sanitized"],
 )
 def test_core(tmp_path: Path, flags: list[str]) -> None:
-    program = tmp_path / "lap_test"
-    sources = [str(CSRC / "lap.cpp"), str(CSRC / "tests" / "lap_test.cpp")]
-    command = [COMPILER, "-std=c++17", *WARNINGS, *flags, f"-I{CSRC}", *sources, "-o", str(program)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    ran = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    sources = [*(CSRC / f"{name}.cpp" for name in ("lap", "lap_batch", "row_kernels")), CSRC / "tests" / "lap_test.cpp"]
+    objects = [tmp_path / f"{source.stem}.o" for source in sources]
+    compiler = [COMPILER, "-std=c++17", "-pthread", *WARNINGS, *flags, f"-I{CSRC}"]
+
+    def run(*command: object) -> None:
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda source, made: run(*compiler, "-c", source, "-o", made), sources, objects))
+    run(*compiler, *objects, "-o", tmp_path / "lap_test")
+    run(tmp_path / "lap_test")

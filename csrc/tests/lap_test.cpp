@@ -49,10 +49,12 @@ struct Problem {
     double v(Index j) const { return column_duals[static_cast<std::size_t>(j)]; }
     Index match(Index i) const { return column_of_row[static_cast<std::size_t>(i)]; }
 
-    LapOutcome solve(LapSense sense, bool warm = false, lmc::LapInterrupt interrupt = {nullptr, nullptr}) {
+    LapOutcome solve(LapSense sense, bool warm = false, lmc::LapInterrupt interrupt = {nullptr, nullptr},
+                     int threads = 0) {
         const lmc::LapCost<T> cost{entries.data(), rows, columns, columns};
         return lmc::solve_lap(cost, sense,
-                              {row_duals.data(), column_duals.data(), column_of_row.data(), warm}, interrupt);
+                              {row_duals.data(), column_duals.data(), column_of_row.data(), warm}, interrupt,
+                              threads);
     }
 
     double total() {
@@ -146,6 +148,115 @@ void test_large() {
     }
 }
 
+// The entries of one family, for sizes at which lists, threads and auction are at work.
+template <typename T>
+void fill(Problem<T>& problem, int family, std::mt19937& random, double sign) {
+    std::normal_distribution<double> normal;
+    std::vector<double> x(static_cast<std::size_t>(problem.rows + problem.columns));
+    for (double& value : x) value = normal(random);
+    for (Index i = 0; i < problem.rows; ++i) {
+        for (Index j = 0; j < problem.columns; ++j) {
+            const double a = x[static_cast<std::size_t>(i)];
+            const double b = x[static_cast<std::size_t>(problem.rows + j)];
+            double entry = normal(random);
+            if (family == 1) entry = static_cast<double>(random() % 100);
+            if (family == 2) entry = static_cast<double>(random() % 2);
+            if (family == 3) entry = a * b + 1e-3 * entry;
+            if (family == 4) entry = std::abs(a - b);
+            if (family == 5) entry = static_cast<double>((i + 1) * (j + 1));
+            if (family == 6) entry = i % 3 == 0 || j % 3 == 1 ? 0 : entry;
+            if (family == 7) entry = 1e30 * entry;
+            if (family == 8) entry = 1e-40 * entry;
+            if (family == 9) entry = random() % 8 == 0 ? entry : sign * kInf;
+            if (family == 10) entry = 7;
+            if (family == 11) entry = i < 5 ? entry : static_cast<double>(problem.at(i - 5, j));
+            problem.at(i, j) = static_cast<T>(entry);
+        }
+    }
+}
+
+template <typename T>
+void test_families() {
+    std::mt19937 random(7);
+    for (const Index n : {63, 95, 96, 203}) {
+        for (const Index more : {0, 1, 40}) {
+            for (int family = 0; family < 12; ++family) {
+                const double sign = random() % 2 == 0 ? 1 : -1;
+                const LapSense sense = sign > 0 ? LapSense::minimise : LapSense::maximise;
+                Problem<T> problem(n, n + more);
+                fill(problem, family, random, sign);
+                CHECK(problem.solve(sense, false, {nullptr, nullptr}, 2).status == LapStatus::ok);
+                CHECK(problem.certified(sign));
+                const auto matching = problem.column_of_row;
+                CHECK(problem.solve(sense, false, {nullptr, nullptr}, 1).status == LapStatus::ok);
+                CHECK(problem.column_of_row == matching);
+                // Again from there, then from duals and a matching of another problem.
+                CHECK(problem.solve(sense, true).status == LapStatus::ok);
+                CHECK(problem.certified(sign));
+                fill(problem, static_cast<int>(random() % 12), random, sign);
+                CHECK(problem.solve(sense, true).status == LapStatus::ok);
+                CHECK(problem.certified(sign));
+            }
+        }
+    }
+}
+
+void test_infeasible() {
+    for (const Index more : {0, 20}) {
+        Problem<double> problem(180, 180 + more);
+        for (double& entry : problem.entries) entry = 1;
+        // Three rows share two columns.
+        for (Index i : {3, 50, 179}) {
+            for (Index j = 2; j < problem.columns; ++j) problem.at(i, j) = kInf;
+        }
+        const LapOutcome outcome = problem.solve(LapSense::minimise);
+        CHECK(outcome.status == LapStatus::infeasible && outcome.row >= 0 && outcome.row < 180);
+        for (Index j = 0; j < problem.columns; ++j) problem.at(60, j) = kInf;
+        CHECK(problem.solve(LapSense::minimise).status == LapStatus::infeasible);
+        problem.at(70, 1) = -kInf;
+        problem.at(20, 9) = problem.at(71, 2) = std::numeric_limits<double>::quiet_NaN();
+        const LapOutcome invalid = problem.solve(LapSense::minimise, false, {nullptr, nullptr}, 2);
+        CHECK(invalid.status == LapStatus::nan && invalid.row == 20 && invalid.column == 9);
+    }
+}
+
+void test_batch() {
+    std::mt19937 random(3);
+    for (const Index rows : {0, 1, 5, 9}) {
+        for (const Index columns : {0, 1, 5, 9}) {
+            constexpr Index kCount = 40;
+            std::vector<float> entries(static_cast<std::size_t>(kCount * rows * columns));
+            for (float& entry : entries) entry = static_cast<float>(random() % 20);
+            std::vector<double> u(static_cast<std::size_t>(kCount * rows));
+            std::vector<double> v(static_cast<std::size_t>(kCount * columns));
+            std::vector<Index> x(u.size());
+            const lmc::LapBatch<float> batch{entries.data(), kCount,   rows,    columns,
+                                             u.data(),       v.data(), x.data()};
+            CHECK(lmc::solve_lap_batch(batch, LapSense::maximise, {nullptr, nullptr}, 2).problem == -1);
+            double primal = 0;
+            double dual = 0;
+            Index matched = 0;
+            for (Index k = 0; k < kCount * rows; ++k) {
+                const Index j = x[static_cast<std::size_t>(k)];
+                if (j < 0) continue;
+                primal += static_cast<double>(entries[static_cast<std::size_t>(k * columns + j)]);
+                ++matched;
+            }
+            for (const double value : u) dual += value;
+            for (const double value : v) dual += value;
+            CHECK(matched == kCount * std::min(rows, columns));
+            CHECK(std::abs(primal - dual) < 1e-9);
+            if (rows == 0 || columns == 0) continue;
+            entries[static_cast<std::size_t>(7 * rows * columns)] = std::numeric_limits<float>::quiet_NaN();
+            entries.back() = std::numeric_limits<float>::quiet_NaN();
+            CHECK(lmc::solve_lap_batch(batch, LapSense::maximise, {nullptr, nullptr}, 2).problem == 7);
+            const auto stop = [](void*) { return true; };
+            const auto stopped = lmc::solve_lap_batch(batch, LapSense::maximise, {stop, nullptr}, 2);
+            CHECK(stopped.problem >= 0);
+        }
+    }
+}
+
 void test_strides() {
     // Rows backwards, every second one.
     const std::vector<double> store{5, 1, 9, 9, 2, 8};
@@ -154,7 +265,7 @@ void test_strides() {
     Index columns[2];
     const lmc::LapCost<double> cost{store.data() + 4, 2, 2, -4};
     const LapOutcome outcome =
-        lmc::solve_lap(cost, LapSense::minimise, {u, v, columns, false}, {nullptr, nullptr});
+        lmc::solve_lap(cost, LapSense::minimise, {u, v, columns, false}, {nullptr, nullptr}, 1);
     CHECK(outcome.status == LapStatus::ok && columns[0] == 0 && columns[1] == 1);
 }
 
@@ -178,9 +289,11 @@ void test_statuses() {
     CHECK(problem.solve(LapSense::minimise, true).status == LapStatus::bad_start);
 
     Problem<float> long_one(2048, 2048);
+    std::mt19937 random(5);
+    for (float& entry : long_one.entries) entry = static_cast<float>(random() % 100000);
     int calls = 0;
     const auto stop = [](void* context) { return ++*static_cast<int*>(context) == 2; };
-    CHECK(long_one.solve(LapSense::minimise, false, {stop, &calls}).status == LapStatus::interrupted);
+    CHECK(long_one.solve(LapSense::minimise, false, {stop, &calls}, 1).status == LapStatus::interrupted);
     CHECK(calls == 2);
 }
 
@@ -190,6 +303,10 @@ int main() {
     test_random<float>(1);
     test_random<double>(2);
     test_large();
+    test_families<float>();
+    test_families<double>();
+    test_infeasible();
+    test_batch();
     test_strides();
     test_statuses();
     if (failures == 0) std::puts("ok");

@@ -1,0 +1,128 @@
+// The best columns of every row, and a bound under which no other column of the row can be. Column duals only
+// ever fall, so reduced costs only rise, and the bound stays true.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "lap.hpp"
+#include "row_kernels.hpp"
+
+namespace lmc {
+
+template <typename T, int kSign>
+class Candidates {
+  public:
+    using Index = std::int64_t;
+
+    struct Entry {
+        T cost;  // as in the matrix
+        std::int32_t column;
+    };
+
+    struct List {
+        const Entry* begin_;
+        const Entry* end_;
+        double bound;  // no column that is not listed has a lower reduced cost
+        const Entry* begin() const { return begin_; }
+        const Entry* end() const { return end_; }
+    };
+
+    Candidates(const LapCost<T>& cost, const double* v, int threads)
+        : cost_(cost),
+          v_(v),
+          entries_(static_cast<std::size_t>(cost.rows) * kCapacity),
+          count_(static_cast<std::size_t>(cost.rows)),
+          bound_(static_cast<std::size_t>(cost.rows)),
+          scratch_(static_cast<std::size_t>(threads)) {}
+
+    List operator[](Index i) const {
+        const auto at = static_cast<std::size_t>(i);
+        const Entry* const begin = &entries_[at * kCapacity];
+        return {begin, begin + count_[at], bound_[at]};
+    }
+
+    double reduced(const Entry& entry) const { return seen(entry.cost) - v_[entry.column]; }
+
+    // Lists row i anew under the present duals, with its two least columns and more. Threads may do so side
+    // by side for different rows, each under a number of its own.
+    void build(Index i, int worker = 0) {
+        Scratch& scratch = scratch_[static_cast<std::size_t>(worker)];
+        scratch.found.resize(static_cast<std::size_t>(cost_.columns) + kCollectSlack);
+        const T* const row = cost_.data + i * cost_.row_stride;
+        double bound = kNone;
+        double limit = std::numeric_limits<double>::max();
+        if (cost_.columns > kCapacity) {
+            const double some = kernels_.limit(row, v_, cost_.columns, kEighths);
+            if (some < limit) bound = limit = some;
+        }
+        std::int32_t* const found = scratch.found.data();
+        const Index all = kernels_.collect(row, v_, cost_.columns, limit, found);
+        const auto at = static_cast<std::size_t>(i);
+        Entry* const entries = &entries_[at * kCapacity];
+        const auto count = static_cast<int>(std::min<Index>(all, kCapacity));
+        if (all > kCapacity) bound = keep_best(i, row, all, limit, scratch);
+        for (int k = 0; k < count; ++k) entries[k] = {row[found[k]], found[k]};
+        count_[at] = count;
+        bound_[at] = bound;
+    }
+
+  private:
+    static constexpr int kCapacity = 56;
+    // The kernel's limit for a list: about 45 columns as a rule.
+    static constexpr int kEighths = 4;
+    static constexpr double kNone = std::numeric_limits<double>::infinity();
+
+    struct Scratch {
+        std::vector<std::int32_t> found;
+        std::vector<std::pair<double, std::int32_t>> ranked;
+        std::vector<std::int32_t> tied;
+    };
+
+    // Leaves the best kCapacity columns in front; returns the least reduced cost of the others. Which of
+    // several tied ones stay depends on the row, so that rows alike do not all want the same.
+    double keep_best(Index i, const T* row, Index all, double limit, Scratch& scratch) const {
+        std::vector<std::pair<double, std::int32_t>>& ranked = scratch.ranked;
+        std::vector<std::int32_t>& tied = scratch.tied;
+        ranked.clear();
+        tied.clear();
+        for (Index k = 0; k < all; ++k) {
+            const std::int32_t j = scratch.found[static_cast<std::size_t>(k)];
+            const double cost = seen(row[j]) - v_[j];
+            if (cost < limit) {
+                ranked.emplace_back(cost, j);
+            } else {
+                tied.push_back(j);
+            }
+        }
+        double bound = limit;
+        if (ranked.size() > kCapacity) {
+            std::nth_element(ranked.begin(), ranked.begin() + kCapacity, ranked.end());
+            bound = ranked[kCapacity].first;
+            ranked.resize(kCapacity);
+        }
+        std::int32_t* kept = scratch.found.data();
+        for (const auto& best : ranked) *kept++ = best.second;
+        std::size_t next = tied.empty() ? 0 : static_cast<std::size_t>(i) % tied.size();
+        for (std::size_t free = kCapacity - ranked.size(); free > 0; --free) {
+            *kept++ = tied[next];
+            next = next + 1 == tied.size() ? 0 : next + 1;
+        }
+        return bound;
+    }
+
+    static double seen(T cost) { return kSign > 0 ? static_cast<double>(cost) : -static_cast<double>(cost); }
+
+    const LapCost<T> cost_;
+    const double* const v_;
+    const RowKernels<T>& kernels_ = row_kernels<kSign, T>();
+    std::vector<Entry> entries_;
+    std::vector<int> count_;
+    std::vector<double> bound_;
+    std::vector<Scratch> scratch_;
+};
+
+}  // namespace lmc

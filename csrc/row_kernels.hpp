@@ -1,0 +1,34 @@
+// The hot scans over one row of a cost matrix, in the widest form that the processor has.
+#pragma once
+
+#include <cstdint>
+
+namespace lmc {
+
+// Sums along a path stay finite below this.
+constexpr double kLargestEntry = 0x1p960;
+// What `collect` may write beyond the columns found.
+constexpr int kCollectSlack = 16;
+
+struct RowCheck {
+    bool valid;      // no NaN, and no infinity that would make the total cost unbounded
+    bool too_large;  // a finite entry beyond kLargestEntry
+    bool constant;   // all entries are equal and finite
+};
+
+template <typename T>
+struct RowKernels {
+    RowCheck (*check)(const T* row, std::int64_t n);
+    // Lowers `least` to the row's costs where these are less.
+    void (*lower)(const T* row, std::int64_t n, T* least);
+    // A limit under which about `eighths` times 8 columns lie, and never less than `eighths` or all: of the
+    // columns' 64 residue classes, the least reduced cost of about the one of that rank.
+    double (*limit)(const T* row, const double* v, std::int64_t n, int eighths);
+    // Writes the columns whose reduced cost is at most `limit`, in ascending order; returns how many.
+    std::int64_t (*collect)(const T* row, const double* v, std::int64_t n, double limit, std::int32_t* found);
+};
+
+template <int kSign, typename T>
+const RowKernels<T>& row_kernels();
+
+}  // namespace lmc

@@ -1,0 +1,395 @@
+// The solver for all but small problems: candidate lists, an auction that brings the duals near their place,
+// augmenting row reduction, and a search for the few rows that are left.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "candidates.hpp"
+#include "lap.hpp"
+#include "matching.hpp"
+#include "poll.hpp"
+#include "row_kernels.hpp"
+#include "sparse_forest.hpp"
+#include "threads.hpp"
+
+namespace lmc {
+
+template <typename T, int kSign>
+class SparseSolver {
+  public:
+    using Index = std::int64_t;
+
+    // `v` is in the sense of a minimisation.
+    SparseSolver(const LapCost<T>& cost, Matching& matching, double* v, Poll& poll, int threads)
+        : cost_(cost), matching_(matching), v_(v), poll_(poll), threads_(threads), lists_(cost, v, threads) {}
+
+    // If the outcome is ok, only rows that are set aside are still open afterwards.
+    LapOutcome run(bool warm, std::vector<Index>& open) {
+        if (!(warm ? restart(open) : start(open)) || !approach(open)) return outcome_;
+        SparseForest<T, kSign> forest(cost_, matching_, v_, lists_, poll_, spare_);
+        const auto end = forest.match(open);
+        if (end == SparseForest<T, kSign>::End::infeasible)
+            fail(LapStatus::infeasible, forest.infeasible_row_);
+        if (end == SparseForest<T, kSign>::End::interrupted) fail(LapStatus::interrupted);
+        return outcome_;
+    }
+
+    // Columns will be left over: they keep a dual of 0, and no other is above it.
+    bool spare() const { return spare_; }
+
+  private:
+    static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    // Rows in one piece of work for a thread.
+    static constexpr Index kPiece = 16;
+    // The auction's steps, in mean gaps between the best candidates of a row.
+    static constexpr double kFirstStep = 4;
+    static constexpr double kLastStep = 0.04;
+    // Bids of an auction are limited: with many ties they may go on for long and for nothing.
+    static constexpr Index kBidsPerRow = 100;
+    // An auction pays if row reduction leaves more rows open than one in so many.
+    static constexpr Index kFewOpen = 32;
+    // Rows that are constant are set aside where they are more than one in so many.
+    static constexpr Index kFewConstant = 32;
+    // A matched entry counts as tight within a few roundings, or a warm start would open rows for nothing.
+    static constexpr double kTight = 8 * std::numeric_limits<double>::epsilon();
+
+    const T* row(Index i) const { return cost_.data + i * cost_.row_stride; }
+    double entry(Index i, Index j) const { return kSign * static_cast<double>(row(i)[j]); }
+
+    bool fail(LapStatus status, Index i = -1, Index j = -1) {
+        outcome_ = {status, i, j};
+        return false;
+    }
+
+    bool proceed(Index entries) { return poll_.work(entries) || fail(LapStatus::interrupted); }
+
+    // Calls visit(worker, row) for every row, in threads; false if interrupted.
+    template <typename Visit>
+    bool for_each_row(Visit&& visit) {
+        std::atomic<bool> stop{false};
+        for_each_index((cost_.rows + kPiece - 1) / kPiece, threads_, [&](int worker, Index piece) {
+            if (stop) return;
+            const Index end = std::min(cost_.rows, (piece + 1) * kPiece);
+            for (Index i = piece * kPiece; i < end; ++i) visit(worker, i);
+            if (worker == 0 && !poll_.work(kPiece * cost_.columns)) stop = true;
+        });
+        return !stop || fail(LapStatus::interrupted);
+    }
+
+    // The rows' entries looked at by the threads so far: what they found wrong with them.
+    class Findings {
+      public:
+        explicit Findings(Index rows) : first_invalid_(rows), constant_(static_cast<std::size_t>(rows)) {}
+        void add(const RowCheck& check, Index i) {
+            if (check.too_large) too_large_ = true;
+            constant_[static_cast<std::size_t>(i)] = check.constant ? 1 : 0;
+            Index first = first_invalid_;
+            while (!check.valid && i < first && !first_invalid_.compare_exchange_weak(first, i)) {
+            }
+        }
+        Index first_invalid() const { return first_invalid_; }
+        bool too_large() const { return too_large_; }
+        std::vector<char>& constant() { return constant_; }
+
+      private:
+        std::atomic<Index> first_invalid_;
+        std::atomic<bool> too_large_{false};
+        std::vector<char> constant_;
+    };
+
+    bool judge(Findings& findings) {
+        const Index i = findings.first_invalid();
+        if (i < cost_.rows) {
+            Index j = 0;
+            while (entry(i, j) > -kInfinity) ++j;
+            return fail(std::isnan(row(i)[j]) ? LapStatus::nan : LapStatus::wrong_infinity, i, j);
+        }
+        if (findings.too_large()) return fail(LapStatus::too_large);
+        const auto constant = std::count(findings.constant().begin(), findings.constant().end(), 1);
+        if (constant * kFewConstant > cost_.rows) {
+            constant_.swap(findings.constant());
+            spare_ = true;
+        }
+        return true;
+    }
+
+    // A constant row costs the same wherever it goes, so it takes a column that the others leave over. Units
+    // that never fire make such rows, and their ties would hold up every search.
+    bool set_aside(Index i) const {
+        return !constant_.empty() && constant_[static_cast<std::size_t>(i)] != 0;
+    }
+
+    std::vector<Index> open_rows() const {
+        std::vector<Index> open = matching_.open_rows();
+        open.erase(std::remove_if(open.begin(), open.end(), [this](Index i) { return set_aside(i); }),
+                   open.end());
+        return open;
+    }
+
+    bool start(std::vector<Index>& open) {
+        matching_.clear();
+        const auto list = [this](int worker, Index i) {
+            if (!set_aside(i)) lists_.build(i, worker);
+        };
+        if (!reduce_columns() || !for_each_row(list)) return false;
+        open = open_rows();
+        return true;
+    }
+
+    // Checks the entries. Each column's dual becomes its least cost in a square problem; a column that may
+    // stay without a row must keep a dual of 0.
+    bool reduce_columns() {
+        const auto width = static_cast<std::size_t>(cost_.columns);
+        std::vector<std::vector<T>> least(static_cast<std::size_t>(threads_));
+        Findings findings(cost_.rows);
+        for (std::vector<T>& own : least) own.assign(spare_ ? 0 : width, std::numeric_limits<T>::infinity());
+        const bool done = for_each_row([&](int worker, Index i) {
+            findings.add(kernels_.check(row(i), cost_.columns), i);
+            if (!least[0].empty())
+                kernels_.lower(row(i), cost_.columns, least[static_cast<std::size_t>(worker)].data());
+        });
+        if (!done || !judge(findings)) return false;
+        std::fill_n(v_, width, 0.0);
+        for (std::size_t j = 0; !spare_ && j < width; ++j) {
+            T lowest = least[0][j];
+            for (const std::vector<T>& own : least) lowest = std::min(lowest, own[j]);
+            // Where no row may take the column, the search finds out which row that leaves open.
+            if (lowest < std::numeric_limits<T>::infinity()) v_[j] = static_cast<double>(lowest);
+        }
+        return true;
+    }
+
+    bool restart(std::vector<Index>& open) {
+        Findings findings(cost_.rows);
+        std::vector<double> least(static_cast<std::size_t>(cost_.rows));
+        const auto list = [&](int worker, Index i) {
+            lists_.build(i, worker);
+            least[static_cast<std::size_t>(i)] = two_least(i).least;
+        };
+        const auto look = [&](int worker, Index i) {
+            findings.add(kernels_.check(row(i), cost_.columns), i);
+            list(worker, i);
+        };
+        if (!for_each_row(look) || !judge(findings)) return false;
+        const double highest = *std::max_element(v_, v_ + cost_.columns);
+        if (spare_ && highest != 0) {
+            for (Index j = 0; j < cost_.columns; ++j) v_[j] -= highest;
+            if (!for_each_row(list)) return false;
+        }
+        for (Index i = 0; i < cost_.rows; ++i) {
+            const Index j = matching_.column_of(i);
+            if (j < 0) continue;
+            if (set_aside(i)) {
+                matching_.release(i);
+                continue;
+            }
+            const double cost = entry(i, j);
+            const double slack = cost - v_[j] - least[static_cast<std::size_t>(i)];
+            const double rounding = kTight * (std::abs(cost) + std::abs(v_[j]));
+            if (cost == kInfinity || !(slack <= rounding)) matching_.release(i);
+        }
+        if (spare_ && !raise_open_columns(least)) return false;
+        open = open_rows();
+        return true;
+    }
+
+    // A column without a row must have a dual of 0; a row that this makes lose its tight entry opens in turn.
+    // Every column rises once at most.
+    bool raise_open_columns(std::vector<double>& least) {
+        std::vector<Index> rising;
+        for (Index j = 0; j < cost_.columns; ++j) {
+            if (matching_.row_of(j) < 0 && v_[j] < 0) rising.push_back(j);
+        }
+        if (rising.empty()) return true;
+        while (!rising.empty()) {
+            const Index j = rising.back();
+            rising.pop_back();
+            v_[j] = 0;
+            if (!proceed(cost_.columns)) return false;
+            for (Index i = 0; i < cost_.rows; ++i) {
+                double& u = least[static_cast<std::size_t>(i)];
+                if (!(entry(i, j) < u)) continue;
+                u = entry(i, j);
+                const Index lost = matching_.column_of(i);
+                if (lost < 0) continue;
+                matching_.release(i);
+                if (v_[lost] < 0) rising.push_back(lost);
+            }
+        }
+        // Duals rose, so the lists' bounds hold no more.
+        return for_each_row([this](int worker, Index i) { lists_.build(i, worker); });
+    }
+
+    struct TwoLeast {
+        double least = kInfinity;
+        double second = kInfinity;
+        std::int32_t column = -1;
+    };
+
+    // Of a list just built they are the two least of the row.
+    TwoLeast two_least(Index i) const {
+        TwoLeast found;
+        for (const auto& candidate : lists_[i]) {
+            const double reduced = lists_.reduced(candidate);
+            if (reduced < found.least || (reduced == found.least && matching_.row_of(candidate.column) < 0)) {
+                found.second = found.least;
+                found.least = reduced;
+                found.column = candidate.column;
+            } else if (reduced < found.second) {
+                found.second = reduced;
+            }
+        }
+        return found;
+    }
+
+    bool find_two_least(Index i, TwoLeast& found) {
+        found = two_least(i);
+        if (!(found.second <= lists_[i].bound)) {
+            lists_.build(i);
+            found = two_least(i);
+            if (!proceed(2 * cost_.columns)) return false;
+        }
+        return proceed(lists_[i].end() - lists_[i].begin());
+    }
+
+    // Bertsekas' auction: a row without a column takes its best one, and lowers its dual until it is worse
+    // than the second by the step. At the end all rows are matched within a step of their best; duals so near
+    // to the optimal ones leave little for what follows. Only where every column gets a row.
+    bool auction(double gap) {
+        for (const double step : {kFirstStep * gap, kLastStep * gap}) {
+            matching_.clear();
+            if (!auction_round(step)) return false;
+        }
+        matching_.clear();
+        return true;
+    }
+
+    // Between the candidates of a row; 0 if most rows have ties at their best.
+    double mean_gap() const {
+        double sum = 0;
+        Index counted = 0;
+        Index tied = 0;
+        for (Index i = 0; i < cost_.rows; ++i) {
+            const auto list = lists_[i];
+            const TwoLeast found = two_least(i);
+            const double gap = (list.bound - found.least) / static_cast<double>(list.end() - list.begin());
+            if (!(gap < kInfinity)) continue;
+            sum += gap;
+            ++counted;
+            tied += found.least == found.second;
+        }
+        return 2 * tied > counted || counted == 0 ? 0 : sum / static_cast<double>(counted);
+    }
+
+    bool auction_round(double step) {
+        std::vector<Index> bidders = open_rows();
+        std::vector<Index> displaced;
+        Index bids = kBidsPerRow * cost_.rows;
+        while (!bidders.empty()) {
+            for (const Index i : bidders) {
+                if (bids-- <= 0) return true;
+                TwoLeast found;
+                if (!find_two_least(i, found)) return false;
+                if (found.least == kInfinity) return fail(LapStatus::infeasible, i);
+                v_[found.column] -= step + (found.second < kInfinity ? found.second - found.least : 0);
+                const Index loser = matching_.displace(i, found.column);
+                if (loser >= 0) displaced.push_back(loser);
+            }
+            bidders.swap(displaced);
+            displaced.clear();
+        }
+        return true;
+    }
+
+    // Matches most rows and brings the duals near their place.
+    bool approach(std::vector<Index>& open) {
+        const double gap = spare_ ? 0 : mean_gap();
+        if (!reduce(open)) return false;
+        if (gap > 0 && static_cast<Index>(open.size()) * kFewOpen > cost_.rows) {
+            if (!auction(gap)) return false;
+            open_v_.clear();
+            first_open_ = 0;
+            open = open_rows();
+            if (!reduce(open)) return false;
+        }
+        return reduce(open);
+    }
+
+    // Augmenting row reduction: an open row takes its best column and lowers it until its second is as good;
+    // the row that had it looks for another at once. Rounding can make such a chain very long, so the scans
+    // are limited; what is left over is for the search.
+    bool reduce(std::vector<Index>& open) {
+        std::vector<Index> rest;
+        Index chained = 2 * cost_.rows;
+        for (Index i : open) {
+            while (i >= 0) {
+                TwoLeast found;
+                if (!find_two_least(i, found)) return false;
+                if (found.least == kInfinity) return fail(LapStatus::infeasible, i);
+                Index j = found.column;
+                const double lowered = v_[j] - (found.second - found.least);
+                const bool falls = lowered < v_[j] && found.second < kInfinity;
+                if (!falls && matching_.row_of(j) >= 0) j = open_tight_column(i, found.least);
+                if (j < 0) {
+                    rest.push_back(i);
+                    break;
+                }
+                if (falls) v_[j] = lowered;
+                i = matching_.displace(i, j);
+                if (!open_v_.empty()) open_v_[static_cast<std::size_t>(j)] = -kInfinity;
+                if (i >= 0 && chained-- <= 0) {
+                    rest.push_back(i);
+                    break;
+                }
+            }
+        }
+        open.swap(rest);
+        return true;
+    }
+
+    // The list had none; more columns than it holds may be tied.
+    Index open_tight_column(Index i, double least) {
+        if (lists_[i].bound > least) return -1;
+        const auto width = static_cast<std::size_t>(cost_.columns);
+        if (open_v_.empty()) {
+            open_v_.assign(v_, v_ + width);
+            found_.resize(width + kCollectSlack);
+            for (std::size_t j = 0; j < width; ++j) {
+                if (matching_.row_of(static_cast<Index>(j)) >= 0) open_v_[j] = -kInfinity;
+            }
+        }
+        constexpr Index kStretch = 256;
+        while (first_open_ < cost_.columns && matching_.row_of(first_open_) >= 0) ++first_open_;
+        for (Index start = first_open_; start < cost_.columns; start += kStretch) {
+            const Index length = std::min(kStretch, cost_.columns - start);
+            if (kernels_.collect(row(i) + start, &open_v_[static_cast<std::size_t>(start)], length, least,
+                                 found_.data()) > 0) {
+                return start + found_[0];
+            }
+        }
+        return -1;
+    }
+
+    const LapCost<T> cost_;
+    Matching& matching_;
+    double* const v_;
+    Poll& poll_;
+    const int threads_;
+    const RowKernels<T>& kernels_ = row_kernels<kSign, T>();
+    Candidates<T, kSign> lists_;
+    LapOutcome outcome_{LapStatus::ok};
+    bool spare_ = cost_.rows < cost_.columns;
+    std::vector<char> constant_;  // by row; empty if no row is set aside
+
+    std::vector<double> open_v_;  // v where the column is open, else -inf; empty until it is needed
+    std::vector<std::int32_t> found_;
+    Index first_open_ = 0;
+};
+
+}  // namespace lmc
