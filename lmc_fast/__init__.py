@@ -2,7 +2,12 @@
 
 from ._version import __version__
 from .analysis import BarrierCurve, evaluate, loss_barrier
-from .assignment import linear_sum_assignment
+from .assignment import (
+    AssignmentSolver,
+    assignment_gap,
+    linear_sum_assignment,
+    linear_sum_assignment_batched,
+)
 from .matching import Matching, weight_matching
 from .merging import interpolate, merge
 from .repair import reestimate_batchnorm
@@ -18,6 +23,7 @@ from .symmetry import (
 )
 
 __all__ = [
+    "AssignmentSolver",
     "Axis",
     "BarrierCurve",
     "Group",
@@ -28,9 +34,11 @@ __all__ = [
     "SymmetryError",
     "__version__",
     "architectures",
+    "assignment_gap",
     "evaluate",
     "interpolate",
     "linear_sum_assignment",
+    "linear_sum_assignment_batched",
     "loss_barrier",
     "merge",
     "reestimate_batchnorm",
