@@ -1,0 +1,1 @@
+"""Measurements of lmc_fast and of its peers: `python -m benchmarks.run --help`."""
