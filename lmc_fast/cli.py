@@ -72,7 +72,7 @@ def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
 @click.argument("model_b", metavar="B", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Safetensors file for the aligned B.")
 @click.option("--spec", "spec_path", required=True, type=click.Path(path_type=Path), help="Permutation spec (JSON).")
-@click.option("--init", type=click.Choice(["identity", "random"]), default="identity", show_default=True)
+@click.option("--init", type=click.Choice(["anchored", "identity", "random"]), default="anchored", show_default=True)
 @click.option("--max-sweeps", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", help="Where gain matrices are computed, as torch names it.  [default: cpu]")

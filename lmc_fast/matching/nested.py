@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assignment import linear_sum_assignment
+from ..assignment import AssignmentSolver, linear_sum_assignment_batched
 from ..symmetry import PermutationSpec
 
-__all__ = ["best_choices"]
+__all__ = ["best_choices", "flat_choices"]
 
 Gain = NDArray[np.float32] | NDArray[np.float64]
 Choices = dict[str, NDArray[np.int64]]
@@ -21,6 +21,7 @@ def best_choices(
     root: str,
     gains: Mapping[str, Gain | None],
     current: Mapping[str, NDArray[np.int64]],
+    solver: AssignmentSolver | None = None,
 ) -> tuple[Choices, float]:
     """Maximise the total gain of a root group and of all that it owns.
 
@@ -34,11 +35,13 @@ def best_choices(
         gains: for the root and every group below it [units, units] (units of all owners end to end; row: place,
             unit of a; column: unit of b), or None where it has no entries of its own.
         current: the choices so far.
+        solver: of the root's own assignments (maximising), which goes on from its last one; None: solve from
+            nothing. Those inside owners are small, and are solved in one batch.
 
     Returns:
         The best choices of the root and of every group below it, and how much they gain over `current`, in float64.
     """
-    _, picks = _solve(spec, root, gains)
+    picks = _solve(spec, root, gains, solver)[1]
     current_value = _value(spec, root, gains, current)
     choices: Choices = {}
     _unroll(spec, root, picks, np.zeros(1, dtype=np.int64), choices)
@@ -47,7 +50,7 @@ def best_choices(
 
 
 def _solve(
-    spec: PermutationSpec, group: str, gains: Mapping[str, Gain | None]
+    spec: PermutationSpec, group: str, gains: Mapping[str, Gain | None], solver: AssignmentSolver | None
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]:
     """Best value of `group` for every pair of owner units [owners, owners], and the choices that reach it.
 
@@ -58,20 +61,21 @@ def _solve(
     picks: dict[str, NDArray[np.int64]] = {}
     gain: Gain | None = gains[group]
     for child in spec.owned_by(group):
-        child_value, child_picks = _solve(spec, child, gains)
+        child_value, child_picks = _solve(spec, child, gains, None)
         picks.update(child_picks)
         gain = child_value if gain is None else gain + child_value
     if gain is None:
         # Nothing that counts tells these units apart.
         gain = np.zeros((total, total))
-    blocks = gain.reshape(owners, size, owners, size)
-    pick = np.empty((owners, owners, size), dtype=np.int64)
-    value = np.empty((owners, owners))
-    for i in range(owners):
-        for j in range(owners):
-            rows, columns = linear_sum_assignment(blocks[i, :, j, :], maximize=True)
-            pick[i, j] = columns
-            value[i, j] = blocks[i, rows, j, columns].sum(dtype=np.float64)
+    if owners == 1:
+        pick = (solver or AssignmentSolver(maximize=True)).solve(gain)[None, None]
+        value = np.full((1, 1), gain[np.arange(size), pick[0, 0]].sum(dtype=np.float64))
+    else:
+        # [owners, owners, size, size]
+        pairs = np.ascontiguousarray(gain.reshape(owners, size, owners, size).transpose(0, 2, 1, 3))
+        _, columns = linear_sum_assignment_batched(pairs.reshape(-1, size, size), maximize=True)
+        pick = columns.reshape(owners, owners, size)
+        value = np.take_along_axis(pairs, pick[..., None], axis=3).sum(axis=(2, 3), dtype=np.float64)
     picks[group] = pick
     return value, picks
 
@@ -92,6 +96,22 @@ def _unroll(
         _unroll(spec, child, picks, flat, choices)
 
 
+def flat_choices(
+    spec: PermutationSpec, root: str, choices: Mapping[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """For a root and every group below it the unit at each place, over all units of all owners: int64 [units]."""
+    flat: dict[str, NDArray[np.int64]] = {}
+
+    def below(group: str, owner_flat: NDArray[np.int64]) -> None:
+        size = spec.sizes[group]
+        flat[group] = (owner_flat[:, None] * size + choices[group].reshape(-1, size)).reshape(-1)
+        for child in spec.owned_by(group):
+            below(child, flat[group])
+
+    below(root, np.zeros(1, dtype=np.int64))
+    return flat
+
+
 def _value(
     spec: PermutationSpec,
     root: str,
@@ -99,12 +119,9 @@ def _value(
     choices: Mapping[str, NDArray[np.int64]],
 ) -> float:
     """Total gain of given choices."""
-
-    def below(group: str, owner_flat: NDArray[np.int64]) -> float:
-        size = spec.sizes[group]
-        flat = (owner_flat[:, None] * size + choices[group].reshape(-1, size)).reshape(-1)
+    total = 0.0
+    for group, flat in flat_choices(spec, root, choices).items():
         gain = gains[group]
-        own = 0.0 if gain is None else float(gain[np.arange(flat.size), flat].sum(dtype=np.float64))
-        return own + sum(below(child, flat) for child in spec.owned_by(group))
-
-    return below(root, np.zeros(1, dtype=np.int64))
+        if gain is not None:
+            total += float(gain[np.arange(flat.size), flat].sum(dtype=np.float64))
+    return total

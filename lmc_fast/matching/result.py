@@ -15,7 +15,7 @@ class Sweep:
     """One pass over the groups.
 
     Attributes:
-        objective: <theta_a, pi(theta_b)> after it, summed in float64.
+        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since.
         moved: how many units it put elsewhere.
         solved: how many groups it solved (a group whose neighbours stood still is not solved again).
         seconds: wall-clock time.

@@ -52,6 +52,34 @@ def test_a_matching_undoes_a_planted_permutation(planted: tuple[nn.Module, lmc.P
     assert at_truth.permutations == truth and at_truth.history[0].moved == 0
 
 
+def test_an_anchored_start_is_the_planted_permutation(planted: tuple[nn.Module, lmc.PermutationSpec]) -> None:
+    """Found in the first pass, so that not one sweep moves anything; with a tenth of noise as well."""
+    model, spec = planted
+    for seed in range(20):
+        truth = lmc.Permutations.random(spec, seed)
+        match = lmc.weight_matching(model, truth.inverse().apply(model), spec)
+        assert match.permutations == truth and match.history[0].moved == 0
+        generator = torch.Generator().manual_seed(seed)
+        noisy = {
+            name: tensor + 0.1 * tensor.std(correction=0) * torch.randn(tensor.shape, generator=generator)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in truth.inverse().apply(model.state_dict()).items()
+        }
+        if max(spec.units(name) for name in spec.groups) > 2:
+            assert lmc.weight_matching(model, noisy, spec).permutations == truth
+
+
+def test_restarts_keep_the_best_and_are_reproducible() -> None:
+    a, b = (models.randomise(models.small_mlp((20, 20, 20)), seed=s) for s in (1, 2))
+    spec = architectures.mlp(a)
+    singles = [lmc.weight_matching(a, b, spec)]
+    singles += [lmc.weight_matching(a, b, spec, init="random", seed=seed) for seed in (1, 2, 3)]
+    best = lmc.weight_matching(a, b, spec, restarts=4)
+    assert best.objective == max(match.objective for match in singles)
+    assert best.permutations == lmc.weight_matching(a, b, spec, restarts=4).permutations
+
+
 def test_the_objective_never_falls_and_ends(planted: tuple[nn.Module, lmc.PermutationSpec]) -> None:
     model, spec = planted
     other = models.randomise(copy.deepcopy(model), seed=12)
@@ -59,7 +87,7 @@ def test_the_objective_never_falls_and_ends(planted: tuple[nn.Module, lmc.Permut
         match = lmc.weight_matching(model, other, spec, init="random", seed=seed)
         objectives = [sweep.objective for sweep in match.history]
         assert match.converged and all(b >= a for a, b in itertools.pairwise(objectives))
-        assert match.objective == pytest.approx(objectives[-1], rel=1e-12)
+        assert match.objective == pytest.approx(objectives[-1], rel=1e-5)
 
 
 def test_it_is_as_good_as_every_permutation_of_a_small_group() -> None:
@@ -257,7 +285,7 @@ def test_weights_whose_products_overflow_are_refused() -> None:
 
 def test_few_sweeps_are_said_to_be_few() -> None:
     a, b = (models.randomise(models.small_mlp((64, 64)), seed=s) for s in (1, 2))
-    match = lmc.weight_matching(a, b, architectures.mlp(a), max_sweeps=1)
+    match = lmc.weight_matching(a, b, architectures.mlp(a), init="identity", max_sweeps=1)
     assert not match.converged and len(match.history) == 1
     assert "not converged after 1 sweeps" in str(match)
     assert "converged" in repr(match) and "history" not in repr(match)
@@ -302,11 +330,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"init": "best"}, ValueError, "init must be 'identity', 'random' or Permutations, got 'best'"),
+            ({"init": "best"}, ValueError, "init must be 'anchored', 'identity', 'random' or Permutations, got 'best'"),
             ({"init": 3}, TypeError, "init must be"),
             ({"max_sweeps": 0}, ValueError, "max_sweeps must be a whole number of at least 1, got 0"),
             ({"max_sweeps": 1.5}, TypeError, "max_sweeps must be a whole number"),
             ({"seed": -1}, ValueError, "seed must be"),
+            ({"restarts": 0}, ValueError, "restarts must be a whole number of at least 1, got 0"),
             ({"device": 3}, TypeError, "device must be a torch.device, its name or None, got 3"),
             ({"device": "abacus"}, ValueError, "device must be a device of this machine, got 'abacus'"),
             ({"device": "hpu"}, ValueError, "device must be a device of this machine, got 'hpu'"),

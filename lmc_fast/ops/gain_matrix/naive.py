@@ -13,37 +13,45 @@ from .terms import Term
 __all__ = ["gain_matrix"]
 
 
-def gain_matrix(terms: Sequence[Term]) -> Tensor:
+def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
     """G = sum over terms of A_mat @ B_mat^T, B permuted along its other dimensions (Ainsworth et al. 2023, eq. 3).
 
-    ``*_mat`` moves the unit dimensions of a term to the front and flattens the rest: [units, rest].
+    ``*_mat`` moves the unit dimensions of a term to the front and flattens the rest: [units, rest]. A term with
+    `before` adds A_mat @ (B_mat - B_before)^T, the correction for the entries that have moved.
 
     Args:
-        terms: one at least; all with the same number of units, on one device.
+        terms: one at least without `base`; all with the same number of units, on one device.
+        base: a gain matrix of before, which the terms are added to in place; None: start from nothing.
 
     Returns:
         [units, units]; row: unit of a, column: unit of b. float64 if any term is, else float32: half types are
-        multiplied and summed in float32.
+        multiplied and summed in float32. `base` itself where it is given.
     """
-    dtype = torch.float32
+    dtype = torch.float32 if base is None else base.dtype
     for term in terms:
         dtype = torch.promote_types(dtype, accumulate_dtype(term.a.dtype))
-    gain: Tensor | None = None
+    gain = base
     for term in terms:
-        b = term.b
-        for dim, index in enumerate(term.gathers):
-            if index is not None:
-                b = b.index_select(dim, index)
-        a_mat, b_mat = _units_first(term.a, term.units, dtype), _units_first(b, term.units, dtype)
+        b = _gathered(term.b, term.gathers).to(dtype)
+        if term.before is not None:
+            b = b - _gathered(term.b, term.before).to(dtype)
+        a_mat, b_mat = _units_first(term.a.to(dtype), term.units), _units_first(b, term.units)
         gain = a_mat @ b_mat.T if gain is None else gain.addmm_(a_mat, b_mat.T)
     if gain is None:
         raise ValueError("terms must hold one Term at least, got none")
     return gain
 
 
-def _units_first(tensor: Tensor, units: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """[..., units..., ...] -> [units, rest], in `dtype`."""
+def _gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:
+    for dim, index in enumerate(gathers):
+        if index is not None:
+            tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def _units_first(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
+    """[..., units..., ...] -> [units, rest]."""
     count = 1
     for dim in units:
         count *= tensor.shape[dim]
-    return tensor.movedim(units, tuple(range(len(units)))).reshape(count, -1).to(dtype)
+    return tensor.movedim(units, tuple(range(len(units)))).reshape(count, -1)

@@ -1,0 +1,102 @@
+"""Gains that are corrected by what moved equal gains summed anew."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lmc_fast as lmc
+from lmc_fast import architectures
+from lmc_fast.matching.gains import GainCache
+from lmc_fast.symmetry.views import leaves
+
+from .. import models
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
+    "mlp": (lambda: models.small_mlp((33, 17, 20)), architectures.mlp),
+    "conv-flatten-linear": (models.ConvNet, architectures.vgg),
+    "resnet": (models.small_resnet, architectures.resnet),
+    "attention": (models.Attention, lambda m: models.Attention.spec()),
+    "experts": (models.Experts, lambda m: models.Experts.spec()),
+    "concat": (models.Concat, lambda m: models.Concat.spec()),
+}
+
+
+class Moving:
+    """A cache, and permutations that are moved a little between its gains."""
+
+    def __init__(self, build: Callable[[], nn.Module], spec: Callable[[nn.Module], lmc.PermutationSpec]) -> None:
+        a, b = (models.randomise(build(), seed=seed).double() for seed in (1, 2))
+        self.spec = spec(a).bind(a)
+        self.a, self.b = (
+            {name: self.spec.view(name, tensor.detach()) for name, tensor in model.named_parameters()}
+            for model in (a, b)
+        )
+        self.leaves: dict[str, list] = {name: [] for name in self.spec.groups}  # type: ignore[type-arg]
+        for root in self.spec.roots:
+            for leaf in leaves(self.spec, root):
+                if leaf.parameter in self.a:
+                    self.leaves[leaf.group].append(leaf)
+        self.permutations = lmc.Permutations.random(self.spec, 3)
+        self.indices: dict[tuple[str, int], Tensor] = {}
+        self.cache = self.fresh()
+
+    def fresh(self) -> GainCache:
+        return GainCache(self.a, self.b, self.leaves, self.index)
+
+    def index(self, parameter: str, axis: int) -> Tensor | None:
+        if self.spec.axes[parameter][axis].is_fixed:
+            return None
+        index = self.permutations.index(parameter, axis)
+        # As the search does: an index is the same tensor for as long as it says the same.
+        if not torch.equal(self.indices.get((parameter, axis), torch.empty(0)), index):
+            self.indices[parameter, axis] = index
+        return self.indices[parameter, axis]
+
+    def swap(self, rng: np.random.Generator) -> None:
+        """Exchange two units of some group."""
+        choices = self.permutations.choices
+        name = list(choices)[rng.integers(len(choices))]
+        rows = choices[name].reshape(-1, choices[name].shape[-1])
+        row = rows[rng.integers(len(rows))]
+        i, j = rng.integers(len(row), size=2)
+        row[i], row[j] = row[j], row[i]
+        self.permutations = lmc.Permutations(self.spec, choices)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_corrected_equals_anew(kind: str) -> None:
+    moving, rng = Moving(*KINDS[kind]), np.random.default_rng(0)
+    corrected = 0
+    for _ in range(60):
+        moving.swap(rng)
+        fresh = moving.fresh()
+        for group in moving.spec.groups:
+            gain, anew = moving.cache.gain(group), fresh.gain(group)
+            if anew is None:
+                assert gain is None
+                continue
+            assert gain is not None
+            torch.testing.assert_close(gain, anew, rtol=1e-10, atol=1e-10)
+        corrected += len({name for name, kept in moving.cache._kept.items() if kept.corrected > 0})
+    assert corrected > 0 or kind in ("experts", "concat", "attention")
+
+
+def test_after_many_corrections_the_sum_is_taken_anew() -> None:
+    moving, rng = Moving(*KINDS["mlp"]), np.random.default_rng(0)
+    seen = []
+    for _ in range(200):
+        moving.swap(rng)
+        moving.cache.gain("3")
+        seen.append(moving.cache._kept["3"].corrected)
+    assert max(seen) <= 4.0 and sum(b < a for a, b in itertools.pairwise(seen)) >= 1
+    moving.swap(rng)
+    for group in moving.spec.groups:
+        moving.cache.gain(group)
+    forgotten = moving.cache.forget_corrected()
+    assert forgotten and moving.cache.forget_corrected() == set()
