@@ -104,6 +104,8 @@ class GainCache:
                 continue
             work += entries * moved.numel() / new.numel()
             terms.append(self._correction(leaf, axis, before, now, moved))
+        if not terms:
+            return terms
         if work > WORTH_CORRECTING * total or kept.corrected + work / total > MOST_CORRECTIONS:
             return None
         kept.corrected += work / total

@@ -172,6 +172,15 @@ def test_running_statistics_do_not_count() -> None:
         assert match.l2_reduction == 0.0
 
 
+def test_a_group_without_entries_stays_where_it_is() -> None:
+    state = {"w": torch.zeros(3, 0), "v": torch.zeros(0, 3), "u": torch.randn(2, 2)}
+    spec = lmc.PermutationSpec.from_axes({"w": ("p", None), "v": (None, "p"), "u": ("q", None)}, model=state)
+    other = {**state, "u": state["u"].flip(0)}
+    match = lmc.weight_matching(state, other, spec)
+    assert match.converged and match.permutations["p"].tolist() == [0, 1, 2]
+    assert match.permutations["q"].tolist() == [1, 0]
+
+
 def test_tied_weights_count_once() -> None:
     table = torch.randn(5, 4)
     other = torch.randn(5, 4)
