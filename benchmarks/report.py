@@ -51,14 +51,15 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
+    """The commit that is measured; "unknown" without git or outside a clone."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
         )
     except OSError:
-        return ""
-    return done.stdout.strip()
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 class Report:
