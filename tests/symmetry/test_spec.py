@@ -50,7 +50,8 @@ def test_a_parameter_that_the_spec_leaves_out_is_named() -> None:
 
 
 def test_integer_buffers_need_no_entry() -> None:
-    PermutationSpec.from_axes(TWO_LAYERS, model=two_layers() | {"count": torch.tensor(3)})
+    spec = PermutationSpec.from_axes(TWO_LAYERS, model=two_layers() | {"count": torch.tensor(3)})
+    assert "count" not in spec.axes
 
 
 def test_a_wrong_size_is_named() -> None:
