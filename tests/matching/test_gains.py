@@ -100,3 +100,12 @@ def test_after_many_corrections_the_sum_is_taken_anew() -> None:
         moving.cache.gain(group)
     forgotten = moving.cache.forget_corrected()
     assert forgotten and moving.cache.forget_corrected() == set()
+
+
+def test_a_group_without_entries_can_be_visited_again() -> None:
+    state = {"w": torch.zeros(3, 0)}
+    spec = lmc.PermutationSpec.from_axes({"w": ("p", None)}, model=state)
+    cache = GainCache(state, state, {"p": list(leaves(spec, "p"))}, lambda parameter, axis: None)
+    for _ in range(2):
+        gain = cache.gain("p")
+        assert gain is not None and torch.equal(gain, torch.zeros(3, 3))
