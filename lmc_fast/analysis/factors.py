@@ -12,6 +12,7 @@ from .._backend import check_device
 from .._checks import check_type
 from .._models import Model, accumulate_dtype
 from .._progress import Progress, tracking
+from ..ops.spectral_overlap.naive import counted
 from ..symmetry import PermutationSpec
 from .layers import check_names, matrices_of
 
@@ -39,18 +40,34 @@ class LayerFactors:
     u: Tensor = field(repr=False)
     s: Tensor = field(repr=False)
     v: Tensor = field(repr=False)
+    _isometries: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return self.weight.shape[0], self.weight.shape[1]
 
+    def kept(self, gamma: float) -> int:
+        """How many singular values take part in R(gamma): the first so many."""
+        return int(counted(self.s, gamma, max(self.shape)).sum())
+
+    def isometry(self, count: int) -> Tensor:
+        """sum_i u_i v_i^T over the first `count` singular values: [rows, columns]. Not to be written to.
+
+        Free of signs and of the basis inside a repeated value, and kept: R is the inner product of two of these,
+        and another permutation of one costs no matrix product.
+        """
+        if count not in self._isometries:
+            self._isometries[count] = self.u[:, :count] @ self.v[:, :count].T
+        return self._isometries[count]
+
 
 class SpectralFactors(Mapping[str, LayerFactors]):
     """The factors of every weight of a model, by name; made by `singular_factors`.
 
     Takes a model's place wherever this package looks at singular vectors. A permutation turns U and V and leaves S:
-    P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings.
+    P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings. What R is summed from is kept for every
+    threshold that was asked for: one more matrix of the weight's size each.
     """
 
     def __init__(self, layers: Mapping[str, LayerFactors]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .._backend import check_backend, check_device
 from .._checks import check_floats
 from .._models import Model
 from .._progress import Progress, tracking
+from ..matching.sums import permuted_dot
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
-from ..ops.spectral_overlap.naive import counted
 from ..symmetry import Permutations
 from .factors import LayerFactors, SpectralFactors, singular_factors
 from .layers import Match, gathers_of, matrices_of, permutations_of
@@ -143,17 +144,20 @@ def spectral_alignment(
     permutations = permutations_of(match)
     if method == "polar":
         return _by_polar(model_a, model_b, permutations, thresholds, parameters, where, progress)
+    held = isinstance(model_a, SpectralFactors) and isinstance(model_b, SpectralFactors)
     a, b = factors_of_both(model_a, model_b, permutations, parameters, where, progress)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, ours in a.items():
             theirs = b[name]
-            rows, columns = gathers_of(permutations, name, ours.shape)
-            r = spectral_overlap(
-                ours.u, ours.s, ours.v, theirs.u, theirs.s, theirs.v, rows, columns, gammas=thresholds, backend=backend
-            )
-            kept_a, kept_b = (_kept(layer, thresholds) for layer in (ours, theirs))
-            layers.append(LayerAlignment(name, ours.shape, tuple(r.tolist()), kept_a, kept_b))
+            gathers = gathers_of(permutations, name, ours.shape)
+            kept_a, kept_b = (tuple(layer.kept(gamma) for gamma in thresholds) for layer in (ours, theirs))
+            if held and backend == "auto":
+                r = tuple(_by_isometries(ours, theirs, gathers, *kept) for kept in zip(kept_a, kept_b, strict=True))
+            else:
+                vectors = (ours.u, ours.s, ours.v, theirs.u, theirs.s, theirs.v)
+                r = tuple(spectral_overlap(*vectors, *gathers, gammas=thresholds, backend=backend).tolist())
+            layers.append(LayerAlignment(name, ours.shape, r, kept_a, kept_b))
             advance(name)
     return SpectralAlignment(thresholds, tuple(layers), "svd")
 
@@ -188,8 +192,15 @@ def factors_of_both(
     return a, b
 
 
-def _kept(layer: LayerFactors, gammas: Sequence[float]) -> tuple[int, ...]:
-    return tuple(int(counted(layer.s, gamma, max(layer.shape)).sum()) for gamma in gammas)
+def _by_isometries(
+    a: LayerFactors, b: LayerFactors, gathers: Sequence[Tensor | None], kept_a: int, kept_b: int
+) -> float:
+    """R = <U_a V_a^T, P U_b V_b^T Q^T> / sqrt(k_a k_b): one read of two matrices that the factors keep."""
+    if not kept_a * kept_b:
+        return 0.0
+    device = a.u.device
+    moved = [None if index is None else index.to(device) for index in gathers]
+    return permuted_dot(a.isometry(kept_a), b.isometry(kept_b).to(device), moved) / math.sqrt(kept_a * kept_b)
 
 
 def _by_polar(
