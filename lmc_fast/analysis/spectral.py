@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._backend import check_backend, check_device
 from .._checks import check_floats
-from .._models import Model
+from .._models import Model, tensors_of
 from .._progress import Progress, tracking
 from ..ops.permuted_lerp import permuted_lerp
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
@@ -23,6 +23,8 @@ __all__ = ["LayerAlignment", "SpectralAlignment", "spectral_alignment"]
 
 # Entries that are summed in the matrices' own dtype.
 _RUN = 1 << 16
+# How far R by polar factors may be from exact, by its own bound.
+_SURE = 1e-4
 METHODS = ("auto", "svd", "polar")
 
 
@@ -121,7 +123,7 @@ def spectral_alignment(
         gammas: thresholds from 0 to 1.
         parameters: names of weights; None: every one with two dimensions or more (`singular_factors`).
         method: "svd"; "polar", for gamma = 0 alone: by polar factors and matrix products, without singular vectors,
-            for weights of full rank; "auto": whichever is faster here and exact.
+            for weights of full rank; "auto": "polar" where that can be on a GPU, else "svd", which is faster on a CPU.
         device: where to compute; None: where model a's weights are.
         backend: "auto", "torch", "triton" (GPU), or "native" (CPU, for `SpectralFactors`).
         progress: True for a bar, or a function (description, done, total).
@@ -144,9 +146,15 @@ def spectral_alignment(
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     where = check_device("device", device)
     permutations = permutations_of(match)
-    if method == "polar":
-        return _by_polar(model_a, model_b, permutations, thresholds, parameters, where, progress)
     held = isinstance(model_a, SpectralFactors) and isinstance(model_b, SpectralFactors)
+    if method == "polar" and any(thresholds):
+        raise ValueError(f"method 'polar' must have gammas of 0 alone, got {thresholds}")
+    if method == "polar" or (method == "auto" and not any(thresholds) and _for_polar(model_a, model_b, where)):
+        found, lacks = _by_polar(model_a, model_b, permutations, thresholds, parameters, where, progress)
+        if lacks is None:
+            return found
+        if method == "polar":
+            raise ValueError(f"method 'polar' must have weights of full rank, and {lacks!r} is none: use 'svd'")
     a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
@@ -193,6 +201,14 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float(torch.stack([torch.dot(x, y) for x, y in runs]).sum(dtype=torch.float64))
 
 
+def _for_polar(model_a: Model | SpectralFactors, model_b: Model | SpectralFactors, device: torch.device | None) -> bool:
+    """Whether polar factors are the faster way: on a GPU, where matrix products cost little and an SVD much."""
+    if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
+        return False
+    devices = {tensor.device for tensor in tensors_of("model_a", model_a).values()} if device is None else {device}
+    return all(each.type == "cuda" for each in devices)
+
+
 def _by_polar(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
@@ -201,21 +217,20 @@ def _by_polar(
     parameters: Sequence[str] | None,
     device: torch.device | None,
     progress: Progress,
-) -> SpectralAlignment:
-    if any(gammas):
-        raise ValueError(f"method 'polar' must have gammas of 0 alone, got {gammas}")
+) -> tuple[SpectralAlignment, str | None]:
+    """R(0) as often as there are gammas, and the name of a weight that lacks rank, at which it stopped."""
     if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
         raise ValueError("method 'polar' must have models, as it needs no SVD, got SpectralFactors")
     a, b = matrices_of_both(model_a, model_b, permutations, parameters)
-    layers = []
+    layers: list[LayerAlignment] = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, matrix in a.items():
             shape = (matrix.shape[0], matrix.shape[1])
             rows, columns = gathers_of(permutations, name, shape)
             found = polar_overlap(matrix.to(device or matrix.device), b[name], rows, columns)
-            if found.bound > 1e-3:
-                raise ValueError(f"method 'polar' must have weights of full rank, and {name!r} is none: use 'svd'")
+            if found.bound > _SURE:
+                return SpectralAlignment(gammas, tuple(layers), "polar"), name
             rank = (min(shape),) * len(gammas)
             layers.append(LayerAlignment(name, shape, (found.value,) * len(gammas), rank, rank))
             advance(name)
-    return SpectralAlignment(gammas, tuple(layers), "polar")
+    return SpectralAlignment(gammas, tuple(layers), "polar"), None

@@ -170,6 +170,17 @@ def test_polar_factors_agree_with_singular_vectors(kind: str) -> None:
         assert (one.name, one.shape, one.kept_a, one.kept_b) == (other.name, other.shape, other.kept_a, other.kept_b)
 
 
+def test_the_choice_of_a_method_goes_back_to_the_svd_without_full_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = torch.randn(6, 5)
+    assert lmc.spectral_alignment({"w": w}, {"w": w}, gammas=(0.0,)).method == "svd"
+    monkeypatch.setattr("lmc_fast.analysis.spectral._for_polar", lambda *sides: True)
+    assert lmc.spectral_alignment({"w": w}, {"w": w}, gammas=(0.0,)).method == "polar"
+    assert lmc.spectral_alignment({"w": w}, {"w": w}).method == "svd"
+    lacking = {"w": torch.ones(6, 5)}
+    found = lmc.spectral_alignment(lacking, lacking, gammas=(0.0,))
+    assert found.method == "svd" and found.overall == pytest.approx((1.0,), abs=1e-5)
+
+
 def test_factors_serve_for_other_permutations_without_another_svd(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = make("resnet", 1), make("resnet", 2)
     spec = architectures.resnet(a)
