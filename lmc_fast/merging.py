@@ -13,7 +13,7 @@ from .matching import Matching
 from .ops.permuted_lerp import permuted_lerp_many
 from .symmetry import Permutations
 
-__all__ = ["interpolate", "merge"]
+__all__ = ["interpolate", "merge", "weighted_sums"]
 
 Match = Matching | Permutations | None
 
@@ -103,6 +103,21 @@ def merge(
     permutations = _permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
     (sums,) = _weighted(tensors, [shares], permutations, backend)
     return with_tensors(models[0], sums)
+
+
+def weighted_sums(
+    states: Sequence[dict[str, Tensor]], weights: Sequence[Sequence[float]], *, backend: str = "auto"
+) -> list[dict[str, Tensor]]:
+    """For every row of weights the sum of state dicts of the same tensors, all in one read.
+
+    Args:
+        states: as `tensors_of` gives them.
+        weights: [outputs][states].
+
+    Returns:
+        [outputs]; integer tensors are those of the first.
+    """
+    return _weighted(states, weights, [None] * len(states), backend)
 
 
 def _tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:

@@ -1,5 +1,35 @@
-"""Measurements of what a matching did."""
+"""Measurements of what a matching did, and of why it works."""
 
-from .barrier import BarrierCurve, evaluate, loss_barrier
+from .barrier import BarrierCurve, loss_barrier
+from .distances import DistanceDecomposition, LayerDistance, distance_decomposition
+from .evaluation import evaluate
+from .factors import LayerFactors, SpectralFactors, singular_factors
+from .landscape import LossLandscape, loss_landscape
+from .spectral import LayerAlignment, SpectralAlignment, spectral_alignment
+from .taylor import EndExpansion, TaylorBarrier, taylor_barrier
+from .vectors import InputAlignment, LayerInputs, VectorCosines, input_alignment, vector_cosines
 
-__all__ = ["BarrierCurve", "evaluate", "loss_barrier"]
+__all__ = [
+    "BarrierCurve",
+    "DistanceDecomposition",
+    "EndExpansion",
+    "InputAlignment",
+    "LayerAlignment",
+    "LayerDistance",
+    "LayerFactors",
+    "LayerInputs",
+    "LossLandscape",
+    "SpectralAlignment",
+    "SpectralFactors",
+    "TaylorBarrier",
+    "VectorCosines",
+    "distance_decomposition",
+    "evaluate",
+    "input_alignment",
+    "loss_barrier",
+    "loss_landscape",
+    "singular_factors",
+    "spectral_alignment",
+    "taylor_barrier",
+    "vector_cosines",
+]

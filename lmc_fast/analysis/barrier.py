@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._checks import check_floats, check_int, check_type, fail_type
-from .._models import Model, check_batches, device_of, modes_kept, tensors_of
+from .._checks import check_floats, check_int, check_type
+from .._models import Model, check_batches, tensors_of
 from .._progress import Progress, tracking
 from ..matching import Matching
 from ..merging import interpolate
 from ..repair import has_batchnorm, reestimate_in_place
 from ..symmetry import Permutations
+from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
 
-__all__ = ["BarrierCurve", "evaluate", "loss_barrier"]
+__all__ = ["BarrierCurve", "lambdas_of", "loss_barrier", "scores_of", "states_at_once"]
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
+# Bytes of interpolated weights that are held at a time.
+_HELD = 1 << 28
 Array = NDArray[np.float64]
 
 
@@ -132,28 +133,25 @@ def loss_barrier(
     """
     check_type("model_a", model_a, nn.Module, "a torch.nn.Module")
     batches = check_batches("batches", batches)
-    if not callable(loss_fn):
-        fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
+    check_loss_fn(loss_fn)
     if batchnorm_batches is not None:
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
-    points = _points(lambdas)
+    points = lambdas_of(lambdas)
     state = tensors_of("model_a", model_a)
-    probe = copy.deepcopy(model_a).eval()
-    losses, accuracies = [], []
+    step = states_at_once(state)
+    scores: list[Score] = []
     with tracking(progress, "barrier", len(points)) as advance:
-        for lam in points:
-            probe.load_state_dict(interpolate(state, model_b, lam, match))
-            if batchnorm_batches is not None:
-                reestimate_in_place(probe, batchnorm_batches)
-            loss, accuracy = evaluate(probe, batches, loss_fn=loss_fn)
-            losses.append(loss)
-            accuracies.append(accuracy)
-            advance(f"lambda {lam:.2f}: loss {loss:.4f}")
-    found = [accuracy for accuracy in accuracies if accuracy is not None]
+        for start in range(0, len(points), step):
+            chunk = points[start : start + step]
+            found = scores_of(model_a, interpolate(state, model_b, chunk, match), batches, loss_fn, batchnorm_batches)
+            for lam, score in zip(chunk, found, strict=True):
+                advance(f"lambda {lam:.2f}: loss {score[0]:.4f}")
+            scores += found
+    accuracies = [accuracy for _, accuracy in scores if accuracy is not None]
     return BarrierCurve(
         lambdas=np.array(points),
-        loss=np.array(losses),
-        accuracy=np.array(found) if len(found) == len(points) else None,
+        loss=np.array([loss for loss, _ in scores]),
+        accuracy=np.array(accuracies) if len(accuracies) == len(points) else None,
         batchnorm=None
         if not has_batchnorm(model_a)
         else "as interpolated"
@@ -162,65 +160,8 @@ def loss_barrier(
     )
 
 
-def evaluate(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    loss_fn: LossFn = nn.functional.cross_entropy,
-) -> tuple[float, float | None]:
-    """Mean loss over all examples and, of a classifier, the share of right answers.
-
-    Args:
-        model: run in eval mode, without gradients; its training mode is put back.
-        batches: (inputs, targets) pairs, moved to the model's device.
-        loss_fn: mean loss of a batch from (outputs, targets); batches count by their size.
-
-    Returns:
-        (loss, accuracy); accuracy is None unless outputs are [batch, classes] with two classes at least, and
-        targets integers [batch].
-
-    Raises:
-        TypeError: `model` is no module, or a batch is no pair.
-        ValueError: no batches.
-    """
-    check_type("model", model, nn.Module, "a torch.nn.Module")
-    if not callable(loss_fn):
-        fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
-    if not isinstance(batches, Iterable):
-        fail_type("batches", "(inputs, targets) pairs", batches)
-    device = device_of(model)
-    loss_sum, right, examples, is_classifier = 0.0, 0, 0, True
-    with modes_kept(model), torch.no_grad():
-        model.eval()
-        for batch in batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                fail_type("batches", "(inputs, targets) pairs", batch)
-            inputs, targets = batch[0].to(device), batch[1].to(device)
-            outputs = model(inputs)
-            loss = loss_fn(outputs, targets)
-            if loss.numel() != 1:
-                raise ValueError(f"loss_fn must return one number, the mean loss, got shape {tuple(loss.shape)}")
-            loss_sum += loss.item() * len(targets)
-            examples += len(targets)
-            is_classifier = is_classifier and _is_classification(outputs, targets)
-            if is_classifier:
-                right += int((outputs.argmax(dim=1) == targets).sum())
-    if examples == 0:
-        raise ValueError("batches must hold one example at least, got none")
-    return loss_sum / examples, right / examples if is_classifier else None
-
-
-def _is_classification(outputs: object, targets: Tensor) -> bool:
-    return (
-        isinstance(outputs, Tensor)
-        and outputs.ndim == 2
-        and outputs.shape[1] > 1
-        and targets.ndim == 1
-        and not targets.is_floating_point()
-    )
-
-
-def _points(lambdas: int | Sequence[float]) -> list[float]:
+def lambdas_of(lambdas: int | Sequence[float]) -> list[float]:
+    """The points to look at, rising, with 0, 1/2 and 1 among them; ValueError for one outside 0..1."""
     if hasattr(lambdas, "__len__"):
         values = check_floats("lambdas", lambdas)
     else:
@@ -231,3 +172,32 @@ def _points(lambdas: int | Sequence[float]) -> list[float]:
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"lambdas must lie in 0..1, got {value}")
     return sorted({*values, 0.0, 0.5, 1.0})
+
+
+def states_at_once(state: Mapping[str, Tensor]) -> int:
+    """How many sets of such weights to hold at a time; 1 at least."""
+    return max(1, _HELD // max(1, sum(tensor.nbytes for tensor in state.values())))
+
+
+def scores_of(
+    model: nn.Module,
+    states: Sequence[Mapping[str, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss_fn: LossFn,
+    batchnorm_batches: Iterable[Any] | None = None,
+) -> list[Score]:
+    """Loss and accuracy of the model with each of these state dicts; it stays as it is.
+
+    Args:
+        batchnorm_batches: where given, BatchNorm statistics are re-estimated on these for every state.
+    """
+    if batchnorm_batches is not None and has_batchnorm(model):
+        probe = copy.deepcopy(model)
+        scores = []
+        for state in states:
+            probe.load_state_dict(state)
+            reestimate_in_place(probe, batchnorm_batches)
+            scores += evaluate_many(probe, [{}], batches, loss_fn)
+        return scores
+    names = first_names(model)
+    return evaluate_many(model, [{name: state[name] for name in names} for state in states], batches, loss_fn)

@@ -1,0 +1,148 @@
+"""The distance between two models' weights, taken apart by singular values and vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._backend import check_device
+from .._models import Model
+from .._progress import Progress, tracking
+from ..matching.sums import squared_distance
+from .factors import LayerFactors, SpectralFactors, decomposed_pair
+from .layers import Match, gathers_of, permutations_of
+
+__all__ = ["DistanceDecomposition", "LayerDistance", "distance_decomposition"]
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """||W_a - P W_b Q^T||^2 = squares_a + squares_b - 2 cross, for one weight.
+
+    Attributes:
+        name: of the parameter.
+        squares_a, squares_b: sum_i s_i^2 of each model.
+        cross: sum_ij s_a,i s_b,j <u_a,i, P u_b,j> <v_a,i, Q v_b,j>.
+        values: sum_i (s_a,i - s_b,i)^2, which no rotation of singular vectors can go below (von Neumann).
+        before, after: ||W_a - W_b|| and ||W_a - P W_b Q^T||, summed over the weights themselves.
+    """
+
+    name: str
+    squares_a: float
+    squares_b: float
+    cross: float
+    values: float
+    before: float
+    after: float
+
+    @property
+    def bound(self) -> float:
+        """The least distance that singular values allow: sqrt(sum_i (s_a,i - s_b,i)^2)."""
+        return math.sqrt(self.values)
+
+    @property
+    def decomposed(self) -> float:
+        """`after` from the decomposition, sqrt(squares_a + squares_b - 2 cross); less exact where it is small."""
+        return math.sqrt(max(0.0, self.squares_a + self.squares_b - 2 * self.cross))
+
+    @property
+    def reduction(self) -> float:
+        """1 - after / before; 0 where the weights were equal to begin with."""
+        return 1.0 - self.after / self.before if self.before > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class DistanceDecomposition:
+    """The distance between two models over their weight matrices, and what it is made of.
+
+    Attributes:
+        layers: one entry for each weight, in the order of the model.
+    """
+
+    layers: tuple[LayerDistance, ...]
+
+    @property
+    def overall(self) -> LayerDistance:
+        """The same over all weights: sums of squares; distances and bound are their roots."""
+        sums = [
+            math.fsum(getattr(layer, name) for layer in self.layers)
+            for name in ("squares_a", "squares_b", "cross", "values")
+        ]
+        roots = [
+            math.sqrt(math.fsum(getattr(layer, name) ** 2 for layer in self.layers)) for name in ("before", "after")
+        ]
+        return LayerDistance("over all", *sums, *roots)
+
+    def __str__(self) -> str:
+        rows = [*self.layers, self.overall]
+        width = max(len(row.name) for row in rows)
+        lines = [f"{'weight':<{width}}  {'before':>10}  {'after':>10}  {'reduction':>9}  {'bound':>10}"]
+        lines += [
+            f"{row.name:<{width}}  {row.before:>10.4f}  {row.after:>10.4f}  {row.reduction:>9.1%}  {row.bound:>10.4f}"
+            for row in rows
+        ]
+        return "\n".join(lines)
+
+
+def distance_decomposition(
+    model_a: Model | SpectralFactors,
+    model_b: Model | SpectralFactors,
+    match: Match = None,
+    *,
+    parameters: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress = False,
+) -> DistanceDecomposition:
+    """What the distance of two models' weights is made of, before and after model b is permuted.
+
+    Ito et al. (ICLR 2025): with W = U S V^T, ||W_a - P W_b Q^T||^2 = sum_i s_a,i^2 + sum_i s_b,i^2 -
+    2 sum_ij s_a,i s_b,j <u_a,i, P u_b,j> <v_a,i, Q v_b,j>, and at least sum_i (s_a,i - s_b,i)^2 (von Neumann 1937).
+
+    Args:
+        model_a, model_b, match, parameters, device, progress: as for `spectral_alignment`.
+
+    Returns:
+        A `DistanceDecomposition`: over the weight matrices, not over biases and norms, as `Matching.l2_after` is.
+
+    Raises:
+        TypeError, ValueError: as `spectral_alignment`.
+    """
+    where = check_device("device", device)
+    permutations = permutations_of(match)
+    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
+    layers = []
+    with tracking(progress, "distances", len(a)) as advance:
+        for name, ours in a.items():
+            layers.append(_decomposed(ours, b[name], *gathers_of(permutations, name, ours.shape)))
+            advance(name)
+    return DistanceDecomposition(tuple(layers))
+
+
+def _decomposed(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None) -> LayerDistance:
+    s_a, s_b = (values.double().sort(descending=True).values for values in (a.s, b.s.to(a.s.device)))
+    weight_a, weight_b = a.weight, b.weight.to(a.weight.device)
+    gathers = [None if index is None else index.to(weight_a.device) for index in (rows, columns)]
+    return LayerDistance(
+        name=a.name,
+        squares_a=float(s_a.square().sum()),
+        squares_b=float(s_b.square().sum()),
+        cross=_cross(a, b, rows, columns),
+        values=float((s_a - s_b).square().sum()),
+        before=math.sqrt(squared_distance(weight_a, weight_b, (None, None))),
+        after=math.sqrt(squared_distance(weight_a, weight_b, gathers)),
+    )
+
+
+def _cross(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None) -> float:
+    device = a.u.device
+    u_b, v_b = (
+        side.to(device) if index is None else side.to(device).index_select(0, index.to(device))
+        for side, index in ((b.u, rows), (b.v, columns))
+    )
+    # [r_a, r_b]
+    left, right = (a.u * a.s).T @ u_b, a.v.T @ (v_b * b.s.to(device))
+    return float((left.double() * right.double()).sum())

@@ -1,0 +1,111 @@
+"""The weights of a model as matrices, and how permutations move their rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .._checks import check_type, fail_type
+from .._models import Model, check_numbers, counted_names, tensors_of
+from ..matching import Matching
+from ..symmetry import Permutations, PermutationSpec
+
+__all__ = ["Match", "check_names", "gathers_of", "matrices_of", "permutations_of"]
+
+Match = Matching | Permutations | None
+
+
+def matrices_of(
+    argument: str, model: Model, parameters: Sequence[str] | None, spec: PermutationSpec | None
+) -> dict[str, Tensor]:
+    """The weights as matrices [first axis, all others], by name; views of the model's tensors where they can be.
+
+    Args:
+        argument: what the caller calls the model.
+        parameters: names of weights; None: every one with two dimensions or more, tied ones once.
+        spec: says which dimensions are one axis (stacked experts); None: each is an axis of its own.
+
+    Raises:
+        TypeError, ValueError: names that the model lacks or that are no matrices, and weights that are no finite
+            numbers.
+    """
+    tensors = tensors_of(argument, model)
+    counted = [name for name in counted_names(model, tensors) if tensors[name].ndim > 1 and tensors[name].numel()]
+    names = counted if parameters is None else check_names(parameters, tensors)
+    found = {}
+    for name in names:
+        tensor = tensors[name]
+        if spec is not None and name in spec.axes:
+            tensor = spec.view(name, tensor)
+        if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.numel() == 0:
+            if parameters is None:
+                continue
+            raise ValueError(
+                f"parameters must name weights with two axes at least, but {name!r} is {tuple(tensor.shape)}, "
+                f"{tensor.dtype}"
+            )
+        check_numbers(argument, {name: tensor})
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{argument}[{name!r}] must hold finite numbers, and does not")
+        found[name] = tensor.reshape(tensor.shape[0], -1)
+    if not found:
+        raise ValueError(f"{argument} must have a weight with two axes at least, got none")
+    return found
+
+
+def check_names(parameters: object, known: Mapping[str, object]) -> list[str]:
+    """Return `parameters` as a list of names, each once; ValueError for one that is not among the known."""
+    if isinstance(parameters, str) or not isinstance(parameters, Sequence):
+        fail_type("parameters", "a sequence of names or None", parameters)
+    for name in parameters:
+        check_type("parameters", name, str, "a sequence of names or None")
+        if name not in known:
+            raise ValueError(f"parameters must name weights of the model, got {name!r}")
+    if not parameters:
+        raise ValueError("parameters must name one weight at least, got none")
+    return list(dict.fromkeys(parameters))
+
+
+def permutations_of(match: Match) -> Permutations | None:
+    """The permutations of a match; TypeError for anything else."""
+    if match is None:
+        return None
+    check_type("match", match, (Matching, Permutations), "a Matching, Permutations or None")
+    return match.permutations if isinstance(match, Matching) else match
+
+
+def gathers_of(
+    permutations: Permutations | None, name: str, shape: tuple[int, int]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Indices that gather the rows and the columns of a weight's matrix; None where nothing moves.
+
+    Args:
+        shape: of the matrix, as `matrices_of` makes it.
+
+    Raises:
+        ValueError: a weight that the spec lacks, or one of another shape.
+    """
+    if permutations is None:
+        return None, None
+    spec = permutations.spec
+    if name not in spec.axes:
+        raise ValueError(f"match must be for these models, but its spec lacks parameter {name!r}")
+    sizes = [len(permutations.index(name, axis)) for axis in range(len(spec.axes[name]))]
+    columns = 1
+    for size in sizes[1:]:
+        columns *= size
+    if (sizes[0], columns) != shape:
+        raise ValueError(
+            f"match must be for these models, but {name!r} is {shape} as a matrix here and {(sizes[0], columns)} there"
+        )
+    rows, *rest = permutations.gathers(name)
+    if all(index is None for index in rest):
+        return rows, None
+    flat = torch.zeros(1, dtype=torch.int64)
+    for size, index in zip(sizes[1:], rest, strict=True):
+        places = torch.arange(size) if index is None else index
+        # [columns so far, size]
+        flat = (flat.unsqueeze(1) * size + places).reshape(-1)
+    return rows, flat
