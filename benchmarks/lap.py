@@ -37,6 +37,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     add_solvers(parser)
     add_data(parser)
     add_out(parser)
+    parser.add_argument("--append", action="store_true", help="keep the rows that the CSV file has: a run in pieces")
     parser.set_defaults(run=run)
 
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.quick:
         families = [name for name in families if name in _QUICK_FAMILIES] or families
         sizes, seconds = arguments.sizes or _QUICK_SIZES, min(seconds, 0.2)
-    with Report(arguments.out, "lap") as report:
+    with Report(arguments.out, "lap", append=arguments.append) as report:
         for family in families:
             # Solvers that are out for this family, and why.
             out: dict[str, str] = {}

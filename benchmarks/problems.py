@@ -79,12 +79,19 @@ _KIND_NAMES = tuple(KINDS)
 
 
 def random_problem(rng: np.random.Generator) -> Problem:
-    """Draw a problem: sides to 8, a quarter of the time to 40, seldom to 200; any kind, dtype, layout and sense."""
+    """Draw a problem: sides to 8, a quarter of the time to 40, seldom to 200; any kind, dtype, layout and sense.
+
+    One in 200 is wide or tall enough for candidate lists (from 513 columns on), one in 2000 is so and square.
+    """
     chance = rng.random()
     largest = 8 if chance < 0.74 else 40 if chance < 0.98 else 200
     n, m = (int(size) for size in rng.integers(0, largest + 1, 2))
     if rng.random() < 0.4:
         m = n
+    chance = rng.random()
+    if chance < 0.0055:
+        long = int(rng.integers(513, 640))
+        n, m = (long, long) if chance < 0.0005 else (min(n, 40), long) if chance < 0.003 else (long, min(m, 40))
     maximize = bool(rng.integers(2))
     # Two thirds are float32 or float64, which are read in place.
     dtype = np.dtype(DTYPES[int(rng.integers(2))] if rng.random() < 0.65 else DTYPES[int(rng.integers(2, len(DTYPES)))])

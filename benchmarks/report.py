@@ -65,21 +65,30 @@ def _commit() -> str:
 class Report:
     """Collects rows and writes each to `folder/name.csv` at once, so that a stopped run keeps what it has.
 
+    With `append`, rows that the file has already stay in it; `rows` holds those of this run alone.
+
     Raises:
-        ValueError: a row has a column that is not in `columns`.
+        ValueError: a row has a column that is not in `columns`; rows to append to that have other columns.
     """
 
-    def __init__(self, folder: Path, name: str, columns: Sequence[str] = COLUMNS) -> None:
+    def __init__(self, folder: Path, name: str, columns: Sequence[str] = COLUMNS, append: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.csv"
         self.columns = tuple(columns)
+        self._append = append and self.path.exists()
         self.rows: list[dict[str, Any]] = []
         self._common = {"command": name, **machine()}
 
     def __enter__(self) -> Report:
-        self._file = self.path.open("w", newline="", encoding="utf-8")
+        if self._append:
+            with self.path.open(newline="", encoding="utf-8") as held:
+                header = next(csv.reader(held), [])
+            if tuple(header) != self.columns:
+                raise ValueError(f"{str(self.path)!r} has other columns than the rows to append: {', '.join(header)}")
+        self._file = self.path.open("a" if self._append else "w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self.columns)
-        self._writer.writeheader()
+        if not self._append:
+            self._writer.writeheader()
         return self
 
     def __exit__(

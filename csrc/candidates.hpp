@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -56,20 +58,85 @@ class Candidates {
 
     double reduced(const Entry& entry) const { return seen(entry.cost) - v_[entry.column]; }
 
+    // Before many rows are listed under the same duals by `build_next`.
+    void round_duals() {
+        if constexpr (std::is_same_v<T, float>) {
+            rounded_.resize(static_cast<std::size_t>(cost_.columns));
+            largest_ = 0;
+            for (Index j = 0; j < cost_.columns; ++j) {
+                rounded_[static_cast<std::size_t>(j)] = static_cast<float>(v_[j]);
+                largest_ = std::max(largest_, std::abs(v_[j]));
+            }
+        }
+    }
+
+    // As `build`, and sooner; the duals are those of the last `round_duals`.
+    void build_next(Index i, int worker) {
+        if constexpr (std::is_same_v<T, float>) {
+            if (cost_.columns > kCapacity && largest_ < kLargestRounded) {
+                Scratch& scratch = ready(worker);
+                const T* const row = row_of(i);
+                const double limit = kernels_.limit_rounded(row, rounded_.data(), cost_.columns, kEighths);
+                if (std::abs(limit) < kLargestRounded) {
+                    // No column at most at the limit seems to be above this: a cost less a dual is off by a
+                    // rounding of the difference and one of the dual.
+                    const double slack = kFourRoundings * (std::abs(limit) + largest_) + kSmallest;
+                    const float about = std::nextafter(static_cast<float>(limit + slack), kLargestRounded);
+                    const Index all = kernels_.collect_rounded(row, rounded_.data(), v_, cost_.columns, limit,
+                                                               about, scratch.found.data());
+                    // What `build` promises of a list may be lost to rounding.
+                    if (all >= kEighths) {
+                        keep(i, all, limit, limit, scratch);
+                        return;
+                    }
+                }
+            }
+        }
+        build(i, worker);
+    }
+
     // Lists row i anew under the present duals, with its two least columns and more. Threads may do so side
     // by side for different rows, each under a number of its own.
     void build(Index i, int worker = 0) {
-        Scratch& scratch = scratch_[static_cast<std::size_t>(worker)];
-        scratch.found.resize(static_cast<std::size_t>(cost_.columns) + kCollectSlack);
-        const T* const row = cost_.data + i * cost_.row_stride;
+        Scratch& scratch = ready(worker);
+        const T* const row = row_of(i);
         double bound = kNone;
         double limit = std::numeric_limits<double>::max();
         if (cost_.columns > kCapacity) {
             const double some = kernels_.limit(row, v_, cost_.columns, kEighths);
             if (some < limit) bound = limit = some;
         }
-        std::int32_t* const found = scratch.found.data();
-        const Index all = kernels_.collect(row, v_, cost_.columns, limit, found);
+        keep(i, kernels_.collect(row, v_, cost_.columns, limit, scratch.found.data()), limit, bound, scratch);
+    }
+
+  private:
+    static constexpr int kCapacity = 56;
+    // The kernel's limit for a list: about 45 columns as a rule.
+    static constexpr int kEighths = 4;
+    static constexpr double kNone = std::numeric_limits<double>::infinity();
+    // Sums of two such numbers stay in the range of single precision.
+    static constexpr float kLargestRounded = 0x1p120F;
+    static constexpr double kFourRoundings = 4 * 0x1p-24;
+    static constexpr double kSmallest = 0x1p-126;
+
+    struct Scratch {
+        std::vector<std::int32_t> found;
+        std::vector<std::pair<double, std::int32_t>> ranked;
+        std::vector<std::int32_t> tied;
+    };
+
+    const T* row_of(Index i) const { return cost_.data + i * cost_.row_stride; }
+
+    Scratch& ready(int worker) {
+        Scratch& scratch = scratch_[static_cast<std::size_t>(worker)];
+        scratch.found.resize(static_cast<std::size_t>(cost_.columns) + kCollectSlack);
+        return scratch;
+    }
+
+    // Makes the list of row i of `all` columns found, those at most at `limit`.
+    void keep(Index i, Index all, double limit, double bound, Scratch& scratch) {
+        const T* const row = row_of(i);
+        const std::int32_t* const found = scratch.found.data();
         const auto at = static_cast<std::size_t>(i);
         Entry* const entries = &entries_[at * kCapacity];
         const auto count = static_cast<int>(std::min<Index>(all, kCapacity));
@@ -78,18 +145,6 @@ class Candidates {
         count_[at] = count;
         bound_[at] = bound;
     }
-
-  private:
-    static constexpr int kCapacity = 56;
-    // The kernel's limit for a list: about 45 columns as a rule.
-    static constexpr int kEighths = 4;
-    static constexpr double kNone = std::numeric_limits<double>::infinity();
-
-    struct Scratch {
-        std::vector<std::int32_t> found;
-        std::vector<std::pair<double, std::int32_t>> ranked;
-        std::vector<std::int32_t> tied;
-    };
 
     // Leaves the best kCapacity columns in front; returns the least reduced cost of the others. Which of
     // several tied ones stay depends on the row, so that rows alike do not all want the same.
@@ -132,6 +187,8 @@ class Candidates {
     std::vector<int> count_;
     std::vector<double> bound_;
     std::vector<Scratch> scratch_;
+    std::vector<float> rounded_;  // the duals of the last `round_duals`
+    double largest_ = 0;          // of their sizes
 };
 
 }  // namespace lmc

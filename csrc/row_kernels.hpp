@@ -26,6 +26,12 @@ struct RowKernels {
     double (*limit)(const T* row, const double* v, std::int64_t n, int eighths);
     // Writes the columns whose reduced cost is at most `limit`, in ascending order; returns how many.
     std::int64_t (*collect)(const T* row, const double* v, std::int64_t n, double limit, std::int32_t* found);
+    // The same two for lists of single precision entries built row after row, at twice the rate, from duals
+    // rounded to it: a limit that is off by roundings, and of the columns that seem to be at most at `about`
+    // those that are at most at `limit`. Null for double precision.
+    double (*limit_rounded)(const T* row, const float* v, std::int64_t n, int eighths) = nullptr;
+    std::int64_t (*collect_rounded)(const T* row, const float* rounded, const double* v, std::int64_t n,
+                                    double limit, float about, std::int32_t* found) = nullptr;
 };
 
 template <int kSign, typename T>

@@ -13,11 +13,8 @@ RowCheck check_row(const T* __restrict row, std::int64_t n) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     int invalid = 0;
     int beyond = 0;
-    int differ = 0;
-    const T first = n > 0 ? row[0] : infinity;
     for (std::int64_t j = 0; j < n; ++j) {
         invalid |= kSign > 0 ? !(row[j] > -infinity) : !(row[j] < infinity);
-        differ |= !(row[j] == first);
     }
     if constexpr (std::is_same_v<T, double>) {
         for (std::int64_t j = 0; j < n; ++j) {
@@ -25,7 +22,10 @@ RowCheck check_row(const T* __restrict row, std::int64_t n) {
                       static_cast<int>((row[j] < -kLargestEntry) & (row[j] > -infinity));
         }
     }
-    return {invalid == 0, beyond != 0, differ == 0 && first < infinity && first > -infinity};
+    const T first = n > 0 ? row[0] : infinity;
+    std::int64_t alike = 0;
+    while (alike < n && row[alike] == first) ++alike;
+    return {invalid == 0, beyond != 0, alike == n && first < infinity && first > -infinity};
 }
 
 template <int kSign, typename T>
@@ -38,9 +38,10 @@ void lower(const T* __restrict row, std::int64_t n, std::int32_t number, T* __re
     }
 }
 
-inline void exchange(double* __restrict low, double* __restrict high) {
-    double least[8];
-    double most[8];
+template <typename Number>
+inline void exchange(Number* __restrict low, Number* __restrict high) {
+    Number least[8];
+    Number most[8];
     for (int lane = 0; lane < 8; ++lane) least[lane] = high[lane] < low[lane] ? high[lane] : low[lane];
     for (int lane = 0; lane < 8; ++lane) most[lane] = high[lane] > low[lane] ? high[lane] : low[lane];
     for (int lane = 0; lane < 8; ++lane) low[lane] = least[lane];
@@ -48,36 +49,42 @@ inline void exchange(double* __restrict low, double* __restrict high) {
 }
 
 // Sorts the eight numbers of each of eight lanes.
-inline void sort_lanes(double* m) {
+template <typename Number>
+inline void sort_lanes(Number* m) {
     constexpr int kNetwork[19][2] = {{0, 2}, {1, 3}, {4, 6}, {5, 7}, {0, 4}, {1, 5}, {2, 6},
                                      {3, 7}, {0, 1}, {2, 3}, {4, 5}, {6, 7}, {2, 4}, {3, 5},
                                      {1, 4}, {3, 6}, {1, 2}, {3, 4}, {5, 6}};
     for (const auto& pair : kNetwork) exchange(m + 8 * pair[0], m + 8 * pair[1]);
 }
 
-template <int kSign, typename T>
-double limit(const T* __restrict row, const double* __restrict v, std::int64_t n, int eighths) {
-    double best[64];
-    for (double& lane : best) lane = std::numeric_limits<double>::infinity();
+// Reduced costs are taken as `Number`.
+template <int kSign, typename T, typename Number>
+double limit(const T* __restrict row, const Number* __restrict v, std::int64_t n, int eighths) {
+    const auto reduced = [row, v](std::int64_t j) {
+        const auto cost = static_cast<Number>(row[j]);
+        return (kSign > 0 ? cost : -cost) - v[j];
+    };
+    Number best[64];
+    for (Number& lane : best) lane = std::numeric_limits<Number>::infinity();
     std::int64_t start = 0;
     for (; start + 64 <= n; start += 64) {
         for (int lane = 0; lane < 64; ++lane) {
-            const double reduced = seen<kSign>(row[start + lane]) - v[start + lane];
-            best[lane] = reduced < best[lane] ? reduced : best[lane];
+            const Number here = reduced(start + lane);
+            best[lane] = here < best[lane] ? here : best[lane];
         }
     }
     for (int k = 0; start + k < n; ++k) {
-        const double reduced = seen<kSign>(row[start + k]) - v[start + k];
-        best[k] = reduced < best[k] ? reduced : best[k];
+        const Number here = reduced(start + k);
+        best[k] = here < best[k] ? here : best[k];
     }
     // The copy keeps the loop's own numbers in registers.
-    double sorted[64];
+    Number sorted[64];
     for (int lane = 0; lane < 64; ++lane) sorted[lane] = best[lane];
     sort_lanes(sorted);
-    double* const ranked = sorted + 8 * (eighths - 1);
+    Number* const ranked = sorted + 8 * (eighths - 1);
     // The fourth of eight by insertion.
     for (int k = 1; k < 8; ++k) {
-        const double value = ranked[k];
+        const Number value = ranked[k];
         int at = k;
         for (; at > 0 && value < ranked[at - 1]; --at) ranked[at] = ranked[at - 1];
         ranked[at] = value;
@@ -152,7 +159,57 @@ std::int64_t collect(const T* __restrict row, const double* __restrict v, std::i
     return count;
 }
 
+// A bit for every one of 32 entries whose reduced cost, in single precision, is at most `limit`.
+template <int kSign>
+inline std::uint32_t about_at_most(const float* row, const float* v, float limit) {
+    std::uint32_t mask = 0;
+#if LMC_LANES == 1
+    for (int lane = 0; lane < 32; ++lane) {
+        mask |= static_cast<std::uint32_t>((kSign > 0 ? row[lane] : -row[lane]) - v[lane] <= limit) << lane;
+    }
+#else
+    for (int part = 0; part < 32; part += 8) {
+        const __m256 dual = _mm256_loadu_ps(v + part);
+        const __m256 reduced =
+            kSign > 0
+                ? _mm256_sub_ps(_mm256_loadu_ps(row + part), dual)
+                : _mm256_sub_ps(_mm256_sub_ps(_mm256_set1_ps(-0.0F), _mm256_loadu_ps(row + part)), dual);
+        const __m256 below = _mm256_cmp_ps(reduced, _mm256_set1_ps(limit), _CMP_LE_OQ);
+        mask |= static_cast<std::uint32_t>(_mm256_movemask_ps(below)) << part;
+    }
+#endif
+    return mask;
+}
+
+template <int kSign>
+std::int64_t collect_rounded(const float* __restrict row, const float* __restrict rounded,
+                             const double* __restrict v, std::int64_t n, double limit, float about,
+                             std::int32_t* __restrict found) {
+    std::int64_t count = 0;
+    std::int64_t start = 0;
+    for (; start + 32 <= n; start += 32) {
+        // The next row, as a rule: hardware stops fetching ahead where a page ends.
+        prefetch(row + n + start);
+        prefetch(row + n + start + 16);
+        for (std::uint32_t mask = about_at_most<kSign>(row + start, rounded + start, about); mask != 0;
+             mask &= mask - 1) {
+            const std::int64_t j = start + lowest_bit(mask);
+            found[count] = static_cast<std::int32_t>(j);
+            count += seen<kSign>(row[j]) - v[j] <= limit;
+        }
+    }
+    for (; start < n; ++start) {
+        if (seen<kSign>(row[start]) - v[start] <= limit) found[count++] = static_cast<std::int32_t>(start);
+    }
+    return count;
+}
+
 template <int kSign, typename T>
 constexpr RowKernels<T> make_kernels() {
-    return {&check_row<kSign, T>, &lower<kSign, T>, &limit<kSign, T>, &collect<kSign, T>};
+    RowKernels<T> made{&check_row<kSign, T>, &lower<kSign, T>, &limit<kSign, T, double>, &collect<kSign, T>};
+    if constexpr (std::is_same_v<T, float>) {
+        made.limit_rounded = &limit<kSign, float, float>;
+        made.collect_rounded = &collect_rounded<kSign>;
+    }
+    return made;
 }

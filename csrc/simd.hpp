@@ -40,4 +40,13 @@ inline int lowest_bit(std::uint64_t mask) {
 #endif
 }
 
+// Asks for the line of memory ahead of its use; reads nothing, so that any address will do.
+inline void prefetch(const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(address);
+#else
+    (void)address;
+#endif
+}
+
 }  // namespace lmc

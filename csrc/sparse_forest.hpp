@@ -209,10 +209,11 @@ class SparseForest {
     bool build_missing() {
         built_late_ = std::numeric_limits<Index>::min() / kFewLate;
         std::atomic<bool> stop{false};
+        lists_.round_duals();
         for_each_index((cost_.rows + kPiece - 1) / kPiece, threads_, [&](int worker, Index piece) {
             const Index end = std::min(cost_.rows, (piece + 1) * kPiece);
             for (Index i = piece * kPiece; i < end && !stop; ++i) {
-                if (!lists_.is_built(i)) lists_.build(i, worker);
+                if (!lists_.is_built(i)) lists_.build_next(i, worker);
             }
             if (worker == 0 && !poll_.work(kPiece * cost_.columns)) stop = true;
         });

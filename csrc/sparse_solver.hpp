@@ -150,10 +150,11 @@ class SparseSolver {
     bool start(std::vector<Index>& open) {
         matching_.clear();
         const auto list = [this](int worker, Index i) {
-            if (!set_aside(i)) lists_.build(i, worker);
+            if (!set_aside(i)) lists_.build_next(i, worker);
         };
         if (!reduce_columns()) return false;
         if (matching_.open_rows().empty()) return true;
+        lists_.round_duals();
         if (!for_each_row(list)) return false;
         open = open_rows();
         return true;
@@ -271,17 +272,19 @@ class SparseSolver {
         Findings findings(cost_.rows);
         std::vector<double> least(static_cast<std::size_t>(cost_.rows));
         const auto list = [&](int worker, Index i) {
-            lists_.build(i, worker);
+            lists_.build_next(i, worker);
             least[static_cast<std::size_t>(i)] = two_least(i).least;
         };
         const auto look = [&](int worker, Index i) {
             findings.add(kernels_.check(row(i), cost_.columns), i);
             list(worker, i);
         };
+        lists_.round_duals();
         if (!for_each_row(look) || !judge(findings)) return false;
         const double highest = *std::max_element(v_, v_ + cost_.columns);
         if (spare_ && highest != 0) {
             for (Index j = 0; j < cost_.columns; ++j) v_[j] -= highest;
+            lists_.round_duals();
             if (!for_each_row(list)) return false;
         }
         for (Index i = 0; i < cost_.rows; ++i) {

@@ -23,8 +23,13 @@ BOTH_SOLVERS = "-DLMC_SPARSE_FROM=96"
 
 @pytest.mark.parametrize(
     "flags",
-    [["-O3"], ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]],
-    ids=["optimized", "sanitized"],
+    [
+        ["-O3"],
+        # The form for processors without AVX2.
+        ["-O2", "-DLMC_MOST_LANES=1"],
+        ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    ],
+    ids=["optimized", "plain", "sanitized"],
 )
 def test_core(tmp_path: Path, flags: list[str]) -> None:
     sources = [*SOURCES, CSRC / "tests" / "lap_test.cpp"]

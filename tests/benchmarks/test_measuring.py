@@ -221,9 +221,25 @@ def test_a_row_with_an_unknown_column_is_refused(tmp_path: Path) -> None:
         rows.add(colour="blue")
 
 
+def test_a_run_in_pieces_keeps_its_rows(tmp_path: Path) -> None:
+    for n in (1, 2):
+        with report.Report(tmp_path, "lap", append=True) as rows:
+            rows.add(n=n)
+        assert len(rows.rows) == 1
+    with (tmp_path / "lap.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["1", "2"]
+    with pytest.raises(ValueError, match="other columns"), report.Report(tmp_path, "lap", ("n",), append=True):
+        pass
+
+
 def test_fuzz_draws_every_kind_and_finds_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    assert set(KINDS) <= {random_problem(rng).kind for _ in range(1000)}
+    drawn = [random_problem(rng) for _ in range(6000)]
+    assert set(KINDS) <= {problem.kind for problem in drawn}
+    long = [problem.cost.shape for problem in drawn if max(problem.cost.shape) > 512]
+    assert any(n == m for n, m in long)
+    assert any(n < m for n, m in long)
+    assert any(n > m for n, m in long)
     seen = fuzz.check_seed((0, 0), 50)
     assert sum(seen.values()) == 50
     solve = fuzz.linear_sum_assignment
