@@ -69,7 +69,7 @@ class Dataset:
         digest = hashlib.sha256()
         for tensor in (self.train_inputs, self.train_targets, self.test_inputs, self.test_targets):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
         return digest.hexdigest()
 
     def train_batches(self, size: int = 64, examples: int | None = None) -> Batches:

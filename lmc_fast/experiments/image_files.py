@@ -7,7 +7,6 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -168,26 +167,29 @@ def _cifar_pickle(path: Path) -> tuple[Bytes, Labels]:
     return data, labels.astype(np.int64)
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode("latin1") if encoding == "latin1" else text.encode()
+
+
+# The function that arrays are pickled with, wherever this numpy keeps it.
+_RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
+PICKLED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    # How Python 3 writes bytes for Python 2.
+    ("_codecs", "encode"): _encode,
+}
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Makes numpy arrays, and refuses to look up anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            # The function that arrays are pickled with, wherever this numpy keeps it.
-            ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-            # How Python 3 writes bytes for Python 2.
-            ("_codecs", "encode"): _encode,
-        }
-        if (module, name) not in allowed:
+        if (module, name) not in PICKLED:
             raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
-        return allowed[module, name]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1") if encoding == "latin1" else text.encode()
+        return PICKLED[module, name]
 
 
 def _read_npz(path: Path) -> tuple[Images, Images | None]:
