@@ -13,9 +13,8 @@ from .._backend import check_device
 from .._models import Model
 from .._progress import Progress, tracking
 from ..matching.sums import squared_distance
-from .factors import LayerFactors, SpectralFactors
+from .factors import LayerFactors, SpectralFactors, decomposed_pair
 from .layers import Match, gathers_of, permutations_of
-from .spectral import factors_of_both
 
 __all__ = ["DistanceDecomposition", "LayerDistance", "distance_decomposition"]
 
@@ -114,7 +113,7 @@ def distance_decomposition(
     """
     where = check_device("device", device)
     permutations = permutations_of(match)
-    a, b = factors_of_both(model_a, model_b, permutations, parameters, where, progress)
+    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
     layers = []
     with tracking(progress, "distances", len(a)) as advance:
         for name, ours in a.items():

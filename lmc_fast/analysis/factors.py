@@ -10,12 +10,13 @@ from torch import Tensor
 
 from .._backend import check_device
 from .._checks import check_type
-from .._models import Model, accumulate_dtype
+from .._models import Model, accumulate_dtype, tensors_of
 from .._progress import Progress, tracking
-from ..symmetry import PermutationSpec
+from ..ops.spectral_overlap.naive import counted
+from ..symmetry import Permutations, PermutationSpec
 from .layers import check_names, matrices_of
 
-__all__ = ["LayerFactors", "SpectralFactors", "singular_factors"]
+__all__ = ["LayerFactors", "SpectralFactors", "decomposed_pair", "matrices_of_both", "singular_factors"]
 
 # Entries of matrices of one shape that are decomposed in one call.
 _AT_ONCE = 1 << 24
@@ -39,18 +40,34 @@ class LayerFactors:
     u: Tensor = field(repr=False)
     s: Tensor = field(repr=False)
     v: Tensor = field(repr=False)
+    _isometries: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return self.weight.shape[0], self.weight.shape[1]
 
+    def kept(self, gamma: float) -> int:
+        """How many singular values take part in R(gamma): the first so many."""
+        return int(counted(self.s, gamma, max(self.shape)).sum())
+
+    def isometry(self, count: int) -> Tensor:
+        """sum_i u_i v_i^T over the first `count` singular values: [rows, columns]. Not to be written to.
+
+        Free of signs and of the basis inside a repeated value, and kept: R is the inner product of two of these,
+        and another permutation of one costs no matrix product.
+        """
+        if count not in self._isometries:
+            self._isometries[count] = self.u[:, :count] @ self.v[:, :count].T
+        return self._isometries[count]
+
 
 class SpectralFactors(Mapping[str, LayerFactors]):
     """The factors of every weight of a model, by name; made by `singular_factors`.
 
     Takes a model's place wherever this package looks at singular vectors. A permutation turns U and V and leaves S:
-    P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings.
+    P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings. What R is summed from is kept for every
+    threshold that was asked for: one more matrix of the weight's size each.
     """
 
     def __init__(self, layers: Mapping[str, LayerFactors]) -> None:
@@ -111,17 +128,74 @@ def singular_factors(
     if spec is not None:
         check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         spec = spec.bind(model)
-    matrices = matrices_of("model", model, parameters, spec)
+    return decomposed(matrices_of("model", model, parameters, spec), where, progress)
+
+
+def decomposed(matrices: Mapping[str, Tensor], device: torch.device | None, progress: Progress) -> SpectralFactors:
+    """The factors of matrices by name; those of one shape are decomposed together."""
     found: dict[str, LayerFactors] = {}
     with tracking(progress, "singular vectors", len(matrices)) as advance:
         for names in _batches(matrices):
-            stack = torch.stack([_ready(matrices[name], where) for name in names])
+            stack = torch.stack([_ready(matrices[name], device) for name in names])
             # [batch, rows, r], [batch, r], [batch, r, columns]
             u, s, vh = torch.linalg.svd(stack, full_matrices=False)
             for k, name in enumerate(names):
                 found[name] = LayerFactors(name, matrices[name], u[k], s[k], vh[k].T)
                 advance(name)
     return SpectralFactors({name: found[name] for name in matrices})
+
+
+def decomposed_pair(
+    model_a: Model | SpectralFactors,
+    model_b: Model | SpectralFactors,
+    permutations: Permutations | None,
+    parameters: Sequence[str] | None,
+    device: torch.device | None,
+    progress: Progress,
+) -> tuple[SpectralFactors, SpectralFactors]:
+    """The factors of two models over the same weights; ValueError, before anything is decomposed, if they differ."""
+    a, b = matrices_of_both(model_a, model_b, permutations, parameters)
+    given_a, given_b = (
+        model.only(list(a)) if isinstance(model, SpectralFactors) else decomposed(matrices, device, progress)
+        for model, matrices in ((model_a, a), (model_b, b))
+    )
+    return given_a, given_b
+
+
+def matrices_of_both(
+    model_a: Model | SpectralFactors,
+    model_b: Model | SpectralFactors,
+    permutations: Permutations | None,
+    parameters: Sequence[str] | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of both as matrices: those of model a, or the ones named."""
+    a = _matrices("model_a", model_a, permutations, parameters)
+    b = _matrices("model_b", model_b, permutations, parameters)
+    for name, matrix in a.items():
+        if name not in b:
+            raise ValueError(f"model_b must have the weights of model_a, but lacks {name!r}")
+        if b[name].shape != matrix.shape:
+            raise ValueError(
+                f"model_b must have the shapes of model_a, but {name!r} is {tuple(b[name].shape)} there and "
+                f"{tuple(matrix.shape)} in model_a"
+            )
+    extra = next((name for name in b if name not in a), None)
+    if extra is not None and not isinstance(model_a, SpectralFactors):
+        raise ValueError(f"model_b must have the weights of model_a, but has {extra!r} as well")
+    return a, {name: b[name] for name in a}
+
+
+def _matrices(
+    argument: str,
+    model: Model | SpectralFactors,
+    permutations: Permutations | None,
+    parameters: Sequence[str] | None,
+) -> dict[str, Tensor]:
+    if isinstance(model, SpectralFactors):
+        chosen = model if parameters is None else model.only(parameters)
+        return {name: layer.weight for name, layer in chosen.items()}
+    spec = None if permutations is None else permutations.spec.bind(tensors_of(argument, model))
+    return matrices_of(argument, model, parameters, spec)
 
 
 def _ready(matrix: Tensor, device: torch.device | None) -> Tensor:

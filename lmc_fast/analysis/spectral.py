@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .._backend import check_backend, check_device
 from .._checks import check_floats
 from .._models import Model
 from .._progress import Progress, tracking
+from ..ops.permuted_lerp import permuted_lerp
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
-from ..ops.spectral_overlap.naive import counted
 from ..symmetry import Permutations
-from .factors import LayerFactors, SpectralFactors, singular_factors
-from .layers import Match, gathers_of, matrices_of, permutations_of
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, matrices_of_both
+from .layers import Match, gathers_of, permutations_of
 
 __all__ = ["LayerAlignment", "SpectralAlignment", "spectral_alignment"]
 
+# Entries that are summed in the matrices' own dtype.
+_RUN = 1 << 16
 METHODS = ("auto", "svd", "polar")
 
 
@@ -120,7 +123,7 @@ def spectral_alignment(
         method: "svd"; "polar", for gamma = 0 alone: by polar factors and matrix products, without singular vectors,
             for weights of full rank; "auto": whichever is faster here and exact.
         device: where to compute; None: where model a's weights are.
-        backend: "auto", "torch" or "triton" (GPU).
+        backend: "auto", "torch", "triton" (GPU), or "native" (CPU, for `SpectralFactors`).
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
@@ -143,53 +146,51 @@ def spectral_alignment(
     permutations = permutations_of(match)
     if method == "polar":
         return _by_polar(model_a, model_b, permutations, thresholds, parameters, where, progress)
-    a, b = factors_of_both(model_a, model_b, permutations, parameters, where, progress)
+    held = isinstance(model_a, SpectralFactors) and isinstance(model_b, SpectralFactors)
+    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, ours in a.items():
             theirs = b[name]
-            rows, columns = gathers_of(permutations, name, ours.shape)
-            r = spectral_overlap(
-                ours.u, ours.s, ours.v, theirs.u, theirs.s, theirs.v, rows, columns, gammas=thresholds, backend=backend
-            )
-            kept_a, kept_b = (_kept(layer, thresholds) for layer in (ours, theirs))
-            layers.append(LayerAlignment(name, ours.shape, tuple(r.tolist()), kept_a, kept_b))
+            gathers = gathers_of(permutations, name, ours.shape)
+            kept_a, kept_b = (tuple(layer.kept(gamma) for gamma in thresholds) for layer in (ours, theirs))
+            if held:
+                r = _by_isometries(ours, theirs, gathers, kept_a, kept_b, backend)
+            else:
+                vectors = (ours.u, ours.s, ours.v, theirs.u, theirs.s, theirs.v)
+                r = tuple(spectral_overlap(*vectors, *gathers, gammas=thresholds, backend=backend).tolist())
+            layers.append(LayerAlignment(name, ours.shape, r, kept_a, kept_b))
             advance(name)
     return SpectralAlignment(thresholds, tuple(layers), "svd")
 
 
-def factors_of_both(
-    model_a: Model | SpectralFactors,
-    model_b: Model | SpectralFactors,
-    permutations: Permutations | None,
-    parameters: Sequence[str] | None,
-    device: torch.device | None,
-    progress: Progress,
-) -> tuple[SpectralFactors, SpectralFactors]:
-    """The factors of both models, over the same weights of the same shapes."""
-    spec = None if permutations is None else permutations.spec
-    pair = []
-    for name, model in (("model_a", model_a), ("model_b", model_b)):
-        if isinstance(model, SpectralFactors):
-            pair.append(model if parameters is None else model.only(parameters))
-        else:
-            names = list(pair[0]) if pair and parameters is None else parameters
-            matrices_of(name, model, names, None)
-            pair.append(singular_factors(model, parameters=names, spec=spec, device=device, progress=progress))
-    a, b = pair
-    for name, layer in a.items():
-        if name not in b:
-            raise ValueError(f"model_b must have the weights of model_a, but lacks {name!r}")
-        if b[name].shape != layer.shape:
-            raise ValueError(
-                f"model_b must have the shapes of model_a, but {name!r} is {b[name].shape} there and {layer.shape} "
-                "in model_a"
-            )
-    return a, b
+def _by_isometries(
+    a: LayerFactors,
+    b: LayerFactors,
+    gathers: tuple[Tensor | None, Tensor | None],
+    kept_a: Sequence[int],
+    kept_b: Sequence[int],
+    backend: str,
+) -> tuple[float, ...]:
+    """R = <U_a V_a^T, P U_b V_b^T Q^T> / sqrt(k_a k_b) for every threshold, from matrices that the factors keep."""
+    device = a.u.device
+    moved = tuple(None if index is None else index.to(device) for index in gathers)
+    found = []
+    for k_a, k_b in zip(kept_a, kept_b, strict=True):
+        if not k_a * k_b:
+            found.append(0.0)
+            continue
+        ours, theirs = a.isometry(k_a), b.isometry(k_b).to(device)
+        if any(index is not None for index in moved):
+            theirs = permuted_lerp([theirs], [1.0], [moved], backend=backend)
+        found.append(_dot(ours, theirs.to(ours.dtype)) / math.sqrt(k_a * k_b))
+    return tuple(found)
 
 
-def _kept(layer: LayerFactors, gammas: Sequence[float]) -> tuple[int, ...]:
-    return tuple(int(counted(layer.s, gamma, max(layer.shape)).sum()) for gamma in gammas)
+def _dot(a: Tensor, b: Tensor) -> float:
+    """<a, b>, runs of entries in their own dtype and these in float64."""
+    runs = zip(*(torch.split(tensor.reshape(-1), _RUN) for tensor in (a, b)), strict=True)
+    return float(torch.stack([torch.dot(x, y) for x, y in runs]).sum(dtype=torch.float64))
 
 
 def _by_polar(
@@ -205,9 +206,7 @@ def _by_polar(
         raise ValueError(f"method 'polar' must have gammas of 0 alone, got {gammas}")
     if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
         raise ValueError("method 'polar' must have models, as it needs no SVD, got SpectralFactors")
-    spec = None if permutations is None else permutations.spec
-    a = matrices_of("model_a", model_a, parameters, None if spec is None else spec.bind(model_a))
-    b = matrices_of("model_b", model_b, list(a), None if spec is None else spec.bind(model_b))
+    a, b = matrices_of_both(model_a, model_b, permutations, parameters)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, matrix in a.items():

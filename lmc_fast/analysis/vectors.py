@@ -18,9 +18,8 @@ from .._checks import check_int, check_type
 from .._models import Model, check_batches, modes_kept
 from .._progress import Progress, tracking
 from ..matching.watching import Place, run, watching
-from .factors import LayerFactors, SpectralFactors, singular_factors
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, singular_factors
 from .layers import Match, gathers_of, permutations_of
-from .spectral import factors_of_both
 
 __all__ = ["InputAlignment", "LayerInputs", "VectorCosines", "input_alignment", "vector_cosines"]
 
@@ -72,7 +71,7 @@ def vector_cosines(
     """
     most = check_int("top", top, 1)
     permutations = permutations_of(match)
-    a, b = factors_of_both(model_a, model_b, permutations, parameters, check_device("device", device), progress)
+    a, b = decomposed_pair(model_a, model_b, permutations, parameters, check_device("device", device), progress)
     found = {}
     for name, ours in a.items():
         theirs = b[name]

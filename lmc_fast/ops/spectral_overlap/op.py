@@ -32,8 +32,8 @@ def spectral_overlap(
 
     The sum is over the k_a and k_b singular values of a and b that are at least gamma times the largest of their
     matrix; those that are zero, to rounding, never count, as their vectors are arbitrary. Of equal singular values
-    any pair of bases that an SVD may return can be given: with all of them or none in the sum, it is the same. A
-    threshold within rounding of a repeated value may cut it; choose another gamma.
+    any pair of bases that an SVD may return can be given: all of them are in the sum or none, and it is the same. A
+    threshold within rounding of a value takes it in, and all that follow within rounding of each other.
 
     Args:
         u_a, u_b: left singular vectors as columns, [m, r_a] and [m, r_b].
