@@ -68,9 +68,7 @@ def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
 
 
 @cli.command()
-@click.option(
-    "--data", default="digits", show_default=True, help="'digits', a folder of MNIST or CIFAR-10 files, or .npz."
-)
+@click.option("--data", default="digits", show_default=True, help="digits, a folder of MNIST or CIFAR-10, or .npz.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -108,9 +106,7 @@ def paper(data: str, out: Path, cache: Path | None, seed: int, quick: bool) -> N
 @click.argument("model_a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("model_b", metavar="B", type=click.Path(path_type=Path))
 @click.option("--match", "match_path", type=click.Path(path_type=Path), help="A saved matching for B (safetensors).")
-@click.option(
-    "--spec", "spec_path", type=click.Path(path_type=Path), help="A spec (JSON), to match B by weights first."
-)
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path), help="A spec (JSON): match B by weights first.")
 @click.option("--gamma", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Threshold of R, beside 0.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and figures; must not exist.")
 def analyze(

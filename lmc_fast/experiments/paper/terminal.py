@@ -73,7 +73,7 @@ class Watch:
 
 
 def remaining(seconds: float, spent: float, left: float) -> str:
-    """ ", about 3 min" from the time that `spent` of the cost took and what is `left`; nothing before anything is done."""
+    """How long `left` of the cost takes, as `spent` of it took `seconds`; nothing before anything is done."""
     if spent <= 0 or left <= 0:
         return ""
     about = seconds / spent * left
