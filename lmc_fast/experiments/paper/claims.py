@@ -12,6 +12,7 @@ from typing import Any
 
 from ...report.tables import Stat
 from .results import Results, Trials
+from .settings import METHODS
 
 __all__ = ["CLAIMS", "MARGIN", "Claim", "Part", "Verdict", "judge"]
 
@@ -86,6 +87,7 @@ class Claim:
         title, statement: what it says.
         parts: gives the comparisons for one network; for a claim about sweeps `networks` is False.
         why: on what the claim hangs, for a reader whose numbers do not show it.
+        remark: says more from the numbers, whatever the verdict; empty where there is nothing to say.
     """
 
     number: int
@@ -94,6 +96,7 @@ class Claim:
     parts: Callable[[Results, Trials], list[Part]]
     why: str
     networks: bool = True
+    remark: Callable[[Results], str] = lambda results: ""
 
 
 def judge(results: Results) -> dict[int, list[Verdict]]:
@@ -245,6 +248,21 @@ def straight_through_differs(results: Results, trials: Trials) -> list[Part]:
     ]
 
 
+def searches_below_weight_matching(results: Results) -> str:
+    """Names every search that leaves less of a barrier between b and c than WM: the claim is not about these."""
+    found = []
+    for trials in results.networks:
+        left = {m: trials.method(m, lambda n: n["third_barrier"]) for m in trials.methods if m != "none"}
+        below = [f"{METHODS[m]}: {stat}" for m, stat in left.items() if stat.mean < left["wm"].mean]
+        if below:
+            found.append(
+                f"On {trials.name}, WM leaves {left['wm']} between b and c. Less is left by {'; '.join(below)}."
+            )
+    if not found:
+        return "No other search leaves less of a barrier between b and c than WM."
+    return " ".join(found) + " So the verdict is on straight-through estimation from a random start, and no further."
+
+
 def training_matters(results: Results, trials: Trials) -> list[Part]:
     """The barrier after WM is smaller at the largest width, weight decay and learning rate than at the smallest."""
     parts = []
@@ -320,9 +338,9 @@ CLAIMS = (
         "STE finds as low a barrier between two models with less alignment, and leaves more of one between two models "
         "that were brought to a third.",
         straight_through_differs,
-        "STE projects by weight matching in every step, so that R rises with it here too, by less. Its third barrier "
-        "hangs on how far it moves away from weight matching's solution: from that as its start it ends with a "
-        "smaller one than weight matching itself. The table has every search beside the other.",
+        "STE projects by weight matching in every step, so that R rises with it too; what it leaves between b and c "
+        "hangs on its start and on how far its steps lead away from weight matching's solution.",
+        remark=searches_below_weight_matching,
     ),
     Claim(
         9,

@@ -148,13 +148,14 @@ def _write(store: ResultsFolder, results: Results, about: dict[str, str]) -> Pap
             )
             for drawn in figures.get(claim.number, ())
         ]
+        why = "" if all(verdict.holds for verdict in found) else claim.why
         sections.append(
             Section(
                 name=f"claim-{claim.number}",
                 title=f"{claim.number}. {claim.title}",
                 paragraphs=(claim.statement,),
                 checks=[Check(verdict.line, verdict.holds, [str(part) for part in verdict.parts]) for verdict in found],
-                note=claim.why if claim.number == 8 or not all(verdict.holds for verdict in found) else "",
+                note=" ".join(filter(None, (why, claim.remark(results)))),
                 pictures=pictures,
                 tables=tables.get(claim.number, ()),
             )

@@ -27,7 +27,7 @@ class Network:
         name: in tables and figures.
         recipe: how it is made and trained.
         trials: triples of models, each from seeds of its own.
-        methods: names in `METHODS`; "wm" is always among them.
+        methods: names in `METHODS`; "wm", "am" and "ste" are always among them, as the claims are about these.
         ste_epochs: passes over the training part for straight-through estimation.
         sinkhorn_steps: of Sinkhorn re-basin.
     """
