@@ -15,16 +15,15 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 
 from lmc_fast import weight_matching
 from lmc_fast.assignment import AssignmentSolver
-from lmc_fast.experiments.datasets import Dataset, digits
+from lmc_fast.experiments.datasets import load_dataset
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
 from lmc_fast.symmetry import architectures
 
-__all__ = ["DEFAULT_CACHE", "GainStore", "load_images"]
+__all__ = ["DEFAULT_CACHE", "GainStore"]
 
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "lmc_fast-benchmarks"
 
@@ -33,26 +32,12 @@ _WHOLE_RUN = 2048
 _SWEEPS_BEYOND = 6
 
 
-def load_images(path: Path) -> Dataset:
-    """A data set from an .npz with `images` [examples, height, width] and `labels`; the last 15 % are the test part."""
-    with np.load(path) as file:
-        if not {"images", "labels"} <= set(file.files):
-            raise ValueError(f"{path} must hold arrays `images` and `labels`, got {sorted(file.files)}")
-        images, labels = file["images"], file["labels"]
-    inputs = torch.from_numpy(images).float().unsqueeze(1)
-    targets = torch.from_numpy(labels).long()
-    split = len(inputs) - len(inputs) * 15 // 100
-    mean, deviation = inputs[:split].mean(), inputs[:split].std()
-    inputs = (inputs - mean) / deviation
-    return Dataset(path.stem, inputs[:split], targets[:split], inputs[split:], targets[split:])
-
-
 @dataclass(frozen=True)
 class GainStore:
     """Captured gains, by width; a width is trained and matched when it is first asked for.
 
     Attributes:
-        data: an .npz for `load_images`, or None for scikit-learn's digits.
+        data: a path for `load_dataset`, or None for scikit-learn's digits.
         cache: folder in which captured runs are kept.
         say: told what takes long.
         steps: of training for each model, in batches of 64, rounded to whole epochs.
@@ -81,8 +66,8 @@ class GainStore:
 
     def _capture(self, width: int, folder: Path) -> None:
         self.say(f"training two MLPs of width {width} and matching them, once, for {folder}")
-        data = digits() if self.data is None else load_images(self.data)
-        inputs, classes = data.train_inputs[0].numel(), int(data.train_targets.max()) + 1
+        data = load_dataset("digits" if self.data is None else self.data)
+        inputs, classes = data.train_inputs[0].numel(), data.classes
         epochs = max(1, round(self.steps / (len(data.train_inputs) // 64)))
         models = [train(lambda: MLP(inputs, (width,) * 3, classes), data, seed=seed, epochs=epochs) for seed in (0, 1)]
         self.cache.mkdir(parents=True, exist_ok=True)

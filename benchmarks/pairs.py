@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from lmc_fast import PermutationSpec, architectures
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
-from lmc_fast.experiments.datasets import Dataset, digits
-from lmc_fast.experiments.models import MLP, ResNet
+from lmc_fast.experiments.datasets import Dataset, load_dataset
+from lmc_fast.experiments.models import MLP, VGG11, ResNet
 from lmc_fast.experiments.training import train
 
-from .gains import DEFAULT_CACHE, load_images
+from .gains import DEFAULT_CACHE
 
 __all__ = ["MODELS", "Pair", "PairStore", "check_model"]
 
@@ -47,7 +47,7 @@ class PairStore:
     """Trained pairs, by name; a pair is trained when it is first asked for.
 
     Attributes:
-        data: an .npz for `load_images`, or None for scikit-learn's digits.
+        data: a path for `load_dataset`, or None for scikit-learn's digits.
         cache: folder in which trained models are kept.
         say: told what takes long.
         steps: of training for each model, in batches of 64, rounded to whole epochs; convolutional ones take a
@@ -66,16 +66,15 @@ class PairStore:
             ValueError: another name.
         """
         family, width = check_model(name)
-        data = digits() if self.data is None else load_images(self.data)
+        data = load_dataset("digits" if self.data is None else self.data)
         if family != "mlp":
             data = _smaller(data)
         steps = self.steps if family == "mlp" else self.steps // 5
         epochs = max(1, round(steps / (len(data.train_inputs) // 64)))
-        shape = tuple(data.train_inputs.shape[1:])
-        classes = int(data.train_targets.max()) + 1
+        shape = data.image_shape
 
         def build() -> nn.Module:
-            return _build(family, width, shape, classes)
+            return _build(family, width, shape, data.classes)
 
         models = []
         for seed in (0, 1):
@@ -109,31 +108,10 @@ def _smaller(data: Dataset) -> Dataset:
     )
 
 
-def _build(family: str, width: int, shape: tuple[int, ...], classes: int) -> nn.Module:
+def _build(family: str, width: int, shape: tuple[int, int, int], classes: int) -> nn.Module:
     channels, height, side = shape
     if family == "mlp":
         return MLP(channels * height * side, (width,) * 3, classes)
     if family == "resnet20":
         return ResNet(channels, 16 * width, (3, 3, 3), classes)
-    return _vgg11(channels, width, side, classes)
-
-
-def _vgg11(channels: int, width: int, side: int, classes: int) -> nn.Module:
-    """VGG11 with BatchNorm (Simonyan and Zisserman, 2015): maps are halved while they are larger than 2 x 2."""
-    layers: list[nn.Module] = []
-    for factor, halve in ((1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)):
-        layers += [nn.Conv2d(channels, factor * width, 3, padding=1), nn.BatchNorm2d(factor * width), nn.ReLU()]
-        channels = factor * width
-        if halve and side > 3:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
-    hidden = 8 * width
-    return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(channels * side * side, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, classes),
-    )
+    return VGG11(channels, width, side, classes)

@@ -1,4 +1,4 @@
-"""The command line: `lmc-fast demo` and `lmc-fast align`."""
+"""The command line: `lmc-fast demo`, `align`, `paper` and `analyze`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,64 @@ def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
         console.print(merged_table(result.merged))
         console.print(f"{result.seconds:.0f} s; plots, numbers and models are in {result.folder}/", highlight=False)
         console.print(f"Next: {_align_line(result)}", highlight=False, soft_wrap=True, markup=False)
+
+
+@cli.command()
+@click.option("--data", default="digits", show_default=True, help="digits, a folder of MNIST or CIFAR-10, or .npz.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("lmc-fast-paper"),
+    show_default=True,
+    help="Folder for the results; one of an earlier run with the same settings goes on.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained models.  [default: OUT/models]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
+@click.option("--quick", is_flag=True, help="Fewer and narrower models: under three minutes on two cores.")
+def paper(data: str, out: Path, cache: Path | None, seed: int, quick: bool) -> None:
+    """Measure every claim of the paper on models trained here, and write a report page.
+
+    Writes report.html, tables as CSV and figures as SVG and PNG. What is done is kept: after an interruption the same
+    command goes on where it was.
+    """
+    with _one_line_errors():
+        from .experiments.paper import quick_settings, run_paper, standard_settings
+        from .experiments.paper.terminal import Watch
+
+        settings = quick_settings(seed) if quick else standard_settings(seed)
+        try:
+            with Watch() as watch:
+                result = run_paper(out, settings, data=data, cache=cache, watch=watch.stage, say=watch.say)
+        except KeyboardInterrupt:
+            click.echo("lmc-fast: interrupted; the same command goes on from here", err=True)
+            sys.exit(130)
+        for number, verdicts in result.verdicts.items():
+            for verdict in verdicts:
+                click.echo(f"claim {number}, {verdict.line}")
+        click.echo(f"{result.seconds:.0f} s; the report is {click.format_filename(result.page)}")
+
+
+@cli.command()
+@click.argument("model_a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("model_b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--match", "match_path", type=click.Path(path_type=Path), help="A saved matching for B (safetensors).")
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path), help="A spec (JSON): match B by weights first.")
+@click.option("--gamma", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Threshold of R, beside 0.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and figures; must not exist.")
+def analyze(
+    model_a: Path, model_b: Path, match_path: Path | None, spec_path: Path | None, gamma: float, out: Path | None
+) -> None:
+    """Compare singular values and vectors of checkpoints A and B, layer by layer.
+
+    With a matching or a spec also after permuting B. Prints the table; --out writes it with the spectra and figures.
+    """
+    with _one_line_errors():
+        from .experiments.analyze import analyze_checkpoints
+
+        analysis = analyze_checkpoints(model_a, model_b, match=match_path, spec=spec_path, gamma=gamma, out=out)
+        click.echo(str(analysis))
+        if out is not None:
+            click.echo(f"wrote {click.format_filename(out)}/")
 
 
 @cli.command()

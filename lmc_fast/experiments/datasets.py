@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_type
 from .._extras import require
+from .image_files import Images, read_images
 
-__all__ = ["Batches", "Dataset", "digits"]
+__all__ = ["Batches", "Dataset", "digits", "load_dataset"]
+
+# Of files with one part: 1,500 of 10,000 examples.
+TEST_PERCENT = 15
 
 
 class Batches:
@@ -44,6 +52,30 @@ class Dataset:
     test_inputs: Tensor
     test_targets: Tensor
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.train_inputs.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """How many, by the largest label."""
+        return int(max(self.train_targets.max(), self.test_targets.max())) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every number in it: of two data sets with one fingerprint, training cannot tell which is which."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_inputs, self.train_targets, self.test_inputs, self.test_targets):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def train_batches(self, size: int = 64, examples: int | None = None) -> Batches:
+        """The first `examples` (None: all) of the training part, in its order."""
+        return Batches(self.train_inputs[:examples], self.train_targets[:examples], size)
+
     def statistics_batches(self, examples: int = 512) -> Batches:
         """The first examples of the training part, in one batch: enough to estimate BatchNorm statistics."""
         return Batches(self.train_inputs[:examples], self.train_targets[:examples], examples)
@@ -74,4 +106,48 @@ def digits() -> Dataset:
         train_targets=labels[held_out:],
         test_inputs=(test - mean) / deviation,
         test_targets=labels[:held_out],
+    )
+
+
+def load_dataset(data: str | Path) -> Dataset:
+    """The data set that `data` names.
+
+    Args:
+        data: "digits" for the embedded one (see `digits`); else a folder with the standard files of MNIST,
+            Fashion-MNIST or CIFAR-10, or an ``.npz`` of `images` (uint8) and `labels`, see `read_images`. Files
+            without a test part give their last 15 % for it.
+
+    Raises:
+        TypeError: `data` is neither.
+        FileNotFoundError: no such path, or nothing known in the folder; the message tells what was looked for.
+        ValueError: files that are damaged, hold something else, or too few examples to split.
+        ImportError: "digits" without scikit-learn.
+    """
+    check_type("data", data, (str, Path), "'digits' or a path")
+    if data == "digits":
+        return digits()
+    path = Path(data)
+    train, test = read_images(path)
+    if test is None:
+        split = len(train.labels) - len(train.labels) * TEST_PERCENT // 100
+        train, test = (
+            Images(train.images[part], train.labels[part]) for part in (slice(None, split), slice(split, None))
+        )
+    for part in (train, test):
+        if len(part.labels) == 0:
+            raise ValueError(f"data {str(path)!r} must hold examples to train on and to test with")
+        if part.labels.min() < 0:
+            raise ValueError(f"data {str(path)!r} must have labels of 0 and above, got {part.labels.min()}")
+    inputs = [
+        torch.from_numpy(part.images.astype(np.float32)) for part in (train, test)
+    ]  # [examples, channels, height, width]
+    deviation, mean = torch.std_mean(inputs[0], dim=(0, 2, 3), keepdim=True)
+    # A channel that does not vary is left as it is, but for its mean.
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+    return Dataset(
+        name=path.resolve().stem,
+        train_inputs=(inputs[0] - mean) / deviation,
+        train_targets=torch.from_numpy(train.labels),
+        test_inputs=(inputs[1] - mean) / deviation,
+        test_targets=torch.from_numpy(test.labels),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MLP", "ResNet"]
+__all__ = ["MLP", "VGG11", "ResNet"]
 
 
 class MLP(nn.Sequential):
@@ -26,6 +26,43 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(fan_in, width), nn.ReLU()]
             fan_in = width
         super().__init__(*layers, nn.Linear(fan_in, classes))
+
+
+# Factors of the width, and whether a pooling follows (Simonyan and Zisserman, 2015, table 1, column A).
+_VGG11 = ((1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True))
+
+
+class VGG11(nn.Sequential):
+    """VGG11 (Simonyan and Zisserman, 2015), for images of any size: maps are halved while larger than 3 x 3.
+
+    Args:
+        channels_in: of the images.
+        width: channels of the first layer; 64 in the paper. The last maps and the hidden Linear layers have 8 times
+            as many.
+        side: height and width of the images.
+        classes: outputs.
+        batchnorm: whether a BatchNorm follows every convolution.
+    """
+
+    def __init__(self, channels_in: int, width: int, side: int, classes: int, *, batchnorm: bool = True) -> None:
+        layers: list[nn.Module] = []
+        channels = channels_in
+        for factor, halve in _VGG11:
+            layers.append(nn.Conv2d(channels, factor * width, 3, padding=1))
+            channels = factor * width
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()] if batchnorm else [nn.ReLU()]
+            if halve and side > 3:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(channels * side * side, 8 * width),
+            nn.ReLU(),
+            nn.Linear(8 * width, 8 * width),
+            nn.ReLU(),
+            nn.Linear(8 * width, classes),
+        )
 
 
 class _BasicBlock(nn.Module):

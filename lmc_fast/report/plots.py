@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._extras import require
-from ..analysis import BarrierCurve
+from ..analysis import BarrierCurve, SpectralAlignment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["barrier_figure"]
+__all__ = ["alignment_figure", "barrier_figure"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,66 @@ def barrier_figure(title: str, curves: Mapping[str, Sequence[BarrierCurve]]) -> 
     # Below the axes: the curves leave no free corner that is the same in every figure.
     handles, shown = loss_axis.get_legend_handles_labels()
     figure.legend(handles, shown, loc="lower center", ncols=len(shown), frameon=False, fontsize=9)
+    return figure
+
+
+def alignment_figure(
+    title: str,
+    curves: Mapping[str, Sequence[BarrierCurve]],
+    alignments: Mapping[str, Sequence[SpectralAlignment]],
+    *,
+    gamma: float = 0.3,
+) -> Figure:
+    """Draw what matching does to the loss between models (left) and to their singular vectors, by layer (right).
+
+    Args:
+        title: what the figure says.
+        curves: as for `barrier_figure`.
+        alignments: for "not permuted" and "permuted" the alignments of the same pairs; all of the same weights.
+        gamma: which of their thresholds to draw.
+
+    Returns:
+        A matplotlib Figure, known to no window.
+
+    Raises:
+        ValueError: a label that has no style, alignments without this gamma, or none at all.
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    styles = {style.label: style for style in STYLES}
+    for family in (*curves, *alignments):
+        if family not in styles:
+            raise ValueError(f"curves and alignments must be labelled by some of {list(styles)}, got {family!r}")
+    found = [alignment for drawn in alignments.values() for alignment in drawn]
+    if not found or any(gamma not in alignment.gammas for alignment in found):
+        raise ValueError(f"alignments must have R at gamma {gamma}, and there must be one at least")
+    figure: Figure = require("matplotlib.figure", "demo").Figure(figsize=(10, 4.2))
+    left, right = figure.subplots(1, 2)
+    for style in STYLES:
+        for position, curve in enumerate(curves.get(style.label, ())):
+            _line(left, curve, curve.loss, style, style.label if position == 0 else None)
+    names = [layer.name.removesuffix(".weight") for layer in found[0].layers]
+    for k, (family, drawn) in enumerate(alignments.items()):
+        # Bars side by side, each pair of models a point over its bar.
+        places = [i + 0.4 * (k - 0.5) for i in range(len(names))]
+        heights = [[layer.r[a.gammas.index(gamma)] for layer in a.layers] for a in drawn]
+        means = [sum(column) / len(column) for column in zip(*heights, strict=True)]
+        right.bar(places, means, width=0.36, color=styles[family].color, alpha=0.85, label=family)
+        for row in heights:
+            right.plot(places, row, ".", color="black", markersize=4)
+    left.set_ylabel("test loss (cross-entropy)")
+    left.set_xlabel(r"$\lambda$: from model a (0) to model b (1)")
+    left.set(xlim=(0, 1), ylim=(0, None))
+    right.set_xticks(range(len(names)), names, rotation=0 if len(names) < 8 else 60)
+    right.set_ylabel(f"R({gamma:g}): how far singular vectors coincide")
+    right.set_xlabel("layer")
+    right.axhline(0, color="0.6", linewidth=1)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.suptitle(title)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    handles, shown = left.get_legend_handles_labels()
+    figure.legend(handles, shown, loc="lower center", ncols=max(1, len(shown)), frameon=False, fontsize=9)
     return figure
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import cases
 from benchmarks.cases import FAMILIES, Case, Setup, build, family
-from benchmarks.gains import GainStore, load_images
+from benchmarks.gains import GainStore
 from lmc_fast import linear_sum_assignment
 from lmc_fast.assignment import AssignmentSolver
 
@@ -103,18 +102,3 @@ def test_a_capture_that_fails_leaves_nothing(tmp_path: Path, store: GainStore, m
     with pytest.raises(OSError, match="disk full"):
         broken.run(5)
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_images_are_split_and_standardised(store: GainStore) -> None:
-    assert store.data is not None
-    data = load_images(store.data)
-    assert (len(data.train_inputs), len(data.test_inputs)) == (255, 45)
-    assert data.train_inputs.shape[1:] == (1, 4, 4)
-    assert data.train_targets.dtype == torch.int64
-    assert abs(float(data.train_inputs.mean())) < 1e-5
-
-
-def test_images_without_labels_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "bare.npz", images=np.zeros((2, 2, 2)))
-    with pytest.raises(ValueError, match=r"must hold arrays `images` and `labels`, got \['images'\]"):
-        load_images(tmp_path / "bare.npz")

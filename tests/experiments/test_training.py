@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import lmc_fast as lmc
 from lmc_fast.experiments.datasets import digits
-from lmc_fast.experiments.models import MLP, ResNet
+from lmc_fast.experiments.models import MLP, VGG11, ResNet
 from lmc_fast.experiments.training import train
 
 
@@ -48,3 +49,14 @@ def test_resnet_shapes() -> None:
     model = ResNet(1, 4, (1, 2, 1), 10)
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     assert model.fc.in_features == 16
+
+
+@pytest.mark.parametrize("side", [3, 8, 28, 32])
+@pytest.mark.parametrize("batchnorm", [True, False], ids=["batchnorm", "plain"])
+def test_vgg11_takes_images_of_any_size(side: int, batchnorm: bool) -> None:
+    model = VGG11(3, 2, side, 10, batchnorm=batchnorm).eval()
+    inputs = torch.randn(2, 3, side, side)
+    assert model(inputs).shape == (2, 10)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in model) == 8
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in model) is batchnorm
+    lmc.verify_spec(model, lmc.architectures.vgg(model), inputs)

@@ -1,0 +1,6 @@
+"""The paper's claims, measured: `lmc-fast paper`."""
+
+from .run import PaperResult, run_paper
+from .settings import Network, Settings, Sweep, quick_settings, standard_settings
+
+__all__ = ["Network", "PaperResult", "Settings", "Sweep", "quick_settings", "run_paper", "standard_settings"]

@@ -1,0 +1,92 @@
+"""Numbers over seeds, and tables of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Cell", "Stat", "Table"]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean, standard deviation and standard error over independent trials.
+
+    Attributes:
+        mean: of the values.
+        deviation: with n - 1 in the denominator; nan for one value.
+        error: deviation / sqrt(n), the standard error of the mean; nan for one value.
+        n: how many values.
+    """
+
+    mean: float
+    deviation: float
+    error: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Stat:
+        """ValueError without values, or for ones that are not finite."""
+        if not values or not all(math.isfinite(value) for value in values):
+            raise ValueError(f"values must be finite, one at least, got {list(values)}")
+        n = len(values)
+        mean = math.fsum(values) / n
+        if n == 1:
+            return cls(mean, math.nan, math.nan, 1)
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        return cls(mean, deviation, deviation / math.sqrt(n), n)
+
+    def __str__(self) -> str:
+        if self.n == 1:
+            return f"{self.mean:.4g}"
+        if self.error == 0 or abs(self.mean) < 1e-4:
+            return f"{self.mean:.2g}"
+        # Two digits of the error tell how many of the mean mean something.
+        digits = min(6, max(0, 1 - math.floor(math.log10(self.error))))
+        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
+
+
+Cell = str | int | float | Stat
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; a `Stat` takes four columns of the CSV.
+
+    Attributes:
+        name: of the CSV file, and in the page's links.
+        title: what it shows.
+        columns: headings.
+        rows: as many cells as columns each; a column holds `Stat` in every row, or in none.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.name!r}: {len(row)} cells for {len(self.columns)} columns: {row}")
+
+    def csv(self) -> str:
+        """The table as CSV with full precision: mean, deviation, standard error and n of each `Stat`."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        spread = [any(isinstance(row[i], Stat) for row in self.rows) for i in range(len(self.columns))]
+        parts = ("mean", "deviation", "error", "n")
+        heads = [[f"{c} {p}" for p in parts] if s else [c] for c, s in zip(self.columns, spread, strict=True)]
+        writer.writerow([head for group in heads for head in group])
+        for row in self.rows:
+            cells: list[Cell] = []
+            for cell, is_stat in zip(row, spread, strict=True):
+                if isinstance(cell, Stat):
+                    cells += [cell.mean, cell.deviation, cell.error, cell.n]
+                else:
+                    cells += [cell, "", "", ""] if is_stat else [cell]
+            writer.writerow(cells)
+        return out.getvalue()
