@@ -117,9 +117,12 @@ def test_tied_weights_move_together() -> None:
             return self.two(self.one(x))
 
     batches = [(torch.ones(4, 1).double(), torch.zeros(4, 1).double())]
-    found = lmc.taylor_barrier(Twice(1.0), Twice(2.0), batches, loss_fn=squared)
+    found = lmc.taylor_barrier(Twice(1.0), Twice(2.0), batches, loss_fn=squared, lambdas=[0.25])
     assert (found.a.loss, found.a.slope, found.a.curvature) == pytest.approx((1.0, 4.0, 12.0))
     assert (found.b.loss, found.b.slope, found.b.curvature) == pytest.approx((16.0, 32.0, 48.0))
+    # At 1/4: the expansion around w = 1 weighs 3/4, that around w = 2 weighs 1/4, less the line from 1 to 16.
+    by_a, by_b = 1 + 4 * 0.25 + 12 * 0.25**2 / 2, 16 - 32 * 0.75 + 48 * 0.75**2 / 2
+    assert found.excess[1] == pytest.approx(0.75 * by_a + 0.25 * by_b - (1 + 15 * 0.25))
     curve = lmc.loss_barrier(Twice(1.0), Twice(2.0), batches, loss_fn=squared, lambdas=3)
     assert curve.midpoint_loss == pytest.approx(1.5**4)
 
