@@ -10,8 +10,10 @@ from .assignment import (
     linear_sum_assignment_batched,
 )
 from .matching import (
+    ManyMatching,
     Matching,
     activation_matching,
+    match_many,
     sinkhorn_matching,
     straight_through_matching,
     weight_matching,
@@ -34,6 +36,7 @@ __all__ = [
     "Axis",
     "BarrierCurve",
     "Group",
+    "ManyMatching",
     "Matching",
     "PermutationSpec",
     "Permutations",
@@ -49,6 +52,7 @@ __all__ = [
     "linear_sum_assignment",
     "linear_sum_assignment_batched",
     "loss_barrier",
+    "match_many",
     "merge",
     "reestimate_batchnorm",
     "repair",
