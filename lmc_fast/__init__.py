@@ -27,8 +27,10 @@ from .assignment import (
     linear_sum_assignment_batched,
 )
 from .matching import (
+    ManyMatching,
     Matching,
     activation_matching,
+    match_many,
     sinkhorn_matching,
     straight_through_matching,
     weight_matching,
@@ -54,6 +56,7 @@ __all__ = [
     "Group",
     "InputAlignment",
     "LossLandscape",
+    "ManyMatching",
     "Matching",
     "PermutationSpec",
     "Permutations",
@@ -75,6 +78,7 @@ __all__ = [
     "linear_sum_assignment_batched",
     "loss_barrier",
     "loss_landscape",
+    "match_many",
     "merge",
     "reestimate_batchnorm",
     "repair",

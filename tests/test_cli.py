@@ -178,7 +178,14 @@ def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "middle" in result.output and "lmc-fast align lmc-fast-demo/mlp_seed0.safetensors" in result.output
     out = tmp_path / "lmc-fast-demo"
     names = {path.name for path in out.iterdir()}
-    assert {"barrier_mlp.png", "barrier_resnet.png", "results.json", "mlp_seed1_aligned.safetensors"} <= names
+    assert {
+        "barrier_mlp.png",
+        "barrier_resnet.png",
+        "alignment_mlp.png",
+        "alignment_resnet.png",
+        "results.json",
+        "mlp_seed1_aligned.safetensors",
+    } <= names
     assert (out / "barrier_mlp.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((out / "results.json").read_text())
     assert {pair["model"] for pair in results["pairs"]} == {"mlp", "resnet"} and len(results["pairs"]) == 4

@@ -19,12 +19,12 @@ from torch import nn
 from .._extras import require
 from .._progress import Progress
 from .._version import __version__
-from ..analysis import BarrierCurve, evaluate, loss_barrier
+from ..analysis import BarrierCurve, evaluate, loss_barrier, singular_factors, spectral_alignment
 from ..checkpoints import save_checkpoint
 from ..matching import Matching, weight_matching
 from ..merging import merge
 from ..repair import has_batchnorm, reestimate_batchnorm
-from ..report.plots import barrier_figure
+from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
 from .models import MLP, ResNet
@@ -202,6 +202,7 @@ def _run_case(
         change = _output_change(model, aligned, data)
         pairs.append(Pair(case.name, (seeds[0], s), match, *curves, change))
     _draw(folder / f"barrier_{case.name}.png", case, data, pairs)
+    _draw_alignment(folder / f"alignment_{case.name}.png", case, data, trained, pairs)
     average = merge(trained, [None, *(pair.match for pair in pairs)])
     save_checkpoint(folder / f"{case.name}_merged.safetensors", _fresh_statistics(average, data).state_dict())
     loss, accuracy = evaluate(_fresh_statistics(average, data), data.test_batches())
@@ -258,6 +259,23 @@ def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:
                 families.setdefault(label, []).append(curve)
     figure = barrier_figure(f"{case.name} on {data.name}: between independently trained models", families)
     figure.savefig(path, dpi=150)
+
+
+def _draw_alignment(path: Path, case: Case, data: Dataset, models: Sequence[nn.Module], pairs: Sequence[Pair]) -> None:
+    """The curves beside R by layer: what matching does, and what it does it with."""
+    first, *others = (singular_factors(model) for model in models)
+    curves, alignments = {}, {}
+    for label, fresh in (("not permuted", "before_reestimated"), ("permuted", "after_reestimated")):
+        plain = fresh.removesuffix("_reestimated")
+        permuted = label == "permuted"
+        curves[label] = [getattr(pair, fresh) or getattr(pair, plain) for pair in pairs]
+        alignments[label] = [
+            spectral_alignment(first, other, pair.match if permuted else None)
+            for other, pair in zip(others, pairs, strict=True)
+        ]
+    again = ", BatchNorm statistics measured again" if has_batchnorm(models[0]) else ""
+    title = f"{case.name} on {data.name}: the barrier, and the singular vectors{again}"
+    alignment_figure(title, curves, alignments).savefig(path, dpi=110)
 
 
 def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:

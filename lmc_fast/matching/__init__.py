@@ -1,15 +1,19 @@
 """Finding the permutations: one file a method."""
 
 from .activation import activation_matching
+from .many import match_many
+from .many_result import ManyMatching
 from .result import Matching, Sweep
 from .sinkhorn import sinkhorn_matching
 from .straight_through import straight_through_matching
 from .weight import weight_matching
 
 __all__ = [
+    "ManyMatching",
     "Matching",
     "Sweep",
     "activation_matching",
+    "match_many",
     "sinkhorn_matching",
     "straight_through_matching",
     "weight_matching",

@@ -129,6 +129,11 @@ class CoordinateDescent:
                     self.choose(root, choices)
         return order
 
+    def settle(self, anchored: bool, max_sweeps: int, progress: Progress) -> tuple[list[Step], bool]:
+        """`run` outwards from the fixed axes, after `anchor` or from the choices as they are."""
+        order = self.anchor() if anchored else [root for root, _ in self.outward()]
+        return self.run(lambda: order, max_sweeps, progress)
+
     def run(self, order: Callable[[], Sequence[str]], max_sweeps: int, progress: Progress) -> tuple[list[Step], bool]:
         """Sweep over stale groups until none is left.
 

@@ -12,7 +12,7 @@ The objective along a step is a quadratic, known from its ends and its slope: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..symmetry import PermutationSpec
 from .descent import CoordinateDescent
 from .nested import Choices, Gain, best_choices, flat_choices, value_of
 
-__all__ = ["check_two_axes", "frank_wolfe"]
+__all__ = ["SHARE_OF_START", "SMALL_GAP", "check_two_axes", "frank_wolfe", "rounded"]
 
 # Ends where a whole step could gain no more than this share of the objective.
 SMALL_GAP = 1e-4
@@ -78,7 +78,7 @@ def frank_wolfe(descent: CoordinateDescent, others: Sequence[Choices], max_steps
             _step(point, vertex, _best_length(point.objective, gap, vertex.objective), total)
             advance(f"objective at most {point.objective + gap:.6g}")
     point.gains.clear()
-    descent.choose_all(_rounded(descent, point))
+    descent.choose_all(rounded(descent.spec, descent.open, point.parts, descent.choices, descent.frozen))
 
 
 def _at(descent: CoordinateDescent, choices: Choices) -> _Point:
@@ -124,15 +124,21 @@ def _step(point: _Point, vertex: _Point, length: float, total: float) -> None:
     point.parts = [(stay * weight, choices) for weight, choices in point.parts] + [(length, vertex.parts[0][1])]
 
 
-def _rounded(descent: CoordinateDescent, point: _Point) -> Choices:
-    """The permutations with the greatest inner product with the point."""
-    spec, best = descent.spec, dict(descent.choices)
-    for root in descent.open:
+def rounded(
+    spec: PermutationSpec,
+    roots: Iterable[str],
+    parts: Sequence[tuple[float, Choices]],
+    current: Choices,
+    frozen: Collection[str] = (),
+) -> Choices:
+    """The permutations with the greatest inner product with a mixture; those of other roots stay as they are."""
+    best = dict(current)
+    for root in roots:
         weights: dict[str, NDArray[np.float32]] = {}
-        for weight, choices in point.parts:
+        for weight, choices in parts:
             for name, flat in flat_choices(spec, root, choices).items():
                 if name not in weights:
                     weights[name] = np.zeros((flat.size, flat.size), dtype=np.float32)
                 weights[name][np.arange(flat.size), flat] += weight
-        best |= best_choices(spec, root, weights, best, frozen=descent.frozen)[0]
+        best |= best_choices(spec, root, weights, best, frozen=frozen)[0]
     return best

@@ -27,7 +27,7 @@ from .result import Matching, Sweep
 from .task import LossFn, TaskLoss
 from .weight import start_of
 
-__all__ = ["Hat", "straight_through_matching", "train_hats"]
+__all__ = ["Hat", "Optimizer", "check_training", "straight_through_matching", "train_hats"]
 
 MIXINGS = ("midpoint", "random")
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -130,13 +130,8 @@ def straight_through_matching(
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
-    for name, count in {"epochs": epochs, "sweeps": sweeps, "patience": patience}.items():
-        check_int(name, count, 1)
+    check_training(epochs=epochs, sweeps=sweeps, patience=patience, learning_rate=learning_rate, mixing=mixing)
     check_int("seed", seed, 0)
-    if not check_finite("learning_rate", learning_rate) > 0:
-        raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
-    if mixing not in MIXINGS:
-        raise ValueError(f"mixing must be one of {', '.join(map(repr, MIXINGS))}, got {mixing!r}")
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
     spec = spec.bind(tensors_a)
     counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
@@ -147,9 +142,7 @@ def straight_through_matching(
     start, settle = start_of(start, spec, seed), isinstance(init, str)
     hat = Hat(spec, tensors_a, tensors_b, names, start, where)
     if settle:
-        if init == "anchored":
-            hat.descent.anchor()
-        hat.descent.run(lambda: hat.order, 100, False)
+        hat.descent.settle(init == "anchored", 100, False)
     (best,), history, converged = train_hats(
         task,
         judge,
@@ -174,6 +167,16 @@ def straight_through_matching(
         seconds=time.perf_counter() - began,
         method=f"straight-through estimation, {mixing}",
     )
+
+
+def check_training(*, epochs: int, sweeps: int, patience: int, learning_rate: float, mixing: str) -> None:
+    """Raise TypeError or ValueError unless these options are what `train_hats` takes."""
+    for name, count in {"epochs": epochs, "sweeps": sweeps, "patience": patience}.items():
+        check_int(name, count, 1)
+    if not check_finite("learning_rate", learning_rate) > 0:
+        raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+    if mixing not in MIXINGS:
+        raise ValueError(f"mixing must be one of {', '.join(map(repr, MIXINGS))}, got {mixing!r}")
 
 
 def train_hats(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,13 +23,13 @@ from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
-from .descent import CoordinateDescent
+from .descent import CoordinateDescent, Step
 from .frank_wolfe import check_two_axes, frank_wolfe
 from .measures import distance_between, distance_from
 from .result import Matching, Sweep
 from .sums import overlap
 
-__all__ = ["start_of", "weight_matching"]
+__all__ = ["RANDOM_PARTS", "check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 
 SEARCHES = ("coordinate_descent", "frank_wolfe")
 # Random permutations in the mixture that a Frank-Wolfe search starts from.
@@ -108,8 +108,8 @@ def weight_matching(
     frozen = _check_freeze(freeze, spec)
     counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
     shares = _check_weights(weights, [name for name in tensors_a if name in counted], tensors_a)
-    _check_finite("model_a", tensors_a, shares)
-    _check_finite("model_b", tensors_b, shares)
+    check_finite_weights("model_a", tensors_a, shares)
+    check_finite_weights("model_b", tensors_b, shares)
 
     overlaps = {name: overlap(tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares}
     searches = []
@@ -163,13 +163,17 @@ def _search(
             descent.choose_all(start.choices)
     steps, converged = descent.run(next_order, max_sweeps, progress)
     objective = descent.objective()
-    # Summed in float64 at the end; what was gained on the way leads back to what it was after each sweep.
+    return _Search(descent.choices, objective, tuple(sweeps_of(steps, objective)), converged)
+
+
+def sweeps_of(steps: Sequence[Step], objective: float) -> list[Sweep]:
+    """The sweeps of a search that ended at this objective, summed in float64; what was gained leads back from it."""
     after = objective - sum(step.gained for step in steps)
     history = []
     for step in steps:
         after += step.gained
         history.append(Sweep(after, step.moved, step.solved, step.seconds))
-    return _Search(descent.choices, objective, tuple(history), converged)
+    return history
 
 
 def start_of(init: str | Permutations, spec: PermutationSpec, seed: int) -> Permutations:
@@ -221,7 +225,8 @@ def _check_weights(
     return shares
 
 
-def _check_finite(argument: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+def check_finite_weights(argument: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Raise ValueError, naming the tensor, where one of the named holds nan or infinity."""
     for name in names:
         # The sum is finite only if all entries are; where it is not, they are looked at one by one.
         if not math.isfinite(tensors[name].sum().item()) and not bool(torch.isfinite(tensors[name]).all()):

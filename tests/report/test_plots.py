@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lmc_fast as lmc
-from lmc_fast.report.plots import barrier_figure
+from lmc_fast.report.plots import alignment_figure, barrier_figure
 
 
 def curve(accuracy: bool = True) -> lmc.BarrierCurve:
@@ -37,3 +37,33 @@ def test_without_accuracy_there_is_one_panel() -> None:
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(ValueError, match=r"curves must be labelled by some of .*, got 'mine'"):
         barrier_figure("title", {"mine": [curve()]})
+
+
+def alignment(*r: float, gammas: tuple[float, ...] = (0.0, 0.3)) -> lmc.SpectralAlignment:
+    layers = tuple(
+        lmc.analysis.LayerAlignment(f"fc{i}.weight", (4, 4), (0.0,) * (len(gammas) - 1) + (value,), (4, 2), (4, 2))
+        for i, value in enumerate(r)
+    )
+    return lmc.SpectralAlignment(gammas, layers, "svd")
+
+
+def test_barriers_stand_beside_alignment_by_layer() -> None:
+    figure = alignment_figure(
+        "title",
+        {"not permuted": [curve()], "permuted": [curve(), curve()]},
+        {"not permuted": [alignment(0.0, 0.1)], "permuted": [alignment(0.4, 0.6), alignment(0.6, 0.8)]},
+    )
+    left, right = figure.axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[0.1, 2.0, 0.3]] * 3
+    assert [bar.get_height() for bar in right.patches] == pytest.approx([0.0, 0.1, 0.5, 0.7])
+    assert [label.get_text() for label in right.get_xticklabels()] == ["fc0", "fc1"]
+    assert "R(0.3)" in right.get_ylabel()
+
+
+def test_alignments_must_have_the_threshold() -> None:
+    with pytest.raises(ValueError, match=r"must have R at gamma 0\.3"):
+        alignment_figure("t", {}, {"permuted": [alignment(0.1, gammas=(0.0, 0.5))]})
+    with pytest.raises(ValueError, match="there must be one at least"):
+        alignment_figure("t", {}, {})
+    with pytest.raises(ValueError, match="got 'mine'"):
+        alignment_figure("t", {}, {"mine": [alignment(0.1)]})

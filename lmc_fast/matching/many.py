@@ -1,0 +1,299 @@
+"""Several models at once: permutations that carry all of them into one common frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._backend import check_device
+from .._checks import check_int, check_type, fail_type
+from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._progress import Progress
+from ..symmetry import Permutations, PermutationSpec
+from .descent import CoordinateDescent
+from .many_result import ManyMatching
+from .measures import distance_between, distance_from, objective_of
+from .merge_many import ManyDescent
+from .result import Sweep
+from .straight_through import Hat, Optimizer, check_training, train_hats
+from .sums import Overlap, overlap
+from .task import LossFn, TaskLoss
+from .universe import frank_wolfe_many
+from .weight import RANDOM_PARTS, check_finite_weights, sweeps_of
+
+__all__ = ["match_many"]
+
+METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm")
+STARTS = ("anchored", "identity", "random")
+
+
+def match_many(
+    models: Sequence[Model],
+    spec: PermutationSpec,
+    *,
+    method: str = "merge_many",
+    reference: int = 0,
+    init: str | Sequence[Permutations] | ManyMatching = "anchored",
+    max_sweeps: int = 100,
+    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    loss_fn: LossFn = nn.functional.cross_entropy,
+    epochs: int = 5,
+    learning_rate: float = 3e-3,
+    optimizer: Optimizer | None = None,
+    mixing: str = "random",
+    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    patience: int = 3,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress = False,
+) -> ManyMatching:
+    """Find one permutation of each model that carries all of them into one frame, for merging them.
+
+    Args:
+        models: two at least, modules or state dicts of one architecture; none is changed.
+        spec: what may be permuted; bound to the models here.
+        method: "merge_many": each model in turn is laid over the sum of the others until nothing moves (Ainsworth et
+            al., "Git Re-Basin", ICLR 2023, algorithm 3). "pairwise": each by itself over the reference, as
+            `weight_matching` does. "c2m3": all groups of all models at once, over doubly stochastic matrices
+            (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there. "ste_mm": learned by the loss
+            of mixtures of all models (Ito et al., "STE-MM", ICML 2025), which needs `batches` and a reference that is
+            a module.
+        reference: the model that keeps its units where they are.
+        init: where to start: "anchored" (each over the reference by weight matching), "identity", "random" (by
+            `seed`), Permutations of all models, or another result.
+        max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
+        batches: for "ste_mm", (inputs, targets) pairs; one step each.
+        loss_fn, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
+            `straight_through_matching`.
+        mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
+            (equal ones).
+        seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
+            moved.
+        device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
+        progress: True for a bar, or a function (description, done, total).
+
+    Returns:
+        A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept.
+
+    Raises:
+        TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
+        ValueError: fewer than two models, models of different shapes, a spec that does not fit them, weights or a
+            loss that are not finite, batches missing or not taken, or an option out of range.
+    """
+    began = time.perf_counter()
+    if isinstance(models, (str, Mapping, nn.Module)) or not isinstance(models, Sequence):
+        fail_type("models", "a sequence of models", models)
+    if len(models) < 2:
+        raise ValueError(f"models must hold two models at least, got {len(models)}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if not check_int("reference", reference, 0) < len(models):
+        raise ValueError(f"reference must be one of the {len(models)} models, got {reference}")
+    check_int("max_sweeps", max_sweeps, 1)
+    check_int("seed", seed, 0)
+    if (batches is None) == (method == "ste_mm"):
+        wanted = "be given" if batches is None else "be left out"
+        raise ValueError(f"batches must {wanted} for method={method!r}")
+    if method == "ste_mm":
+        check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
+        check_training(epochs=epochs, sweeps=1, patience=patience, learning_rate=learning_rate, mixing=mixing)
+    work = _Work.of(models, spec, reference, check_device("device", device))
+    starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
+    if method == "ste_mm":
+        task, judge = (
+            TaskLoss(models[reference], given, loss_fn, work.names, work.device)
+            for given in (batches, batches if validation is None else validation)
+        )
+        hats = _hats(work, starts, how, max_sweeps)
+        best, history, converged = train_hats(
+            task,
+            judge,
+            work.tensors[0],
+            hats,
+            epochs=epochs,
+            optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=learning_rate)),
+            mixing=mixing,
+            sweeps=1,
+            patience=patience,
+            seed=seed,
+            progress=progress,
+        )
+        found = _Found([starts[0], *best], history, converged)
+    elif method == "pairwise":
+        found = _pairwise(work, starts, how, max_sweeps, progress)
+    else:
+        found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
+    return work.result(found, method + (f", {mixing}" if method == "ste_mm" else ""), time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search led to, the reference's permutations first."""
+
+    permutations: Sequence[Permutations]
+    history: Sequence[Sweep]
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The models, the reference first.
+
+    Attributes:
+        order: for each model its place in the caller's list.
+        names: the parameters that count.
+        overlaps: for each pair norms and inner products.
+    """
+
+    spec: PermutationSpec
+    order: list[int]
+    tensors: list[dict[str, Tensor]]
+    names: list[str]
+    overlaps: dict[tuple[int, int], dict[str, Overlap]]
+    device: torch.device
+
+    @classmethod
+    def of(cls, models: Sequence[Model], spec: PermutationSpec, reference: int, device: torch.device | None) -> _Work:
+        """Check the models, against the first of the list, and take their tensors."""
+        check_type("spec", spec, PermutationSpec, "a PermutationSpec")
+        tensors = [tensors_of(f"models[{m}]", model) for m, model in enumerate(models)]
+        for m, of_model in enumerate(tensors):
+            check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
+            check_numbers(f"models[{m}]", of_model)
+        counted = set.intersection(
+            *(set(counted_names(model, of_model)) for model, of_model in zip(models, tensors, strict=True))
+        )
+        names = [name for name in tensors[0] if name in counted]
+        for m, of_model in enumerate(tensors):
+            check_finite_weights(f"models[{m}]", of_model, names)
+        order = [reference, *(m for m in range(len(models)) if m != reference)]
+        where = device or next((t.device for t in tensors[reference].values()), torch.device("cpu"))
+        ordered = [{name: tensor.to(where) for name, tensor in tensors[m].items()} for m in order]
+        overlaps = {
+            (i, j): {name: overlap(ordered[i][name], ordered[j][name]) for name in names}
+            for i, j in combinations(range(len(models)), 2)
+        }
+        return cls(spec.bind(tensors[0]), order, ordered, names, overlaps, where)
+
+    def result(self, found: _Found, method: str, seconds: float) -> ManyMatching:
+        """Measure what was found, in the frame of the reference and in the caller's order."""
+        count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
+        # All are moved alike, which changes no objective.
+        back = found.permutations[0].inverse()
+        permutations = [back.after(of_model) for of_model in found.permutations]
+        total, before, after = 0.0, np.zeros((count, count)), np.zeros((count, count))
+        for (i, j), overlaps in self.overlaps.items():
+            norms = sum(part.a + part.b for part in overlaps.values())
+            for distances, relative in (
+                (before, Permutations.identity(self.spec)),
+                (after, permutations[i].inverse().after(permutations[j])),
+            ):
+                pair = (self.tensors[i], self.tensors[j], weights, relative)
+                objective = objective_of(*pair)
+                here = np.ix_([self.order[i], self.order[j]], [self.order[i], self.order[j]])
+                distance = distance_from(norms, objective, partial(distance_between, *pair))
+                distances[here] = [[0.0, distance], [distance, 0.0]]
+            total += objective
+        given = dict(zip(self.order, permutations, strict=True))
+        return ManyMatching(
+            permutations=tuple(given[m] for m in range(count)),
+            objective=total,
+            l2_before=before,
+            l2_after=after,
+            reference=self.order[0],
+            converged=found.converged,
+            history=tuple(found.history),
+            seconds=seconds,
+            method=method,
+        )
+
+
+def _starts(init: object, work: _Work, seed: int) -> list[Permutations]:
+    """Where each model begins, the reference first; the anchored start begins at the identity."""
+    spec, count = work.spec, len(work.order)
+    if isinstance(init, str):
+        if init not in STARTS:
+            raise ValueError(
+                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations or a result, got {init!r}"
+            )
+        identity = Permutations.identity(spec)
+        seeds = np.random.SeedSequence(seed).generate_state(count - 1).tolist()
+        return [identity, *(Permutations.random(spec, s) if init == "random" else identity for s in seeds)]
+    given = init.permutations if isinstance(init, ManyMatching) else init
+    if not isinstance(given, Sequence):
+        fail_type("init", "a name, Permutations of all models, or a ManyMatching", init)
+    if len(given) != count:
+        raise ValueError(f"init must have one entry for each of the {count} models, got {len(given)}")
+    for m, permutations in enumerate(given):
+        check_type(f"init[{m}]", permutations, Permutations, "Permutations")
+    # Checked against this spec: they may have been made for another model.
+    return [Permutations(spec, given[m].choices) for m in work.order]
+
+
+def _relative(starts: Sequence[Permutations], m: int) -> Permutations:
+    """What carries a model onto the reference."""
+    return starts[0].inverse().after(starts[m])
+
+
+def _pairwise(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int, progress: Progress) -> _Found:
+    """Each model over the reference, by itself."""
+    found, converged, sweeps = [Permutations.identity(work.spec)], True, []
+    for m in range(1, len(starts)):
+        descent = CoordinateDescent(
+            work.spec,
+            work.tensors[0],
+            work.tensors[m],
+            dict.fromkeys(work.names, 1.0),
+            _relative(starts, m),
+            (),
+            work.device,
+            work.overlaps[0, m],
+        )
+        steps, whole = descent.settle(how == "anchored", max_sweeps, progress)
+        objective = descent.objective()
+        sweeps += sweeps_of(steps, objective)
+        converged = converged and whole
+        found.append(Permutations(work.spec, descent.choices))
+    return _Found(found, sweeps, converged)
+
+
+def _hats(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int) -> list[Hat]:
+    """A hat for each model but the reference, laid over that by weight matching unless the start is given."""
+    hats = []
+    for m in range(1, len(starts)):
+        hat = Hat(work.spec, work.tensors[0], work.tensors[m], work.names, _relative(starts, m), work.device)
+        if how != "given":
+            hat.descent.settle(how == "anchored", max_sweeps, False)
+        hats.append(hat)
+    return hats
+
+
+def _together(
+    work: _Work,
+    starts: Sequence[Permutations],
+    how: str,
+    max_sweeps: int,
+    seed: int | None,
+    progress: Progress,
+) -> _Found:
+    """Each model in turn over the sum of the others; with a seed, after Frank-Wolfe from there."""
+    descent = ManyDescent(work.spec, work.tensors, work.names, work.overlaps, work.device)
+    if how == "anchored":
+        descent.anchor(max_sweeps)
+    else:
+        descent.begin_at([start.choices for start in starts])
+    if seed is not None:
+        before, reached = [dict(choices) for choices in descent.choices], descent.objective()
+        frank_wolfe_many(descent, RANDOM_PARTS, seed, max_sweeps, progress)
+        if descent.objective() < reached:
+            descent.begin_at(before)
+    steps, converged = descent.run(max_sweeps, progress)
+    permutations = [Permutations(work.spec, choices) for choices in descent.choices]
+    return _Found(permutations, sweeps_of(steps, descent.objective()), converged)
