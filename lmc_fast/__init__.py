@@ -2,7 +2,7 @@
 
 from ._backend import backends
 from ._version import __version__
-from .analysis import BarrierCurve, evaluate, loss_barrier
+from .analysis import BarrierCurve, evaluate, loss_barrier, pairwise_barriers
 from .assignment import (
     AssignmentSolver,
     assignment_gap,
@@ -54,6 +54,7 @@ __all__ = [
     "loss_barrier",
     "match_many",
     "merge",
+    "pairwise_barriers",
     "reestimate_batchnorm",
     "repair",
     "sinkhorn_matching",
