@@ -93,7 +93,7 @@ def merge(
     if isinstance(matches, ManyMatching):
         matches = matches.permutations
     if not isinstance(matches, Sequence):
-        fail_type("matches", "a ManyMatching, or a sequence with one entry for each model", matches)
+        fail_type("matches", "a sequence with one entry for each model, or a ManyMatching", matches)
     if len(matches) != count:
         raise ValueError(f"matches must have one entry for each of the {count} models, got {len(matches)}")
     shares = [1.0 / count] * count if weights is None else check_floats("weights", weights)
