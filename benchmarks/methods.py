@@ -31,6 +31,8 @@ from .timing import Timing, alternate
 __all__ = ["register"]
 
 WIDTH, BATCH = 512, 256
+# Options of straight-through estimation that lead away from what weight matching finds.
+_FAR: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 20, "patience": 20}
 TABLES = ("pairs", "many", "projection", "repair")
 
 
@@ -143,18 +145,19 @@ def pair_rows(store: _Store, width: int, pairs: int) -> list[dict[str, Any]]:
 def many_rows(store: _Store, width: int, triples: int) -> list[dict[str, Any]]:
     """The barrier at the midpoint between pi_b(b) and pi_c(c), by triple and method, and the mean.
 
-    STE from random permutations has seen no weight matching but its own projections; `ste` starts at its result.
+    `ste` starts at what weight matching finds and stays near it; `ste_far` starts at the identity, and learns faster
+    and four times as long.
     """
     rows = []
     for k in range(triples):
         a, b, c = three = [store.mlp(width, seed) for seed in (3 * k, 3 * k + 1, 3 * k + 2)]
         spec = lmc.architectures.mlp(a).bind(a)
-        scrambled = lmc.Permutations.random(spec, k)
+        unmoved = lmc.Permutations.identity(spec)
         apart = {
             "wm": [lmc.weight_matching(a, other, spec) for other in (b, c)],
             "ste": [lmc.straight_through_matching(a, other, store.training(), spec) for other in (b, c)],
-            "ste_random": [
-                lmc.straight_through_matching(a, other, store.training(), spec, init=scrambled, epochs=20, patience=20)
+            "ste_far": [
+                lmc.straight_through_matching(a, other, store.training(), spec, init=unmoved, **_FAR)
                 for other in (b, c)
             ],
         }
