@@ -85,14 +85,21 @@ def method_table(rows: Sequence[ByMethod]) -> Table:
     table = _table(
         "By method, all models laid over the first: means over pairs",
         "model",
-        ("method", "middle", "barrier to\nthe first", "barrier between\nthe others", "L2 after", "time\nsec"),
+        ("method", "middle\nloss", "accuracy", "barrier\nto first", "between\nothers", "L2\nafter", "time\nsec"),
     )
     last = ""
     for row in rows:
         others = "" if row.others_barrier is None else f"{row.others_barrier:.3f}"
-        middle = _cell(row.loss, row.accuracy).replace("\n", " ")
+        accuracy = "" if row.accuracy is None else f"{100 * row.accuracy:.1f}%"
         name = "" if row.model == last else row.model
-        numbers = (middle, f"{row.barrier:.3f}", others, f"{row.l2_after:.2f}", f"{row.seconds:.2f}")
+        numbers = (
+            f"{row.loss:.3f}",
+            accuracy,
+            f"{row.barrier:.3f}",
+            others,
+            f"{row.l2_after:.2f}",
+            f"{row.seconds:.2f}",
+        )
         table.add_row(name, row.method, *numbers)
         last = row.model
     return table
