@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from . import compile as compile_kernels
-from . import fuzz, kernels, lap, lap_batch, lap_memory, lap_sequence, plot, spectral, wm
+from . import fuzz, kernels, lap, lap_batch, lap_memory, lap_sequence, methods, planted, plot, spectral, wm
 
 __all__ = ["main"]
 
-COMMANDS = (lap, lap_sequence, lap_batch, lap_memory, fuzz, wm, kernels, spectral, compile_kernels, plot)
+COMMANDS = (
+    *(lap, lap_sequence, lap_batch, lap_memory, fuzz, wm, planted, methods),
+    *(kernels, spectral, compile_kernels, plot),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

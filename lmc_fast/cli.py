@@ -45,24 +45,39 @@ def cli() -> None:
     help="Folder for the results; must not exist.  [default: lmc-fast-demo, or the next free name]",
 )
 @click.option("--models", type=click.IntRange(2), default=3, show_default=True, help="Models of each kind.")
+@click.option(
+    "--methods",
+    default="wm,am,ste",
+    show_default=True,
+    help="What to compare, of wm (weights), am (activations), ste (straight-through) and sinkhorn.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
 @click.option("--quick", is_flag=True, help="Narrow models, few epochs: a look in seconds.")
-def demo(out: Path | None, models: int, seed: int, quick: bool) -> None:
+def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) -> None:
     """Train networks on handwritten digits from different seeds, match and merge them, show what it did.
 
-    Prints a table; writes the barrier plots (PNG), results.json, the specs and the models (safetensors).
+    Prints tables; writes the barrier plots (PNG), results.json, the specs and the models (safetensors).
     """
     with _one_line_errors():
         from .experiments.demo import run_demo, standard_cases
 
+        names = [name.strip() for name in methods.split(",")]
         folder = _free_name(Path("lmc-fast-demo")) if out is None else out
         console = Console()
         with _Stages() as stages:
-            result = run_demo(folder, cases=standard_cases(quick), models=models, seed=seed, stage=stages.begin)
-        from .experiments.demo_tables import merged_table, pair_table
+            result = run_demo(
+                folder,
+                cases=standard_cases(quick),
+                models=models,
+                seed=seed,
+                methods=names,
+                stage=stages.begin,
+            )
+        from .experiments.demo_tables import merged_table, method_table, pair_table
 
         console.print(pair_table(result.pairs))
         console.print(merged_table(result.merged))
+        console.print(method_table(result.methods))
         console.print(f"{result.seconds:.0f} s; plots, numbers and models are in {result.folder}/", highlight=False)
         console.print(f"Next: {_align_line(result)}", highlight=False, soft_wrap=True, markup=False)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._checks import check_finite, check_floats, check_type, fail_type
 from ._models import Model, ModelT, check_numbers, check_same_tensors, tensors_of, with_tensors
-from .matching import Matching
+from .matching import ManyMatching, Matching
 from .ops.permuted_lerp import permuted_lerp_many
 from .symmetry import Permutations
 
@@ -60,7 +60,7 @@ def interpolate(
 
 def merge(
     models: Sequence[ModelT],
-    matches: Sequence[Match] | None = None,
+    matches: Sequence[Match] | ManyMatching | None = None,
     *,
     weights: Sequence[float] | None = None,
     backend: str = "auto",
@@ -70,7 +70,7 @@ def merge(
     Args:
         models: one at least, modules or state dicts of one architecture; none is changed.
         matches: for each model the `Matching` or `Permutations` that lays it over the others, None for one that
-            stays as it is (the one which the others were matched to).
+            stays as it is (the one which the others were matched to); or the `ManyMatching` of all.
         weights: one for each model, summing to 1; None: equal ones.
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
@@ -90,8 +90,10 @@ def merge(
     count = len(models)
     if matches is None:
         matches = [None] * count
+    if isinstance(matches, ManyMatching):
+        matches = matches.permutations
     if not isinstance(matches, Sequence):
-        fail_type("matches", "a sequence with one entry for each model", matches)
+        fail_type("matches", "a sequence with one entry for each model, or a ManyMatching", matches)
     if len(matches) != count:
         raise ValueError(f"matches must have one entry for each of the {count} models, got {len(matches)}")
     shares = [1.0 / count] * count if weights is None else check_floats("weights", weights)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ._checks import check_floats, check_type, fail_type
 from ._models import check_batches, check_same_tensors, modes_kept, tensors_of
 from ._progress import Progress, tracking
-from .matching import Matching
+from .matching import ManyMatching, Matching
 from .matching.moments import Moments
 from .matching.watching import Place, entries_first, places_of, places_used, run, watching
 from .symmetry import Permutations, PermutationSpec
@@ -97,7 +97,7 @@ def repair(
     merged: ModuleT,
     models: Sequence[nn.Module],
     batches: Iterable[Any],
-    matches: Sequence[Match] | None = None,
+    matches: Sequence[Match] | ManyMatching | None = None,
     *,
     weights: Sequence[float] | None = None,
     spec: PermutationSpec | None = None,
@@ -120,7 +120,7 @@ def repair(
         models: the models that it was merged from; left as they are, and run in eval mode.
         batches: inputs, or (inputs, targets) pairs; a list or a DataLoader that gives the same each time.
         matches: as for `merge`: for each model the `Matching` or `Permutations` that lays it over the others, None for
-            one that stays as it is; None: all stay.
+            one that stays as it is; or a `ManyMatching`; None: all stay.
         weights: those of the merge, summing to 1; None: equal ones. For ``interpolate(a, b, lam)``:
             ``[1 - lam, lam]``.
         spec: tells which outputs are hidden units; None: the spec of the first match.
@@ -265,6 +265,8 @@ def _hidden_entries(spec: PermutationSpec, place: Place) -> Tensor:
 
 def _check_matches(models: Any, matches: Any) -> list[Permutations | None]:
     """For each model its permutations."""
+    if isinstance(matches, ManyMatching):
+        matches = matches.permutations
     for argument, value in (("models", models), ("matches", matches)):
         if value is not None and (isinstance(value, (str, nn.Module)) or not isinstance(value, Sequence)):
             fail_type(argument, "a sequence with one entry for each model", value)

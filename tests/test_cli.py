@@ -205,6 +205,25 @@ def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pyt
     assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
 
 
+def test_the_demo_compares_the_methods_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("demo", "--quick", "--methods", "am, ste,wm", "--out", "out")
+    rows = json.loads(Path("out/results.json").read_text())["methods"]
+    assert [(row["model"], row["method"]) for row in rows] == [
+        (model, method) for model in ("mlp", "resnet") for method in ("am", "ste", "wm")
+    ]
+    assert all(row["others_barrier"] is not None and row["seeds"] == [0, 1, 2] for row in rows)
+
+
+def test_the_demo_refuses_an_unknown_method_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmc_fast.experiments.demo.train", lambda *_, **__: pytest.fail("it has begun"))
+    result = CliRunner().invoke(cli, ["demo", "--quick", "--methods", "wm,best"])
+    assert result.exit_code == 2
+    assert result.stderr == "lmc-fast: methods must be some of wm, am, ste, sinkhorn, got 'best'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_demo_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()

@@ -5,6 +5,7 @@ from .distances import DistanceDecomposition, LayerDistance, distance_decomposit
 from .evaluation import evaluate
 from .factors import LayerFactors, SpectralFactors, singular_factors
 from .landscape import LossLandscape, loss_landscape
+from .pairwise import pairwise_barriers
 from .spectral import LayerAlignment, SpectralAlignment, spectral_alignment
 from .taylor import EndExpansion, TaylorBarrier, taylor_barrier
 from .vectors import InputAlignment, LayerInputs, VectorCosines, input_alignment, vector_cosines
@@ -28,6 +29,7 @@ __all__ = [
     "input_alignment",
     "loss_barrier",
     "loss_landscape",
+    "pairwise_barriers",
     "singular_factors",
     "spectral_alignment",
     "taylor_barrier",

@@ -27,6 +27,7 @@ from ..repair import has_batchnorm, reestimate_batchnorm
 from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
+from .demo_methods import METHODS, ByMethod, by_method, check_methods
 from .models import MLP, ResNet
 from .training import train
 
@@ -109,11 +110,12 @@ class Merged:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the demo measured, and where it wrote it."""
+    """All that the demo measured, and where it wrote it. Pairs and means are of weight matching."""
 
     folder: Path
     pairs: tuple[Pair, ...]
     merged: tuple[Merged, ...]
+    methods: tuple[ByMethod, ...]
     seconds: float
 
 
@@ -128,6 +130,7 @@ def run_demo(
     models: int = 3,
     seed: int = 0,
     lambdas: int = 25,
+    methods: Sequence[str] = ("wm", "am", "ste"),
     stage: Stage = lambda case, work: False,
 ) -> DemoResult:
     """Train, match, merge and measure every case, and write plots, numbers and checkpoints to `folder`.
@@ -138,13 +141,16 @@ def run_demo(
         models: how many to train of each; all are matched to the first.
         seed: of the first model; the others follow.
         lambdas: points of each curve.
+        methods: which of `METHODS` to compare.
         stage: gives the progress hook for each piece of work.
 
     Raises:
         FileExistsError: `folder` exists.
         FileNotFoundError: the folder that it is to stand in does not.
         ImportError: an optional package is missing; the message names the extra.
+        ValueError: an unknown method.
     """
+    methods = check_methods(methods)
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"output folder {str(folder)!r} exists already")
@@ -158,24 +164,33 @@ def run_demo(
     cases = standard_cases() if cases is None else cases
     pairs: list[Pair] = []
     merged: list[Merged] = []
+    compared: list[ByMethod] = []
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
     try:
         for case in cases:
-            found, average = _run_case(case, data, aside, models, seed, lambdas, stage)
+            found, average, rows = _run_case(case, data, aside, models, seed, lambdas, methods, stage)
             pairs += found
             merged.append(average)
+            compared += rows
         seconds = time.perf_counter() - began
-        _write_results(aside / "results.json", data, pairs, merged, seconds)
+        _write_results(aside / "results.json", data, pairs, merged, compared, seconds)
         aside.chmod(0o755)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return DemoResult(folder, tuple(pairs), tuple(merged), seconds)
+    return DemoResult(folder, tuple(pairs), tuple(merged), tuple(compared), seconds)
 
 
 def _run_case(
-    case: Case, data: Dataset, folder: Path, models: int, seed: int, lambdas: int, stage: Stage
-) -> tuple[list[Pair], Merged]:
+    case: Case,
+    data: Dataset,
+    folder: Path,
+    models: int,
+    seed: int,
+    lambdas: int,
+    methods: Sequence[str],
+    stage: Stage,
+) -> tuple[list[Pair], Merged, list[ByMethod]]:
     seeds = tuple(range(seed, seed + models))
     trained = [
         train(
@@ -207,7 +222,17 @@ def _run_case(
     save_checkpoint(folder / f"{case.name}_merged.safetensors", _fresh_statistics(average, data).state_dict())
     loss, accuracy = evaluate(_fresh_statistics(average, data), data.test_batches())
     plain_loss, plain_accuracy = evaluate(_fresh_statistics(merge(trained), data), data.test_batches())
-    return pairs, Merged(case.name, seeds, loss, accuracy, plain_loss, plain_accuracy)
+    rows = []
+    for name in methods:
+        matches = [
+            # Weight matching has been done.
+            pair.match
+            if name == "wm"
+            else METHODS[name](trained[0], model, data, spec, seed, stage(case.name, f"{name} seed {pair.seeds[1]}"))
+            for pair, model in zip(pairs, trained[1:], strict=True)
+        ]
+        rows.append(by_method(case.name, name, trained, seeds, matches, data))
+    return pairs, Merged(case.name, seeds, loss, accuracy, plain_loss, plain_accuracy), rows
 
 
 def _fresh_statistics(model: nn.Module, data: Dataset) -> nn.Module:
@@ -289,7 +314,14 @@ def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:
     }
 
 
-def _write_results(path: Path, data: Dataset, pairs: Sequence[Pair], merged: Sequence[Merged], seconds: float) -> None:
+def _write_results(
+    path: Path,
+    data: Dataset,
+    pairs: Sequence[Pair],
+    merged: Sequence[Merged],
+    methods: Sequence[ByMethod],
+    seconds: float,
+) -> None:
     results = {
         "data": data.name,
         "seconds": seconds,
@@ -302,5 +334,6 @@ def _write_results(path: Path, data: Dataset, pairs: Sequence[Pair], merged: Seq
         "threads": torch.get_num_threads(),
         "pairs": [pair.summary() for pair in pairs],
         "merged": [asdict(average) for average in merged],
+        "methods": [asdict(row) for row in methods],
     }
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from ..analysis import BarrierCurve
 from .demo import Merged, Pair
+from .demo_methods import ByMethod
 
-__all__ = ["merged_table", "pair_table"]
+__all__ = ["merged_table", "method_table", "pair_table"]
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
@@ -76,4 +77,29 @@ def merged_table(merged: Sequence[Merged]) -> Table:
             _cell(average.loss_unpermuted, average.accuracy_unpermuted),
             _cell(average.loss, average.accuracy),
         )
+    return table
+
+
+def method_table(rows: Sequence[ByMethod]) -> Table:
+    """One entry for each method and architecture."""
+    table = _table(
+        "By method, all models laid over the first: means over pairs",
+        "model",
+        ("method", "middle\nloss", "accuracy", "barrier\nto first", "between\nothers", "L2\nafter", "time\nsec"),
+    )
+    last = ""
+    for row in rows:
+        others = "" if row.others_barrier is None else f"{row.others_barrier:.3f}"
+        accuracy = "" if row.accuracy is None else f"{100 * row.accuracy:.1f}%"
+        name = "" if row.model == last else row.model
+        numbers = (
+            f"{row.loss:.3f}",
+            accuracy,
+            f"{row.barrier:.3f}",
+            others,
+            f"{row.l2_after:.2f}",
+            f"{row.seconds:.2f}",
+        )
+        table.add_row(name, row.method, *numbers)
+        last = row.model
     return table

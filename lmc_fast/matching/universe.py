@@ -18,6 +18,7 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 from numpy.polynomial import Polynomial
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._models import accumulate_dtype
@@ -185,8 +186,8 @@ def _linear_optimum(descent: ManyDescent, models: Sequence[_Relaxed]) -> list[Ch
 
 def _along(parts: Parts) -> Polynomial:
     """The objective along a step, in its length."""
-    stay, go = Polynomial([1.0, -1.0]), Polynomial([0.0, 1.0])
-    total = Polynomial([0.0])
+    # By the number of a parameter's axes, what stands before (1 - length)^(2 k - d) length^d.
+    factors: dict[int, NDArray[np.float64]] = {}
     for name in parts[0]:
         flat = torch.stack([torch.stack(of_model[name]).flatten(1) for of_model in parts])  # [models, k + 1, entries]
         count, k = flat.shape[0], flat.shape[1] - 1
@@ -195,12 +196,18 @@ def _along(parts: Parts) -> Polynomial:
         for part in torch.split(columns, rows_at_once(columns)):
             wide = part.double()
             products += wide.T @ wide
-        # Each pair of models once.
         blocks = products.reshape(count, k + 1, count, k + 1)
+        # Each pair of models once.
         between = 0.5 * (blocks.sum((0, 2)) - torch.diagonal(blocks, dim1=0, dim2=2).sum(-1))
+        of_count = factors.setdefault(k, np.zeros(2 * k + 1))
         for i, row in enumerate(between.tolist()):
-            for j, value in enumerate(row):
-                total = total + value * stay ** (2 * k - i - j) * go ** (i + j)
+            of_count[i : i + k + 1] += row
+    stay, go = Polynomial([1.0, -1.0]), Polynomial([0.0, 1.0])
+    total = Polynomial([0.0])
+    for of_count in factors.values():
+        degree = len(of_count) - 1
+        for d, factor in enumerate(of_count.tolist()):
+            total = total + factor * stay ** (degree - d) * go**d
     return total
 
 
