@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from . import compile as compile_kernels
-from . import fuzz, kernels, lap, lap_batch, lap_memory, lap_sequence, plot, wm
+from . import fuzz, kernels, lap, lap_batch, lap_memory, lap_sequence, planted, plot, wm
 
 __all__ = ["main"]
 
-COMMANDS = (lap, lap_sequence, lap_batch, lap_memory, fuzz, wm, kernels, compile_kernels, plot)
+COMMANDS = (lap, lap_sequence, lap_batch, lap_memory, fuzz, wm, planted, kernels, compile_kernels, plot)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
