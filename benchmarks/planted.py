@@ -1,0 +1,128 @@
+"""`planted`: how many permutations that were planted in copies of random models are found, with noise and without.
+
+By the matcher as it comes, and by the textbook loop, which goes from the identity and often ends in a local optimum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import lmc_fast as lmc
+from lmc_fast import architectures
+from lmc_fast.experiments.models import ResNet
+from tests import models
+
+from . import textbook
+from .options import add_out
+from .report import COLUMNS, Report, table
+from .solvers import OURS, version_of
+
+__all__ = ["KINDS", "Found", "count_found", "register", "with_noise"]
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
+    "mlp": (lambda: models.small_mlp((32, 24, 16)), architectures.mlp),
+    "vgg-batchnorm": (lambda: models.ConvNet(12, 24), architectures.vgg),
+    "resnet": (models.small_resnet, architectures.resnet),
+    "resnet20": (lambda: ResNet(1, 16, (3, 3, 3), 10), architectures.resnet),
+    "transformer": (models.TransformerBlock, lambda m: models.TransformerBlock.spec()),
+}
+# What is asked of the matcher, by whether there is noise.
+LEAST_SHARE = {False: 1.0, True: 0.99}
+_COLUMNS = ("model", "noise", "found", "seeds", "seconds")
+
+# State dicts of a and b, bound spec -> permutations.
+Matcher = Callable[[dict[str, Tensor], dict[str, Tensor], lmc.PermutationSpec], lmc.Permutations]
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    """Add `planted`."""
+    parser = commands.add_parser("planted", help="how many planted permutations are found, with noise and without")
+    parser.add_argument(
+        "--models", nargs="+", choices=KINDS, metavar="MODEL", default=list(KINDS), help=f"of {[*KINDS]}"
+    )
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1], help="shares of a tensor's deviation")
+    parser.add_argument("--seeds", type=int, default=100, help="models of each kind (default 100)")
+    add_out(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run `planted`; 1 if the matcher finds fewer than all without noise, or than 99 % with it."""
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, got {arguments.seeds}")
+    wrong = 0
+    with Report(arguments.out, "planted", (*COLUMNS, *_COLUMNS)) as report:
+        for kind in arguments.models:
+            for noise in arguments.noise:
+                for solver, matcher in _matchers(kind).items():
+                    found = count_found(kind, noise, arguments.seeds, matcher)
+                    enough = found.right >= LEAST_SHARE[noise > 0] * arguments.seeds
+                    wrong += solver == OURS and not enough
+                    report.add(
+                        model=kind,
+                        noise=noise,
+                        solver=solver,
+                        solver_version=lmc.__version__ if solver == OURS else version_of("scipy"),
+                        found=found.right,
+                        seeds=arguments.seeds,
+                        seconds=found.seconds,
+                        status="ok" if enough or solver != OURS else "wrong: fewer than asked",
+                    )
+        print(table(report.rows, ("model", "noise", "solver", "found", "seeds", "seconds", "status")))
+        print(f"rows: {report.path}")
+    return int(wrong > 0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """In how many models the matching is the planted permutation, exactly, and the seconds that all took."""
+
+    right: int
+    seconds: float
+
+
+def count_found(kind: str, noise: float, seeds: int, matcher: Matcher | None = None) -> Found:
+    """Plant and look, in one random model for each seed; by `weight_matching` unless another matcher is given."""
+    build, spec_of = KINDS[kind]
+    matcher = _ours if matcher is None else matcher
+    right, seconds = 0, 0.0
+    for seed in range(seeds):
+        model = models.randomise(build(), seed)
+        spec = spec_of(model).bind(model)
+        truth = lmc.Permutations.random(spec, seed)
+        other = with_noise(truth.inverse().apply(model.state_dict()), noise, seed)
+        began = time.perf_counter()
+        found = matcher(model.state_dict(), other, spec)
+        seconds += time.perf_counter() - began
+        right += found == truth
+    return Found(right, seconds)
+
+
+def with_noise(state: dict[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
+    """Every floating point tensor with noise of this share of its standard deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor + share * tensor.std(correction=0) * torch.randn(tensor.shape, generator=generator)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _matchers(kind: str) -> dict[str, Matcher]:
+    # The textbook loop knows no owned groups.
+    return {OURS: _ours} if kind == "transformer" else {OURS: _ours, "textbook": _textbook}
+
+
+def _ours(a: dict[str, Tensor], b: dict[str, Tensor], spec: lmc.PermutationSpec) -> lmc.Permutations:
+    return lmc.weight_matching(a, b, spec).permutations
+
+
+def _textbook(a: dict[str, Tensor], b: dict[str, Tensor], spec: lmc.PermutationSpec) -> lmc.Permutations:
+    return lmc.Permutations(spec, textbook.textbook_matching(a, b, spec).choices)
