@@ -16,14 +16,13 @@ from torch import nn
 
 import lmc_fast as lmc
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
-from lmc_fast.experiments.datasets import Batches, Dataset, digits
+from lmc_fast.experiments.datasets import Batches, Dataset, load_dataset
 from lmc_fast.experiments.models import MLP, ResNet
 from lmc_fast.experiments.training import train
 from lmc_fast.matching.straight_through import Hat
 from lmc_fast.matching.task import TaskLoss
 
 from . import textbook
-from .gains import load_images
 from .options import add_data
 from .report import table
 from .timing import Timing, alternate
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--data must be an .npz file, got {str(arguments.data)!r}")
     if arguments.pairs < 1:
         raise ValueError(f"--pairs must be 1 at least, got {arguments.pairs}")
-    data = digits() if arguments.data is None else load_images(arguments.data)
+    data = load_dataset("digits" if arguments.data is None else arguments.data)
     store = _Store(data, arguments.cache, arguments.epochs)
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "pairs": lambda: pair_rows(store, arguments.width, arguments.pairs),
