@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lmc_fast as lmc
+from benchmarks import planted
 from lmc_fast import architectures
 from lmc_fast.matching import frank_wolfe, weight
 from lmc_fast.matching.descent import CoordinateDescent
@@ -94,7 +95,7 @@ def test_it_finds_better_optima_than_coordinate_descent() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_ends_at_no_less_than_its_start(kind: str) -> None:
-    build, spec_of = KINDS[kind]
+    build, spec_of = planted.KINDS[kind]
     for seed in range(4):
         a, b = (models.randomise(build(), seed=2 * seed + side) for side in (0, 1))
         spec = spec_of(a)
@@ -113,7 +114,7 @@ def test_what_it_finds_is_thrown_away_where_it_is_worse(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_permutations_are_found(kind: str) -> None:
-    build, spec_of = KINDS[kind]
+    build, spec_of = planted.KINDS[kind]
     for seed in range(10):
         model = models.randomise(build(), seed)
         spec = spec_of(model).bind(model)

@@ -40,17 +40,17 @@ def counted(values: Tensor, gamma: float, size: int) -> Tensor:
     """Which singular values take part: at least gamma times the largest, and no rounding error of zero; bool [r].
 
     Equal values take part together: a threshold within rounding of some takes in all that follow each other within
-    rounding. Values that are equal come out of an SVD within a few sqrt(r) * eps of the largest; rounding of zeros
-    is taken to be up to size * eps of it, `size` being the longer side of the matrix.
+    rounding. Values that are equal come out of an SVD within 4 sqrt(r) * eps of the largest, zeros among them, and
+    never further off than size * eps, `size` being the longer side of the matrix.
     """
     if not values.numel():
         return values > 0
     eps = torch.finfo(values.dtype).eps
     falling = values.sort(descending=True).values
     most = falling[0]
-    near = 4 * values.numel() ** 0.5 * eps * most
+    near: Tensor = most * (eps * min(4 * values.numel() ** 0.5, size))
     # A gap wider than rounding behind a value that is below the threshold ends the set.
     ends = (falling[1:] < gamma * most - near) & (falling[:-1] - falling[1:] > near)
     first_out = falling[1:][ends]
     passes = values > first_out[0] if first_out.numel() else torch.ones_like(values, dtype=torch.bool)
-    return passes & (values > size * eps * most)
+    return passes & (values > near)
