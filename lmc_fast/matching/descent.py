@@ -153,7 +153,7 @@ class CoordinateDescent:
                         break
                 began = time.perf_counter()
                 step = Step()
-                for batch in self._apart(order()):
+                for batch in self.apart(order()):
                     visited = [root for root in batch if root in stale]
                     stale.difference_update(visited)
                     for root, (gained, moved) in zip(visited, self.improve(visited, workers), strict=True):
@@ -242,7 +242,7 @@ class CoordinateDescent:
         """The solver that goes on from a root group's last assignment."""
         return self.solvers.setdefault(root, AssignmentSolver(maximize=True))
 
-    def _apart(self, order: Sequence[str]) -> list[list[str]]:
+    def apart(self, order: Sequence[str]) -> list[list[str]]:
         """The groups in batches, each group in the first that holds none of its neighbours."""
         batches: list[list[str]] = []
         for root in order:

@@ -103,7 +103,7 @@ def match_many(
         raise ValueError(f"batches must {wanted} for method={method!r}")
     if method == "ste_mm":
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
-        check_training(epochs=epochs, sweeps=1, patience=patience, learning_rate=learning_rate, mixing=mixing)
+        check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
     work = _Work.of(models, spec, reference, check_device("device", device))
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
     if method == "ste_mm":
@@ -120,7 +120,7 @@ def match_many(
             epochs=epochs,
             optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=learning_rate)),
             mixing=mixing,
-            sweeps=1,
+            sweeps=None,
             patience=patience,
             seed=seed,
             progress=progress,

@@ -2,8 +2,8 @@
 
 Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), section 3.3; its steps for several models at once are those of
 Ito et al., "STE-MM" (ICML 2025). A hat is a free copy of model a's weights. Every step projects it onto the permuted
-models pi(theta_b) by weight matching, takes the loss at a point between theta_a and the projection, and hands that
-point's gradient on to the hat as if there had been no projection.
+models pi(theta_b) by weight matching (of a part of the groups, in turn), takes the loss at a point between theta_a and
+the projection, and hands that point's gradient on to the hat as if there had been no projection.
 """
 
 from __future__ import annotations
@@ -58,11 +58,22 @@ class Hat:
         self.weights = {name: start[name].detach().to(device, dtypes[name], copy=True) for name in names}
         self.descent = CoordinateDescent(spec, self.weights, model, dict.fromkeys(names, 1.0), choices, (), device)
         self.order = [root for root, _ in self.descent.outward()]
+        # Groups of one set share no parameter.
+        self.sets = self.descent.apart(self.order)
+        self.turn = 0
 
-    def project(self, sweeps: int) -> int:
-        """Go on from the last projection to that of the weights as they are now; return how many units moved."""
+    def project(self, sweeps: int | None) -> int:
+        """Go on from the last projection to that of the weights as they are now; return how many units moved.
+
+        Args:
+            sweeps: over all groups, at most; None: over one set of groups that share no parameter, the next in turn.
+        """
         self.descent.gains.forget_all()
-        steps, _ = self.descent.run(lambda: self.order, sweeps, False)
+        order = self.order
+        if sweeps is None:
+            order = self.sets[self.turn % len(self.sets)] if self.sets else order
+            self.turn += 1
+        steps, _ = self.descent.run(lambda: order, sweeps or 1, False)
         return sum(step.moved for step in steps)
 
     @property
@@ -83,7 +94,7 @@ def straight_through_matching(
     learning_rate: float = 3e-3,
     optimizer: Optimizer | None = None,
     mixing: str = "midpoint",
-    sweeps: int = 1,
+    sweeps: int | None = None,
     validation: Iterable[tuple[Tensor, Tensor]] | None = None,
     patience: int = 3,
     seed: int = 0,
@@ -105,7 +116,9 @@ def straight_through_matching(
         learning_rate: Adam's.
         optimizer: makes another optimizer from a list of tensors, in place of Adam.
         mixing: "midpoint", or "random": a random point between the models in each step, by `seed`.
-        sweeps: of weight matching in each step, from the last step's permutations on.
+        sweeps: of weight matching in each step over all groups, from the last step's permutations on; None: in each
+            step over groups that share no parameter, one such set after another, which costs about half of a sweep.
+            Permutations are judged after a whole sweep in either case.
         validation: batches by whose loss at the midpoint the best projection is chosen, after every epoch and at the
             start; None: `batches`.
         patience: end after so many epochs in a row without a better one.
@@ -169,9 +182,9 @@ def straight_through_matching(
     )
 
 
-def check_training(*, epochs: int, sweeps: int, patience: int, learning_rate: float, mixing: str) -> None:
+def check_training(*, epochs: int, sweeps: int | None, patience: int, learning_rate: float, mixing: str) -> None:
     """Raise TypeError or ValueError unless these options are what `train_hats` takes."""
-    for name, count in {"epochs": epochs, "sweeps": sweeps, "patience": patience}.items():
+    for name, count in {"epochs": epochs, "sweeps": 1 if sweeps is None else sweeps, "patience": patience}.items():
         check_int(name, count, 1)
     if not check_finite("learning_rate", learning_rate) > 0:
         raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
@@ -188,7 +201,7 @@ def train_hats(
     epochs: int,
     optimizer: Optimizer,
     mixing: str,
-    sweeps: int,
+    sweeps: int | None,
     patience: int,
     seed: int,
     progress: Progress,
@@ -199,6 +212,7 @@ def train_hats(
         task: whose batches are stepped through.
         judge: whose mean loss, at equal shares, chooses the best projections.
         tensors_a: model a's.
+        sweeps: as of `Hat.project`; before the best is judged, one over all groups at least.
         mixing: "midpoint" (equal shares of all models) or "random" (other ones in each step, uniform on the simplex).
 
     Returns:
@@ -228,7 +242,7 @@ def train_hats(
                         hat.weights[name].grad = (share * grad).to(hat.weights[name].dtype)
                 steps.step()
             for hat in hats:
-                moved += hat.project(sweeps)
+                moved += hat.project(sweeps or 1)
             reached = judge.mean_loss(merge(equal))
             waited += 1
             if reached < best_loss:

@@ -142,6 +142,33 @@ def test_batchnorm_is_handled_and_nothing_of_the_callers_changes(data: Dataset) 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_a_step_projects_groups_that_share_no_parameter_in_turn(
+    pair: tuple[nn.Module, nn.Module, lmc.PermutationSpec],
+) -> None:
+    a, b, spec = pair
+    start = lmc.Permutations.random(spec, 1)
+    names = [name for name, _ in a.named_parameters()]
+    hat = straight_through.Hat(spec, a.state_dict(), b.state_dict(), names, start, torch.device("cpu"))
+    assert sorted(name for some in hat.sets for name in some) == sorted(spec.groups) and len(hat.sets) == 2
+    for some in (*hat.sets, hat.sets[0]):
+        before = hat.permutations
+        hat.project(None)
+        assert {name for name in spec.groups if not torch.equal(before[name], hat.permutations[name])} <= set(some)
+    moved = hat.permutations
+    hat.project(9)
+    assert hat.project(1) == 0 and hat.permutations != moved != start
+
+
+@pytest.mark.parametrize("sweeps", [None, 1, 3])
+def test_however_a_step_projects_the_midpoint_is_low(
+    pair: tuple[nn.Module, nn.Module, lmc.PermutationSpec], batches: Batches, sweeps: int | None
+) -> None:
+    a, b, spec = pair
+    ste = straight_through_matching(a, b, batches, spec, sweeps=sweeps)
+    wm = lmc.weight_matching(a, b, spec)
+    assert midpoint(a, b, batches, ste) <= midpoint(a, b, batches, wm) * (1 + 1e-6)
+
+
 def test_same_seed_same_result(pair: tuple[nn.Module, nn.Module, lmc.PermutationSpec], batches: Batches) -> None:
     a, b, spec = pair
     first, again = (straight_through_matching(a, b, batches, spec, mixing="random", seed=4) for _ in range(2))
@@ -161,7 +188,7 @@ def test_patience_ends_it_and_the_best_is_kept(
 
     project = straight_through.Hat.project
 
-    def projected(self: straight_through.Hat, sweeps: int) -> int:
+    def projected(self: straight_through.Hat, sweeps: int | None) -> int:
         moved = project(self, sweeps)
         seen.append(self.permutations)
         return moved
