@@ -1,6 +1,6 @@
 """`planted`: how many permutations that were planted in copies of random models are found, with noise and without.
 
-By the matcher as it comes, and by the textbook loop, which goes from the identity and often ends in a local optimum.
+By the matcher as it comes, and by the textbook loop from the identity, where no group is owned.
 """
 
 from __future__ import annotations

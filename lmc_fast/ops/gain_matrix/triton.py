@@ -173,9 +173,11 @@ def product_kernel(
             x = x.to(tl.float32)
             y = y.to(tl.float32)
         part = tl.dot(x, y, part, input_precision=PRECISION)
-        if FLUSH and (step - begin) % FLUSH == FLUSH - 1:
-            total += part
-            part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        # Not by `and`: Triton 3.2 takes a constant and a number of the run for bits of two sizes.
+        if FLUSH:  # noqa: SIM102
+            if (step - begin) % FLUSH == FLUSH - 1:
+                total += part
+                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     total += part
     stored = (rm < units)[:, None] & (rn < units)[None, :]
     places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
