@@ -134,12 +134,15 @@ class CoordinateDescent:
         order = self.anchor() if anchored else [root for root, _ in self.outward()]
         return self.run(lambda: order, max_sweeps, progress)
 
-    def run(self, order: Callable[[], Sequence[str]], max_sweeps: int, progress: Progress) -> tuple[list[Step], bool]:
+    def run(
+        self, order: Callable[[], Sequence[str]], max_sweeps: int, progress: Progress, *, side_by_side: bool = True
+    ) -> tuple[list[Step], bool]:
         """Sweep over stale groups until none is left.
 
         Args:
-            order: gives the root groups in the order of the next sweep. Of groups that share no parameter those
-                that can be are solved side by side.
+            order: gives the root groups in the order of the next sweep.
+            side_by_side: whether groups that share no parameter are solved at once, where they can be: for those
+                that are nearly solved, handing them out takes longer.
         """
         stale = set(self.open)
         steps: list[Step] = []
@@ -153,7 +156,7 @@ class CoordinateDescent:
                         break
                 began = time.perf_counter()
                 step = Step()
-                for batch in self.apart(order()):
+                for batch in self.apart(order()) if side_by_side else [[root] for root in order()]:
                     visited = [root for root in batch if root in stale]
                     stale.difference_update(visited)
                     for root, (gained, moved) in zip(visited, self.improve(visited, workers), strict=True):

@@ -113,8 +113,10 @@ class GainCache:
         self._kept.pop(group, None)
 
     def forget_all(self) -> None:
-        """Drop all gains: the weights have changed."""
-        self._kept.clear()
+        """Sum all gains anew when they are next asked for: the weights have changed."""
+        for kept in self._kept.values():
+            # Past all correction; its memory serves for the new one.
+            kept.corrected = math.inf
 
     def off(self, norms: Mapping[str, tuple[float, float]]) -> set[str]:
         """Groups whose corrected gain is not what its parameters say, beyond rounding; none, unless something is wrong.
@@ -126,7 +128,9 @@ class GainCache:
             norms: ||.||^2 of each parameter, of a and of b.
         """
         return {
-            group for group, kept in self._kept.items() if kept.corrected > 0 and not self._agrees(group, kept, norms)
+            group
+            for group, kept in self._kept.items()
+            if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
         }
 
     def _up_to_date(self, group: str, uses: Sequence[_Use], wanted: Collection[int]) -> Tensor:

@@ -73,7 +73,7 @@ class Hat:
         if sweeps is None:
             order = self.sets[self.turn % len(self.sets)] if self.sets else order
             self.turn += 1
-        steps, _ = self.descent.run(lambda: order, sweeps or 1, False)
+        steps, _ = self.descent.run(lambda: order, sweeps or 1, False, side_by_side=False)
         return sum(step.moved for step in steps)
 
     @property

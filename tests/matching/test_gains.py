@@ -163,3 +163,18 @@ def test_a_group_without_entries_can_be_visited_again() -> None:
     for _ in range(2):
         gain = cache.gain("p")
         assert gain is not None and torch.equal(gain, torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_change_in_place_are_seen_once_all_is_forgotten(kind: str) -> None:
+    moving = Moving(*KINDS[kind])
+    for group in moving.spec.groups:
+        moving.cache.gain(group)
+    for tensor in moving.a.values():
+        tensor.add_(1.0)
+    moving.cache.forget_all()
+    assert moving.cache.off(moving.norms) == set()
+    for group in moving.spec.groups:
+        expected = moving.fresh().gain(group)
+        if expected is not None:
+            torch.testing.assert_close(moving.cache.gain(group), expected)
