@@ -4,15 +4,7 @@
 #include <cstddef>
 #include <cstring>
 
-#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
-#define LMC_X86 1
-#else
-#define LMC_X86 0
-#endif
-
-#if LMC_X86
-#include <immintrin.h>
-#endif
+#include "simd.hpp"
 
 namespace lmc {
 namespace {
@@ -27,14 +19,6 @@ inline std::uint32_t bits_of(float value) {
     std::uint32_t bits = 0;
     std::memcpy(&bits, &value, sizeof(bits));
     return bits;
-}
-
-inline void prefetch(const void* address) {
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(address);
-#else
-    (void)address;
-#endif
 }
 
 }  // namespace

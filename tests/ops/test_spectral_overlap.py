@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast.ops.spectral_overlap import polar_overlap, spectral_overlap
+from lmc_fast.ops.spectral_overlap.naive import counted
 
 SHAPES = [(1, 1), (2, 63), (63, 2), (40, 40)]
 
@@ -102,3 +103,12 @@ def test_bad_input_is_named() -> None:
         spectral_overlap(u, s, v, u, s, v, gammas=(1.5,))
     with pytest.raises(ValueError, match="w_a and w_b must be matrices of one shape, not empty"):
         polar_overlap(torch.ones(2, 3), torch.ones(3, 2))
+
+
+def test_a_value_above_an_svds_rounding_counts_and_one_below_does_not() -> None:
+    eps = torch.finfo(torch.float32).eps
+    small = torch.cat([torch.ones(255), torch.tensor([100 * eps])])
+    # 4 * sqrt(256) roundings is what an SVD is off by; size * eps would be 256 of them.
+    assert int(counted(small, 0.0, 256).sum()) == 256
+    small[-1] = 50 * eps
+    assert int(counted(small, 0.0, 256).sum()) == 255
