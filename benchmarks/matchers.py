@@ -18,9 +18,9 @@ from . import textbook
 from .pairs import Pair
 from .solvers import OURS, Unavailable
 
-__all__ = ["CONTENDERS", "IDENTITY", "RECENTRED", "TEXTBOOK", "Contender", "Found", "Match", "contender"]
+__all__ = ["CONTENDERS", "IDENTITY", "JOINT", "RECENTRED", "TEXTBOOK", "Contender", "Found", "Match", "contender"]
 
-IDENTITY, TEXTBOOK, RECENTRED = f"{OURS} identity", "textbook", "recentred"
+IDENTITY, JOINT, TEXTBOOK, RECENTRED = f"{OURS} identity", f"{OURS} frank_wolfe", "textbook", "recentred"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ def _ours_identity(pair: Pair, limit: float) -> Match:
 @contender(OURS, OURS)
 def _ours_default(pair: Pair, limit: float) -> Match:
     return _ours(pair)
+
+
+@contender(JOINT, OURS)
+def _ours_joint(pair: Pair, limit: float) -> Match:
+    return _ours(pair, search="frank_wolfe")
 
 
 def _textbook(pair: Pair, limit: float, solver: Callable[[], textbook.Assign]) -> Match:

@@ -8,6 +8,8 @@ No product with a dense relaxed matrix is ever taken. A parameter lies on two pe
 gain affine in the other groups' matrices: a step of length t to the vertex S takes gain(P) to (1 - t) gain(P) +
 t gain(S). So only gains at vertices are computed, and from one vertex to the next they are corrected by what moved.
 The objective along a step is a quadratic, known from its ends and its slope: the best length is exact.
+
+The search begins between its start and the mean of all permutations, whose gains need no large product either.
 """
 
 from __future__ import annotations
@@ -20,21 +22,25 @@ from numpy.typing import NDArray
 
 from .._progress import Progress, tracking
 from ..symmetry import PermutationSpec
+from .barycentre import Barycentre
 from .descent import CoordinateDescent
 from .nested import Choices, Gain, best_choices, flat_choices, value_of
 
-__all__ = ["SHARE_OF_START", "SMALL_GAP", "check_two_axes", "frank_wolfe", "rounded"]
+__all__ = ["check_two_axes", "frank_wolfe", "rounded"]
 
-# Ends where a whole step could gain no more than this share of the objective.
-SMALL_GAP = 1e-4
-# The part of the starting point that is the start itself; the rest is spread over random permutations. A start at a
+# Ends where a whole step could gain no more than this share of the objective: descent gains the rest sooner.
+SMALL_GAP = 1e-3
+# The part of the starting point that is the start itself; the rest is spread over all permutations. A start at a
 # permutation alone would end at once wherever no single group can gain.
-SHARE_OF_START = 0.3
+SHARE_OF_START = 0.02
 
 
 @dataclass
 class _Point:
-    """A relaxed point: what it is made of, the objective there, <gradient, point>, and the gains by group."""
+    """A relaxed point: what it is made of, the objective there, <gradient, point>, and the gains by group.
+
+    What is missing from the parts is spread evenly.
+    """
 
     parts: list[tuple[float, Choices]]
     objective: float
@@ -50,24 +56,21 @@ def check_two_axes(spec: PermutationSpec) -> None:
             raise ValueError(f"search='frank_wolfe' takes two permuted axes at most, and {name!r} has {moving}")
 
 
-def frank_wolfe(descent: CoordinateDescent, others: Sequence[Choices], max_steps: int, progress: Progress) -> None:
+def frank_wolfe(descent: CoordinateDescent, max_steps: int, progress: Progress) -> None:
     """Move the choices of a search to the rounded end of a Frank-Wolfe run that starts near them.
 
-    The run starts at a mixture of the choices and the others. What is found can be worse than the choices that it
-    came from; it is where coordinate descent goes on from.
+    The run starts between the choices and the mean of all permutations. What is found can be worse than the choices
+    that it came from; it is where coordinate descent goes on from.
 
     Args:
-        others: permutations of every group, one at least.
         max_steps: end after so many steps, converged or not.
     """
     point = _at(descent, dict(descent.choices))
     # The search corrects its own in place.
     point.gains = {name: gain.copy() for name, gain in point.gains.items()}
-    for k, choices in enumerate(others, start=1):
-        vertex = _at(descent, choices)
-        share = (1 - SHARE_OF_START) / len(others)
-        # Parts that came earlier shrink by as much as this one adds.
-        _step(point, vertex, share / (SHARE_OF_START + k * share), _total(descent.spec, point.gains, choices))
+    middle = Barycentre(descent)
+    total = sum(middle.value(root, point.gains) for root in descent.spec.roots)
+    _step(point, _at_middle(middle), 1 - SHARE_OF_START, total)
     with tracking(progress, "Frank-Wolfe", max_steps) as advance:
         for _ in range(max_steps):
             choices, total = _linear_optimum(descent, point.gains)
@@ -86,6 +89,13 @@ def _at(descent: CoordinateDescent, choices: Choices) -> _Point:
     descent.choose_all(choices)
     gains = {name: gain for name in descent.spec.groups if (gain := descent.gain(name)) is not None}
     return _Point([(1.0, choices)], descent.objective(), _total(descent.spec, gains, choices), gains)
+
+
+def _at_middle(middle: Barycentre) -> _Point:
+    """The mean of all permutations."""
+    spec = middle.descent.spec
+    gains = {name: gain for name in spec.groups if (gain := middle.gain(name)) is not None}
+    return _Point([], middle.objective(), sum(middle.value(root, gains) for root in spec.roots), gains)
 
 
 def _linear_optimum(descent: CoordinateDescent, gains: Mapping[str, Gain]) -> tuple[Choices, float]:
@@ -110,7 +120,7 @@ def _best_length(objective: float, slope: float, end: float) -> float:
 
 
 def _step(point: _Point, vertex: _Point, length: float, total: float) -> None:
-    """Go this part of the way to a vertex. `total`: the point's gains at the vertex."""
+    """Go this part of the way to a vertex (or the middle). `total`: the point's gains there."""
     slope = total - point.slope
     bend = vertex.objective - point.objective - slope
     # <gain(S), P> is <gain(S), S> less the slope at the far end.
@@ -121,7 +131,8 @@ def _step(point: _Point, vertex: _Point, length: float, total: float) -> None:
     for name, gain in point.gains.items():
         gain *= stay
         gain += length * vertex.gains[name]
-    point.parts = [(stay * weight, choices) for weight, choices in point.parts] + [(length, vertex.parts[0][1])]
+    shares = [(stay, part) for part in point.parts] + [(length, part) for part in vertex.parts]
+    point.parts = [(share * weight, choices) for share, (weight, choices) in shares]
 
 
 def rounded(

@@ -15,7 +15,7 @@ from ..ops.gain_matrix import Term, gain_matrix
 from ..symmetry.views import Leaf
 from .sums import rows_at_once
 
-__all__ = ["GainCache", "Indices", "settled_leaves"]
+__all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
 
 # A correction gathers twice and multiplies once: past this share of the work, starting anew is as cheap.
 WORTH_CORRECTING = 0.7
@@ -35,7 +35,7 @@ Indices = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
-class _Use:
+class Use:
     """A leaf, with its part of both models, and for each axis of the parameter the dimension that it became."""
 
     leaf: Leaf
@@ -108,6 +108,10 @@ class GainCache:
         self._kept.pop(group, None)
         return self._up_to_date(group, uses, chosen) if chosen else None
 
+    def uses(self, group: str) -> Sequence[Use]:
+        """Where the group's own entries are."""
+        return self._uses[group]
+
     def forget(self, group: str) -> None:
         """Drop a group's gain: the next one is summed anew."""
         self._kept.pop(group, None)
@@ -133,7 +137,7 @@ class GainCache:
             if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
         }
 
-    def _up_to_date(self, group: str, uses: Sequence[_Use], wanted: Collection[int]) -> Tensor:
+    def _up_to_date(self, group: str, uses: Sequence[Use], wanted: Collection[int]) -> Tensor:
         self._calls += 1
         now: list[Indices | None] = [self._indices(use) if k in wanted else None for k, use in enumerate(uses)]
         kept = self._kept.get(group)
@@ -165,7 +169,7 @@ class GainCache:
             free += self._kept.pop(name).gain.numel()
         return free >= entries
 
-    def _indices(self, use: _Use) -> Indices:
+    def _indices(self, use: Use) -> Indices:
         """The gathers of the use's other axes, one for each axis of the parameter."""
         leaf = use.leaf
         return tuple(
@@ -173,7 +177,7 @@ class GainCache:
         )
 
     def _update(
-        self, uses: Sequence[_Use], kept: _Kept, wanted: Sequence[Indices | None]
+        self, uses: Sequence[Use], kept: _Kept, wanted: Sequence[Indices | None]
     ) -> tuple[Iterator[Term], float] | None:
         """Terms that bring a kept gain up to date, and its share of corrections; None where to sum anew is better."""
         terms: list[Iterator[Term]] = []
@@ -234,12 +238,12 @@ def settled_leaves(
     ]
 
 
-def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> _Use:
+def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
     dims = tuple(axis if axis <= leaf.axis else axis + leaf.added_dims for axis in range(b[leaf.parameter].ndim))
-    return _Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(b[leaf.parameter]), dims, leaf.unit_dims)
+    return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(b[leaf.parameter]), dims, leaf.unit_dims)
 
 
-def _zeros(uses: Sequence[_Use]) -> Tensor:
+def _zeros(uses: Sequence[Use]) -> Tensor:
     """A gain of nothing, in the dtype that sums over all these uses take."""
     dtype = torch.float32
     for use in uses:
@@ -257,7 +261,7 @@ def _added(terms: Iterable[Term], gain: Tensor) -> Tensor:
     return gain
 
 
-def _corrections(use: _Use, axis: int, before: Indices, now: Indices, moved: Tensor) -> Iterator[Term]:
+def _corrections(use: Use, axis: int, before: Indices, now: Indices, moved: Tensor) -> Iterator[Term]:
     """What the entries of one axis that have moved add, and what they added where they were."""
     dim = use.dims[axis]
     term, gone = use.term(now), use.term(before)
@@ -298,7 +302,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.cat([part.double() @ vector for part in torch.split(matrix, rows_at_once(matrix))])
 
 
-def _product(use: _Use, indices: Indices, vector: Tensor) -> Tensor:
+def _product(use: Use, indices: Indices, vector: Tensor) -> Tensor:
     """A_mat @ (B_mat^T @ vector) in float64, by parts: [units]."""
     others = [dim for dim in range(use.a.ndim) if dim not in use.units]
     entries = _over_units(_spread(use.b, use.units), vector).reshape([use.b.shape[dim] for dim in others])

@@ -26,7 +26,7 @@ from .straight_through import Hat, Optimizer, check_training, train_hats
 from .sums import Overlap, overlap
 from .task import LossFn, TaskLoss
 from .universe import frank_wolfe_many
-from .weight import RANDOM_PARTS, check_finite_weights, sweeps_of
+from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]
 
@@ -291,7 +291,7 @@ def _together(
         descent.begin_at([start.choices for start in starts])
     if seed is not None:
         before, reached = [dict(choices) for choices in descent.choices], descent.objective()
-        frank_wolfe_many(descent, RANDOM_PARTS, seed, max_sweeps, progress)
+        frank_wolfe_many(descent, seed, max_sweeps, progress)
         if descent.objective() < reached:
             descent.begin_at(before)
     steps, converged = descent.run(max_sweeps, progress)

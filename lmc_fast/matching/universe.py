@@ -25,32 +25,37 @@ from .._models import accumulate_dtype
 from .._progress import Progress, tracking
 from ..ops.gain_matrix import Term, gain_matrix
 from ..symmetry import Permutations
-from .frank_wolfe import SHARE_OF_START, SMALL_GAP, rounded
+from .frank_wolfe import rounded
 from .merge_many import ManyDescent
 from .nested import Choices, Gain, best_choices
 from .sums import rows_at_once
 
 __all__ = ["frank_wolfe_many"]
 
+# Ends where a whole step could gain no more than this share of the objective.
+SMALL_GAP = 1e-4
+# The part of the starting point that is the start itself; the rest is spread over random permutations of each model.
+SHARE_OF_START = 0.3
+RANDOM_PARTS = 2
+
 # For each model, a parameter's parts of a step: entry j is what is gathered by the step on j axes, summed.
 Parts = list[dict[str, list[Tensor]]]
 
 
-def frank_wolfe_many(descent: ManyDescent, random_parts: int, seed: int, max_steps: int, progress: Progress) -> None:
+def frank_wolfe_many(descent: ManyDescent, seed: int, max_steps: int, progress: Progress) -> None:
     """Move the choices of a search to the rounded end of a Frank-Wolfe run that starts near them.
 
     The run starts at a mixture of the choices and random ones, since at a permutation alone it would end at once
     wherever no single group can gain. What is found can be worse than the choices that it came from.
 
     Args:
-        random_parts: how many random permutations of each model are in the mixture.
-        seed: of these.
+        seed: of the random permutations.
         max_steps: end after so many steps, converged or not.
     """
     models = [_Relaxed(descent, m) for m in range(descent.count)]
-    seeds = np.random.SeedSequence((seed, 2)).generate_state(random_parts * len(models)).reshape(random_parts, -1)
+    seeds = np.random.SeedSequence((seed, 2)).generate_state(RANDOM_PARTS * len(models)).reshape(RANDOM_PARTS, -1)
     for k, row in enumerate(seeds.tolist(), start=1):
-        share = (1 - SHARE_OF_START) / random_parts
+        share = (1 - SHARE_OF_START) / RANDOM_PARTS
         vertices = [Permutations.random(descent.spec, of_model).choices for of_model in row]
         # Parts that came earlier shrink by as much as this one adds.
         length = share / (SHARE_OF_START + k * share)

@@ -29,11 +29,9 @@ from .measures import distance_between, distance_from
 from .result import Matching, Sweep
 from .sums import overlap
 
-__all__ = ["RANDOM_PARTS", "check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
+__all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 
 SEARCHES = ("coordinate_descent", "frank_wolfe")
-# Random permutations in the mixture that a Frank-Wolfe search starts from.
-RANDOM_PARTS = 2
 
 
 def weight_matching(
@@ -64,8 +62,8 @@ def weight_matching(
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
             "identity", "random" (by `seed`), or Permutations (not changed).
         search: "coordinate_descent", one group after another until none can gain alone; or "frank_wolfe", which first
-            moves all groups at once over doubly stochastic matrices, from a mixture of the start and random
-            permutations (by `seed`), and rounds. It takes some times as long and one more matrix a group, finds a
+            moves all groups at once over doubly stochastic matrices, from between the start and the mean of all
+            permutations, and rounds. It takes some times as long and one more matrix a group, finds a
             better objective as a rule, and none below that of the start.
         restarts: how many searches to make; those after the first start at random. The best objective is kept,
             of equal ones the first.
@@ -156,11 +154,10 @@ def _search(
         return order if rng is None else rng.permutation(order).tolist()
 
     if search == "frank_wolfe":
-        start, reached = Permutations(descent.spec, descent.choices), descent.objective()
-        seeds = np.random.SeedSequence((seed, 1)).generate_state(RANDOM_PARTS).tolist()
-        frank_wolfe(descent, [_shuffled(start, descent.frozen, part).choices for part in seeds], max_sweeps, progress)
+        start, reached = dict(descent.choices), descent.objective()
+        frank_wolfe(descent, max_sweeps, progress)
         if descent.objective() < reached:
-            descent.choose_all(start.choices)
+            descent.choose_all(start)
     steps, converged = descent.run(next_order, max_sweeps, progress)
     objective = descent.objective()
     return _Search(descent.choices, objective, tuple(sweeps_of(steps, objective)), converged)

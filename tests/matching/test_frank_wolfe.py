@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import lmc_fast as lmc
 from benchmarks import planted
 from lmc_fast import architectures
 from lmc_fast.matching import frank_wolfe, weight
+from lmc_fast.matching.barycentre import Barycentre
 from lmc_fast.matching.descent import CoordinateDescent
 from lmc_fast.matching.nested import flat_choices
 
@@ -66,6 +69,57 @@ def test_a_step_is_what_dense_matrices_say(kind: str) -> None:
                     if name in point.gains:
                         slope += share * float(point.gains[name][np.arange(flat.size), flat].sum())
         assert point.slope == pytest.approx(slope, rel=1e-9)
+
+
+def all_shifts(spec: lmc.PermutationSpec, frozen: set[str]) -> list[tuple[float, lmc.Permutations]]:
+    """Cyclic shifts of every group but the frozen, so chosen that each axis sees every place of a unit as often."""
+    rounds = math.lcm(*(spec.units(group) for group in spec.groups))
+    parts = []
+    for k in range(rounds):
+        choices = {}
+        for name, size in spec.sizes.items():
+            shape = spec.shape(name)
+            # The owner's shift runs first, then that of the units within.
+            by = 0 if name in frozen else k // math.prod(shape[:-1])
+            choices[name] = np.broadcast_to((np.arange(size) + by) % size, shape)
+        parts.append((1 / rounds, lmc.Permutations(spec, choices)))
+    return parts
+
+
+def small_attention() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], lmc.PermutationSpec]:
+    """Heads that own their value dimensions, fixed entries beside them on one axis, and a group without an owner."""
+    heads = lmc.Segment("head", 1, (lmc.Segment("value"), lmc.Segment(length=1)))
+    groups = [lmc.Group("head", 3), lmc.Group("value", 2, owner="head"), lmc.Group("p", 4)]
+    axes = {"w": ("p", (heads, lmc.Segment(length=2))), "v": ((heads,), None), "bias": ("p",)}
+    spec = lmc.PermutationSpec.from_axes(axes, groups)
+    shapes = {"w": (4, 11), "v": (9, 3), "bias": (4,)}
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        {name: torch.randn(shape, dtype=torch.float64, generator=generator) for name, shape in shapes.items()}
+        for _ in range(2)
+    )
+    return a, b, spec.bind(a)
+
+
+@pytest.mark.parametrize("frozen", [(), ("head",), ("value",), ("p",)], ids=lambda frozen: "".join(frozen) or "none")
+def test_the_middle_is_the_mean_of_all_permutations(frozen: tuple[str, ...]) -> None:
+    a, b, spec = small_attention()
+    now = lmc.Permutations.random(spec, 3)
+    descent = CoordinateDescent(spec, a, b, dict.fromkeys(a, 1.0), now, frozen, None)
+    point = frank_wolfe._at_middle(Barycentre(descent))
+    parts = [(share, shift.after(now).choices) for share, shift in all_shifts(spec, set(frozen))]
+    assert point.objective == pytest.approx(relaxed_objective(spec, a, b, parts), rel=1e-12)
+    mean: dict[str, np.ndarray] = {}
+    slope = 0.0
+    for share, choices in parts:
+        at = frank_wolfe._at(descent, choices)
+        for name, gain in at.gains.items():
+            mean[name] = mean.get(name, 0) + share * gain
+        slope += share * frank_wolfe._total(spec, point.gains, choices)
+    assert set(point.gains) == set(mean)
+    for name, gain in point.gains.items():
+        np.testing.assert_allclose(gain, mean[name], rtol=1e-12, atol=1e-12)
+    assert point.slope == pytest.approx(slope, rel=1e-12)
 
 
 @pytest.mark.parametrize(
