@@ -1,16 +1,21 @@
-"""`spectral`: R for new permutations against the SVD that they do without, and R(0) by polar factors."""
+"""`spectral`: R for new permutations against the SVD that they do without, by polar factors, and from few values.
+
+On random weights, and on the square layers of two trained models that are given.
+"""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import lmc_fast as lmc
-from lmc_fast.analysis import LayerFactors
+from lmc_fast.analysis import LayerFactors, SpectralAlignment
+from lmc_fast.checkpoints import load_checkpoint
 
 from .options import add_out
 from .report import Report, table
@@ -25,9 +30,18 @@ SHOWN = ("family", "solver", "n", "p20_ms", "p50_ms", "p80_ms", "calls", "ratio"
 
 def register(commands: argparse._SubParsersAction) -> None:
     """Add `spectral`."""
-    parser = commands.add_parser("spectral", help="R for new permutations, and by polar factors, against the SVD")
+    parser = commands.add_parser(
+        "spectral", help="R for new permutations, by polar factors and from few values, against the SVD"
+    )
     parser.add_argument("--size", type=int, default=4096, help="of the layer that is permuted anew (default 4096)")
     parser.add_argument("--polar-size", type=int, default=2048, help="for polar factors (default 2048)")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="safetensors files of two models: R(0) and R(0.3) of their square layers as well",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each contender (default 5)")
     add_out(parser)
@@ -39,7 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     device = torch.device(arguments.device)
     with Report(arguments.out, "spectral") as report:
         rows = _new_permutations(arguments.size, device, arguments.seconds)
-        rows += _polar(arguments.polar_size, device, arguments.seconds)
+        rows += _polar("random", _random_pair(arguments.polar_size, device), arguments.seconds)
+        rows += _few("random", _random_pair(arguments.polar_size, device), arguments.seconds)
+        for name, pair in _trained_pairs(arguments.trained, device):
+            rows += _polar(name, pair, arguments.seconds)
+            rows += _few(name, pair, arguments.seconds)
         for row in rows:
             report.add(dtype="float32", **row)
         print(table(report.rows, SHOWN))
@@ -85,25 +103,56 @@ def _new_permutations(n: int, device: torch.device, seconds: float) -> list[dict
     ]
 
 
-def _polar(n: int, device: torch.device, seconds: float) -> list[dict[str, Any]]:
+def _random_pair(n: int, device: torch.device) -> list[torch.Tensor]:
+    """Half of the second is the first, for an R that is not all noise."""
+    first, second = (_weight(n, seed, device) for seed in (1, 2))
+    return [first, (first + second) / 2**0.5]
+
+
+def _trained_pairs(paths: Sequence[Path] | None, device: torch.device) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """The square layers of two models, by name."""
+    a, b = ({}, {}) if paths is None else (load_checkpoint(path) for path in paths)
+    for name, weight in a.items():
+        if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
+            yield name, [weight.to(device), b[name].to(device)]
+
+
+def _polar(name: str, pair: Sequence[torch.Tensor], seconds: float) -> list[dict[str, Any]]:
     """R(0) of two models from their weights, by both methods; their values are to agree."""
-    models = [{"w": _weight(n, seed, device)} for seed in (1, 2)]
-    # Half of model b is model a's, for an R that is not all noise.
-    models[1]["w"] = (models[0]["w"] + models[1]["w"]) / 2**0.5
-    identity = lmc.Permutations.identity(_spec(n))
+    models = [{"w": weight} for weight in pair]
 
-    def by(method: str) -> Callable[[], float]:
-        return lambda: lmc.spectral_alignment(*models, identity, gammas=(0.0,), method=method).overall[0]
+    def by(method: str) -> Callable[[], SpectralAlignment]:
+        return lambda: lmc.spectral_alignment(*models, gammas=(0.0,), method=method)
 
-    values = {method: by(method)() for method in ("svd", "polar")}
-    timings = alternate({method: by(method) for method in values}, seconds=seconds, least=2)
-    reference = timings["svd"].percentile(50)
-    error = abs(values["svd"] - values["polar"])
-    status = "ok" if error <= TOLERANCE else "wrong"
-    return [
-        {"family": f"R(0) = {values['svd']:.4f}", "n": n} | _times(timings[m], reference) | _checked(m, error, status)
-        for m in values
-    ]
+    return _compared(f"{name}, R(0)", pair, {method: by(method) for method in ("svd", "polar")}, seconds)
+
+
+def _few(name: str, pair: Sequence[torch.Tensor], seconds: float) -> list[dict[str, Any]]:
+    """R(0.3) from whole decompositions, and from the singular values that take part alone."""
+    models = [{"w": weight} for weight in pair]
+
+    def whole() -> SpectralAlignment:
+        return lmc.spectral_alignment(*(lmc.singular_factors(model) for model in models), gammas=(0.3,))
+
+    ways = {"svd": whole, "largest values": lambda: lmc.spectral_alignment(*models, gammas=(0.3,))}
+    return _compared(f"{name}, R(0.3)", pair, ways, seconds)
+
+
+def _compared(
+    name: str, pair: Sequence[torch.Tensor], ways: Mapping[str, Callable[[], SpectralAlignment]], seconds: float
+) -> list[dict[str, Any]]:
+    """Rows of ways to the same R, the first of which is by the SVD."""
+    found = {way: call() for way, call in ways.items()}
+    timings = alternate(ways, seconds=seconds, least=2)
+    first = next(iter(ways))
+    (exact,), layer = found[first].overall, found[first].layers[0]
+    family = {"family": f"{name} = {exact:.4f}, {layer.kept_a[0]} and {layer.kept_b[0]} values", "n": len(pair[0])}
+    rows = []
+    for way, timing in timings.items():
+        error = abs(found[way].overall[0] - exact)
+        status = "ok" if error <= TOLERANCE else "wrong"
+        rows.append(family | _times(timing, timings[first].percentile(50)) | _checked(way, error, status))
+    return rows
 
 
 def _checked(name: str, error: float, status: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from .._backend import check_device
-from .._checks import check_type
+from .._checks import check_finite, check_type
 from .._models import Model, accumulate_dtype, tensors_of
 from .._progress import Progress, tracking
 from ..ops.spectral_overlap.naive import counted
 from ..symmetry import Permutations, PermutationSpec
 from .layers import check_names, matrices_of
+from .truncated import largest_factors
 
 __all__ = ["LayerFactors", "SpectralFactors", "decomposed_pair", "matrices_of_both", "singular_factors"]
 
@@ -24,7 +25,7 @@ _AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class LayerFactors:
-    """One weight as a matrix W = U S V^T, its r = min(rows, columns) singular values falling.
+    """One weight as a matrix W = U S V^T, its r = min(rows, columns) singular values falling, or the first r of them.
 
     Attributes:
         name: of the parameter.
@@ -33,6 +34,7 @@ class LayerFactors:
         u: [rows, r], left singular vectors as columns.
         s: [r].
         v: [columns, r], right singular vectors as columns.
+        gamma: they are all that take part in R at this threshold and above; 0: all.
     """
 
     name: str
@@ -40,6 +42,7 @@ class LayerFactors:
     u: Tensor = field(repr=False)
     s: Tensor = field(repr=False)
     v: Tensor = field(repr=False)
+    gamma: float = 0.0
     _isometries: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -48,8 +51,27 @@ class LayerFactors:
         return self.weight.shape[0], self.weight.shape[1]
 
     def kept(self, gamma: float) -> int:
-        """How many singular values take part in R(gamma): the first so many."""
-        return int(counted(self.s, gamma, max(self.shape)).sum())
+        """How many singular values take part in R(gamma): the first so many.
+
+        Raises:
+            ValueError: for a threshold below the one for which they were computed.
+        """
+        self.check_reaches(gamma)
+        return int(counted(self.s, gamma, max(self.shape), min(self.shape)).sum())
+
+    def check_reaches(self, gamma: float) -> None:
+        """ValueError unless these are all the factors that take part in R(gamma)."""
+        if gamma < self.gamma:
+            raise ValueError(
+                f"factors must reach down to gamma = {gamma:g}, but those of {self.name!r} were computed for "
+                f"gamma = {self.gamma:g} and above: use singular_factors(model, gamma={gamma:g})"
+            )
+
+    def down_to(self, gamma: float) -> LayerFactors:
+        """Those alone that take part in R(gamma), in memory of their own."""
+        kept = self.kept(gamma)
+        u, s, v = self.u[:, :kept].clone(), self.s[:kept].clone(), self.v[:, :kept].clone()
+        return LayerFactors(self.name, self.weight, u, s, v, gamma)
 
     def isometry(self, count: int) -> Tensor:
         """sum_i u_i v_i^T over the first `count` singular values: [rows, columns]. Not to be written to.
@@ -96,7 +118,7 @@ class SpectralFactors(Mapping[str, LayerFactors]):
 
     @property
     def values(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """Singular values by weight."""
+        """Singular values by weight: those that were computed."""
         return {name: layer.s for name, layer in self._layers.items()}
 
 
@@ -105,6 +127,7 @@ def singular_factors(
     *,
     parameters: Sequence[str] | None = None,
     spec: PermutationSpec | None = None,
+    gamma: float = 0.0,
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> SpectralFactors:
@@ -115,6 +138,9 @@ def singular_factors(
         parameters: names of weights; None: every one with two dimensions or more. A convolution is taken as
             [out, in * kernel] (a transposed one as [in, out * kernel]), like every weight: first axis by the rest.
         spec: needed only where it takes several dimensions as one axis (stacked experts).
+        gamma: from 0 to 1; above 0 those singular values alone that are at least gamma times the largest of their
+            weight: enough for R at this threshold and above, and for nothing else. Where they are few that is several
+            times as fast; that none is missing is proven, else the whole decomposition is computed and cut.
         device: where to compute and keep the factors; None: where the weights are.
         progress: True for a bar, or a function (description, done, total).
 
@@ -128,19 +154,33 @@ def singular_factors(
     if spec is not None:
         check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         spec = spec.bind(model)
-    return decomposed(matrices_of("model", model, parameters, spec), where, progress)
+    gamma = check_finite("gamma", gamma)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
+    return decomposed(matrices_of("model", model, parameters, spec), gamma, where, progress)
 
 
-def decomposed(matrices: Mapping[str, Tensor], device: torch.device | None, progress: Progress) -> SpectralFactors:
-    """The factors of matrices by name; those of one shape are decomposed together."""
+def decomposed(
+    matrices: Mapping[str, Tensor], gamma: float, device: torch.device | None, progress: Progress
+) -> SpectralFactors:
+    """The factors of matrices by name, down to `gamma`; those of one shape are decomposed together."""
     found: dict[str, LayerFactors] = {}
     with tracking(progress, "singular vectors", len(matrices)) as advance:
         for names in _batches(matrices):
-            stack = torch.stack([_ready(matrices[name], device) for name in names])
+            ready = {name: _ready(matrices[name], device) for name in names}
+            few = {name: largest_factors(matrix, gamma) if gamma else None for name, matrix in ready.items()}
+            for name, factors in few.items():
+                if factors is not None:
+                    found[name] = LayerFactors(name, matrices[name], *factors, gamma=gamma)
+                    advance(name)
+            rest = [name for name in names if few[name] is None]
+            if not rest:
+                continue
             # [batch, rows, r], [batch, r], [batch, r, columns]
-            u, s, vh = torch.linalg.svd(stack, full_matrices=False)
-            for k, name in enumerate(names):
-                found[name] = LayerFactors(name, matrices[name], u[k], s[k], vh[k].T)
+            u, s, vh = torch.linalg.svd(torch.stack([ready[name] for name in rest]), full_matrices=False)
+            for k, name in enumerate(rest):
+                whole = LayerFactors(name, matrices[name], u[k], s[k], vh[k].T)
+                found[name] = whole.down_to(gamma) if gamma else whole
                 advance(name)
     return SpectralFactors({name: found[name] for name in matrices})
 
@@ -152,11 +192,20 @@ def decomposed_pair(
     parameters: Sequence[str] | None,
     device: torch.device | None,
     progress: Progress,
+    gamma: float = 0.0,
 ) -> tuple[SpectralFactors, SpectralFactors]:
-    """The factors of two models over the same weights; ValueError, before anything is decomposed, if they differ."""
+    """The factors of two models over the same weights, down to `gamma` at least.
+
+    Raises:
+        ValueError: before anything is decomposed, for weights that differ, or factors that end above `gamma`.
+    """
     a, b = matrices_of_both(model_a, model_b, permutations, parameters)
+    for model in (model_a, model_b):
+        if isinstance(model, SpectralFactors):
+            for name in a:
+                model[name].check_reaches(gamma)
     given_a, given_b = (
-        model.only(list(a)) if isinstance(model, SpectralFactors) else decomposed(matrices, device, progress)
+        model.only(list(a)) if isinstance(model, SpectralFactors) else decomposed(matrices, gamma, device, progress)
         for model, matrices in ((model_a, a), (model_b, b))
     )
     return given_a, given_b

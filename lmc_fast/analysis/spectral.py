@@ -120,7 +120,8 @@ def spectral_alignment(
         model_a, model_b: modules, state dicts, or their `SpectralFactors` (`singular_factors`).
         match: a `Matching` or `Permutations` for model b; None: as it is. Between a merged model and an original:
             ``spectral_alignment(merged, model_a)``, ``spectral_alignment(merged, model_b, match)``.
-        gammas: thresholds from 0 to 1.
+        gammas: thresholds from 0 to 1. With none at 0, models are decomposed down to the least alone, which is
+            several times as fast where few singular values take part.
         parameters: names of weights; None: every one with two dimensions or more (`singular_factors`).
         method: "svd"; "polar", for gamma = 0 alone: by polar factors and matrix products, without singular vectors,
             for weights of full rank; "auto": "polar" where that can be on a GPU, else "svd", which is faster on a CPU.
@@ -134,7 +135,8 @@ def spectral_alignment(
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: models of different shapes, a match for other models, thresholds outside 0..1, weights that are
-            not finite, or "polar" with a threshold above 0, with factors, or for a weight that lacks rank.
+            not finite, factors that end above the least threshold, or "polar" with a threshold above 0, with factors,
+            or for a weight that lacks rank.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     thresholds = tuple(check_floats("gammas", gammas))
@@ -155,7 +157,8 @@ def spectral_alignment(
             return found
         if method == "polar":
             raise ValueError(f"method 'polar' must have weights of full rank, and {lacks!r} is none: use 'svd'")
-    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
+    least = min(thresholds, default=0.0)
+    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress, least)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, ours in a.items():

@@ -149,7 +149,7 @@ def input_alignment(
     Args:
         model: a module; run in eval mode, left as it is.
         batches: inputs, or (inputs, targets) pairs; gone through once, batch by batch.
-        factors: the model's; None: computed.
+        factors: the model's, all of them (gamma = 0); None: computed.
         parameters: names of layers' weights; None: of every Linear and convolution.
         device: where to compute the factors; None: where the model is.
         progress: True for a bar, or a function (description, done, total).
@@ -174,6 +174,8 @@ def input_alignment(
     if factors is None:
         factors = singular_factors(model, parameters=list(layers), device=device, progress=progress)
     check_type("factors", factors, SpectralFactors, "SpectralFactors or None")
+    for name in factors:
+        factors[name].check_reaches(0)
     seen = {name: _Seen(factors[name], layers[name]) for name in layers if name in factors}
     places = {Place(_module_of(name), "input", -1, name, 1): of for name, of in seen.items()}
     ran: dict[str, None] = {}

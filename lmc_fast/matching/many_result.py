@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .._checks import check_int, fail_type
 from .._models import ModelT
 from ..symmetry import Permutations
-from .result import Sweep
+from .result import PREFIX, Sweep, history_from, history_to
+from .saved import Parts, checked, read_parts, write_parts
 
 __all__ = ["ManyMatching"]
 
 Array = NDArray[np.float64]
+
+FORMAT = "lmc_fast.ManyMatching"
+_DISTANCES = ("l2_before", "l2_after")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,36 @@ class ManyMatching:
             raise ValueError(f"models must be the {len(self)} that were matched, got {len(models)}")
         return [permutations.apply(model) for permutations, model in zip(self.permutations, models, strict=True)]
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the matching as one safetensors file, aside and then renamed: there is never half a file.
+
+        The tensors are model k's permutations, int64 under ``permutation.{k}.{group}``, and the distances, float64
+        under ``l2_before`` and ``l2_after``; the spec (as by `PermutationSpec.to_json`) and the rest are in the
+        file's metadata.
+
+        Args, Raises: as for `Matching.save`.
+        """
+        tensors = {
+            f"{PREFIX}{k}.{group}": choice
+            for k, permutations in enumerate(self.permutations)
+            for group, choice in permutations.items()
+        }
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _DISTANCES}
+        result = {name: getattr(self, name) for name in _NUMBERS} | {"history": history_to(self.history)}
+        write_parts(path, FORMAT, self.permutations[0].spec, tensors, result, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ManyMatching:
+        """Read what `save` wrote, and check it.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: truncated, no matching of several models, of another version, or one whose parts do not fit
+                each other; the message names the file.
+            ImportError: safetensors is not installed; the message names the extra.
+        """
+        return read_parts(path, FORMAT, _read)
+
     @property
     def l2_reduction(self) -> float:
         """1 - the mean of l2_after / the mean of l2_before over all pairs; 0 for models that were equal."""
@@ -95,3 +131,39 @@ class ManyMatching:
             f"  objective {self.objective:.6g}; of {self.permutations[0].total} units in "
             f"{len(self.permutations[0])} groups moved: {moved} (the frame is model {self.reference}'s)"
         )
+
+
+# Attributes of a ManyMatching that are written as they are, and what each must be.
+_NUMBERS: dict[str, type] = {
+    "objective": float,
+    "reference": int,
+    "converged": bool,
+    "seconds": float,
+    "method": str,
+}
+
+
+def _read(parts: Parts) -> ManyMatching:
+    """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
+    result = checked(parts.result, "result", {**_NUMBERS, "history": list})
+    history = history_from(result.pop("history"))
+    groups, tensors = parts.spec.groups, parts.tensors
+    before = tensors.get("l2_before")
+    count = 0 if before is None or before.ndim == 0 else before.shape[0]
+    expected = {f"{PREFIX}{k}.{group}": torch.int64 for k in range(count) for group in groups}
+    expected |= dict.fromkeys(_DISTANCES, torch.float64)
+    parts.check_tensors(expected, "one permutation for each model and group, and the distances")
+    for name in _DISTANCES:
+        if tensors[name].shape != (count, count) or count == 0:
+            raise ValueError(f"{name} must be [models, models], got {tuple(tensors[name].shape)}")
+    if not 0 <= result["reference"] < count:
+        raise ValueError(f"result: reference must be one of the {count} models, got {result['reference']}")
+    return ManyMatching(
+        permutations=tuple(
+            Permutations(parts.spec, {group: tensors[f"{PREFIX}{k}.{group}"] for group in groups}) for k in range(count)
+        ),
+        l2_before=tensors["l2_before"].numpy(),
+        l2_after=tensors["l2_after"].numpy(),
+        history=history,
+        **result,
+    )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .._checks import describe
-from .._extras import require
-from .._files import check_writable, write_aside
 from .._models import ModelT
-from ..symmetry import Permutations, PermutationSpec
+from ..symmetry import Permutations
+from .saved import Parts, checked, read_parts, write_parts
 
-__all__ = ["Matching", "Sweep"]
+__all__ = ["PREFIX", "Matching", "Sweep", "history_from", "history_to"]
 
 FORMAT = "lmc_fast.Matching"
-VERSION = 1
 # Before a group's name, so that no name can be one of the file format's own.
 PREFIX = "permutation."
 
@@ -96,18 +91,16 @@ class Matching:
             OSError: it cannot be written to.
             ImportError: safetensors is not installed; the message names the extra.
         """
-        writer = require("safetensors.torch", "cli")
-        path = Path(path)
-        check_writable(path, overwrite=overwrite)
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "spec": self.permutations.spec.to_json(),
-            "result": json.dumps({**numbers, "history": [asdict(sweep) for sweep in self.history]}),
-        }
+        result = {name: getattr(self, name) for name in _NUMBERS}
         tensors = {PREFIX + group: choice for group, choice in self.permutations.items()}
-        write_aside(path, lambda part: writer.save_file(tensors, part, metadata=metadata))
+        write_parts(
+            path,
+            FORMAT,
+            self.permutations.spec,
+            tensors,
+            {**result, "history": history_to(self.history)},
+            overwrite=overwrite,
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Matching:
@@ -119,20 +112,7 @@ class Matching:
                 message names the file.
             ImportError: safetensors is not installed; the message names the extra.
         """
-        library = require("safetensors", "cli")
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"matching {str(path)!r} does not exist" + (" as a file" if path.exists() else ""))
-        try:
-            with library.safe_open(path, "pt") as file:
-                metadata: dict[str, str] = file.metadata() or {}
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (library.SafetensorError, OSError) as error:
-            raise ValueError(f"matching {str(path)!r} is no complete safetensors file: {error}") from None
-        try:
-            return _read(metadata, tensors)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"matching {str(path)!r}: {error}") from None
+        return read_parts(path, FORMAT, _read)
 
     def __str__(self) -> str:
         state = "converged" if self.converged else "not converged"
@@ -157,38 +137,21 @@ _NUMBERS: dict[str, type] = {
 _SWEEP: dict[str, type] = {"objective": float, "moved": int, "solved": int, "seconds": float}
 
 
-def _read(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Matching:
+def _read(parts: Parts) -> Matching:
     """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"holds no matching: its format must be {FORMAT!r}, got {describe(metadata.get('format'))}")
-    if metadata.get("version") != str(VERSION):
-        raise ValueError(f"its version must be {VERSION}, got {describe(metadata.get('version'))}")
-    spec = PermutationSpec.from_json(metadata.get("spec", ""))
-    if not spec.is_bound:
-        raise ValueError("its spec leaves sizes open")
-    expected = {PREFIX + group for group in spec.groups}
-    if set(tensors) != expected:
-        raise ValueError(f"it must hold one permutation for each group, but {sorted(expected ^ set(tensors))} differ")
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.int64:
-            raise ValueError(f"{name} must be int64, got {tensor.dtype}")
-    try:
-        result = json.loads(metadata.get("result", ""))
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError("its result is not JSON") from None
-    history = _checked(result, "result", {**_NUMBERS, "history": list}).pop("history")
-    return Matching(
-        permutations=Permutations(spec, {group: tensors[PREFIX + group] for group in spec.groups}),
-        history=tuple(Sweep(**_checked(sweep, f"history[{i}]", _SWEEP)) for i, sweep in enumerate(history)),
-        **result,
-    )
+    names = {PREFIX + group: torch.int64 for group in parts.spec.groups}
+    parts.check_tensors(names, "one permutation for each group")
+    result = checked(parts.result, "result", {**_NUMBERS, "history": list})
+    history = history_from(result.pop("history"))
+    choices = {group: parts.tensors[PREFIX + group] for group in parts.spec.groups}
+    return Matching(permutations=Permutations(parts.spec, choices), history=history, **result)
 
 
-def _checked(entry: Any, where: str, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """`entry`, if it is a dict of these keys and kinds of value."""
-    if not isinstance(entry, dict) or set(entry) != set(kinds):
-        raise ValueError(f"{where} must be an object with {sorted(kinds)}, got {describe(entry)}")
-    for key, kind in kinds.items():
-        if type(entry[key]) is not kind:
-            raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {describe(entry[key])}")
-    return entry
+def history_to(history: Sequence[Sweep]) -> list[dict[str, Any]]:
+    """Sweeps as JSON has them."""
+    return [asdict(sweep) for sweep in history]
+
+
+def history_from(entries: Sequence[Any]) -> tuple[Sweep, ...]:
+    """Sweeps from JSON, each checked."""
+    return tuple(Sweep(**checked(sweep, f"history[{i}]", _SWEEP)) for i, sweep in enumerate(entries))

@@ -146,9 +146,9 @@ class TestRefused:
 
     def test_no_matching(self) -> None:
         self.metadata = {}
-        self.refused("holds no matching: its format must be 'lmc_fast.Matching', got None")
+        self.refused("holds no Matching: its format must be 'lmc_fast.Matching', got None")
         self.metadata = {"format": "pt"}
-        self.refused("holds no matching: .* got 'pt'")
+        self.refused("holds no Matching: .* got 'pt'")
 
     def test_another_version(self) -> None:
         self.metadata["version"] = "2"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["counted", "spectral_overlap"]
+__all__ = ["counted", "first_outside", "rounding_of", "spectral_overlap"]
 
 
 def spectral_overlap(
@@ -26,31 +26,43 @@ def spectral_overlap(
     right = v_a.T @ (v_b if columns is None else v_b.index_select(0, columns))
     # [r_a, r_b]
     both = left.double() * right.double()
-    size = max(u_a.shape[0], v_a.shape[0])
+    sides = (u_a.shape[0], v_a.shape[0])
     found = []
     for gamma in gammas:
-        of_a, of_b = counted(s_a, gamma, size), counted(s_b, gamma, size)
+        of_a, of_b = (counted(s, gamma, max(sides), min(sides)) for s in (s_a, s_b))
         total = float(both[of_a][:, of_b].sum())
         pairs = int(of_a.sum()) * int(of_b.sum())
         found.append(total / pairs**0.5 if pairs else 0.0)
     return torch.tensor(found, dtype=torch.float64)
 
 
-def counted(values: Tensor, gamma: float, size: int) -> Tensor:
+def counted(values: Tensor, gamma: float, size: int, rank: int | None = None) -> Tensor:
     """Which singular values take part: at least gamma times the largest, and no rounding error of zero; bool [r].
 
     Equal values take part together: a threshold within rounding of some takes in all that follow each other within
-    rounding. Values that are equal come out of an SVD within 4 sqrt(r) * eps of the largest, zeros among them, and
-    never further off than size * eps, `size` being the longer side of the matrix.
+    rounding. Values that are equal come out of an SVD within 4 sqrt(rank) * eps of the largest, zeros among them, and
+    never further off than size * eps.
+
+    Args:
+        values: the singular values, or the largest of them.
+        size, rank: the longer and the shorter side of the matrix; `rank` None: there are as many values.
     """
     if not values.numel():
         return values > 0
-    eps = torch.finfo(values.dtype).eps
     falling = values.sort(descending=True).values
-    most = falling[0]
-    near: Tensor = most * (eps * min(4 * values.numel() ** 0.5, size))
-    # A gap wider than rounding behind a value that is below the threshold ends the set.
-    ends = (falling[1:] < gamma * most - near) & (falling[:-1] - falling[1:] > near)
-    first_out = falling[1:][ends]
-    passes = values > first_out[0] if first_out.numel() else torch.ones_like(values, dtype=torch.bool)
+    near = rounding_of(falling, size, rank or values.numel())
+    outside = first_outside(falling, gamma, near)
+    passes = values > falling[outside] if outside < len(falling) else torch.ones_like(values, dtype=torch.bool)
     return passes & (values > near)
+
+
+def rounding_of(falling: Tensor, size: int, rank: int) -> Tensor:
+    """How far singular values that are equal come out of an SVD, the largest first: a scalar."""
+    near: Tensor = falling[0] * (torch.finfo(falling.dtype).eps * min(4 * rank**0.5, size))
+    return near
+
+
+def first_outside(falling: Tensor, gamma: float, near: Tensor) -> int:
+    """The first of the falling values that is below gamma times the largest, behind a gap wider than rounding."""
+    ends = (falling[1:] < gamma * falling[0] - near) & (falling[:-1] - falling[1:] > near)
+    return 1 + int(ends.int().argmax()) if bool(ends.any()) else len(falling)

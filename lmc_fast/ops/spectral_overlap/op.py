@@ -37,7 +37,8 @@ def spectral_overlap(
 
     Args:
         u_a, u_b: left singular vectors as columns, [m, r_a] and [m, r_b].
-        s_a, s_b: singular values, [r_a] and [r_b], in any order, none negative.
+        s_a, s_b: singular values, [r_a] and [r_b], in any order, none negative; or the largest of them, as many as
+            take part at the least threshold.
         v_a, v_b: right singular vectors as columns, [n, r_a] and [n, r_b] (not ``Vh``).
         rows, columns: int64 indices that permute b's rows [m] and columns [n]; None where nothing moves.
         gammas: thresholds from 0 to 1; all are summed in one pass.

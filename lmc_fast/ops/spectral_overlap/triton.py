@@ -103,10 +103,10 @@ def spectral_overlap(
     if not order or min(s_a.numel(), s_b.numel()) == 0:
         return torch.zeros(len(gammas), dtype=torch.float64)
     passes = []
-    size = max(u_a.shape[0], v_a.shape[0])
+    sides = (u_a.shape[0], v_a.shape[0])
     for values in (s_a, s_b):
         # Whoever passes a threshold passes those below it.
-        taken = torch.stack([counted(values, gammas[g], size) for g in order])
+        taken = torch.stack([counted(values, gammas[g], max(sides), min(sides)) for g in order])
         passes.append(taken.sum(0, dtype=torch.int32))
     u_a, v_a, u_b, v_b = (tensor.contiguous() for tensor in (u_a, v_a, u_b, v_b))
     block_i, block_j, block_k, warps, stages = CONFIG
