@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import tempfile
@@ -13,12 +14,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .report import table
+from .options import add_out
+from .report import Report, machine, table
 
-__all__ = ["LIMITS", "Compiled", "Variant", "compile_variant", "register", "variants"]
+__all__ = ["LIMITS", "Compiled", "Variant", "compile_variant", "missing", "register", "variants"]
 
 # Shared memory that a block may have, by target.
 LIMITS = {"cuda 80": 163 << 10, "cuda 90": 227 << 10, "cuda 100": 227 << 10, "hip gfx942": 64 << 10}
+# The first Triton that knows a target, where it is not the first that we take.
+SINCE = {"cuda 100": (3, 3)}
+SHOWN = ("kernel", "target", "configuration", "default", "warps", "stages", "registers", "shared", "spills", "status")
 
 
 @dataclass(frozen=True)
@@ -61,39 +66,67 @@ def variants() -> Iterator[Variant]:
         yield from _others(target)
 
 
+def missing(target: str) -> str | None:
+    """What the installed Triton lacks to compile for a target; None: nothing."""
+    import triton
+    from triton.backends.amd.compiler import HIPBackend
+
+    since = SINCE.get(target, (0,))
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < since:
+        return f"triton {'.'.join(map(str, since))}"
+    linkers = [os.environ.get("TRITON_HIP_LLD_PATH", ""), "/opt/rocm/llvm/bin/ld.lld", "/usr/bin/ld.lld"]
+    # Early ones call ROCm's linker, later ones bring their own.
+    outside = target.startswith("hip") and hasattr(HIPBackend, "path_to_rocm_lld")
+    return "ROCm's ld.lld" if outside and not any(Path(linker).is_file() for linker in linkers) else None
+
+
 def compile_variant(variant: Variant) -> Compiled:
     """Compile for the variant's target; whatever Triton raises where it cannot."""
     import importlib
 
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     module, _, name = variant.kernel.partition(":")
     kernel = getattr(importlib.import_module(module), name)
-    constants = {key: _language(value) for key, value in variant.constants.items()}
-    signature = {
-        argument: "constexpr" if argument in constants else variant.pointers.get(argument, "i32")
-        for argument in kernel.arg_names
-    }
-    attributes = {
-        (kernel.arg_names.index(argument),): [["tt.divisibility", 16]]
-        for argument in (*variant.pointers, *variant.aligned)
-        if argument not in constants
-    }
     backend, _, arch = variant.target.partition(" ")
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    compiled = triton.compile(ASTSource(kernel, signature, constants, attributes), target=target, options=options)
+    compiled = triton.compile(_source(kernel, variant), target=target, options=options)
     registers, spills = _nvidia(compiled.asm["cubin"]) if backend == "cuda" else _amd(compiled.asm["amdgcn"])
     return Compiled(variant, registers, int(compiled.metadata.shared), spills)
+
+
+def _source(kernel: Any, variant: Variant) -> Any:
+    """The kernel with the types and constants of a variant, as the Triton that is installed takes them."""
+    from triton.backends import compiler
+    from triton.compiler import ASTSource
+
+    constants = {key: _language(value) for key, value in variant.constants.items()}
+    signature = {
+        argument: variant.pointers.get(argument, "i32") for argument in kernel.arg_names if argument not in constants
+    }
+    aligned = [
+        kernel.arg_names.index(argument)
+        for argument in (*variant.pointers, *variant.aligned)
+        if argument not in constants
+    ]
+    # Triton 3.2 has a class for what the later ones take as a mapping, and no types for constants.
+    descriptor = getattr(compiler, "AttrsDescriptor", None)
+    if descriptor is not None:
+        found = descriptor.from_dict({"cls": "AttrsDescriptor", "arg_properties": {"tt.divisibility": aligned}})
+        return ASTSource(kernel, signature, constants, found)
+    signature = {argument: signature.get(argument, "constexpr") for argument in kernel.arg_names}
+    return ASTSource(kernel, signature, constants, {(place,): [["tt.divisibility", 16]] for place in aligned})
 
 
 def register(commands: argparse._SubParsersAction) -> None:
     """Add `compile`."""
     parser = commands.add_parser("compile", help="registers, shared memory and spills of every Triton kernel")
     parser.add_argument("--targets", nargs="+", choices=list(LIMITS), default=list(LIMITS), metavar="TARGET")
+    parser.add_argument("--kernel", default="", help="kernels whose name holds this")
     parser.add_argument("--processes", type=int, default=2)
+    add_out(parser)
     parser.set_defaults(run=run)
 
 
@@ -102,28 +135,43 @@ def run(arguments: argparse.Namespace) -> int:
     import triton
 
     print(f"triton {triton.__version__}")
-    wanted = [variant for variant in variants() if variant.target in arguments.targets]
-    rows, wrong = [], 0
-    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+    targets = []
+    for target in arguments.targets:
+        lack = missing(target)
+        if lack is None:
+            targets.append(target)
+        else:
+            print(f"{target}: not compiled, it takes {lack}")
+    wanted = [v for v in variants() if v.target in targets and arguments.kernel in v.kernel.partition(":")[2]]
+    columns = ("command", *SHOWN, "triton", *machine())
+    with (
+        Report(arguments.out, "compile", columns) as report,
+        ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool,
+    ):
         for compiled in pool.map(compile_variant, wanted):
-            variant = compiled.variant
-            fits = compiled.shared <= LIMITS[variant.target] and not compiled.spills
-            wrong += variant.is_default and not fits
-            rows.append(
-                {
-                    "kernel": variant.kernel.partition(":")[2],
-                    "target": variant.target,
-                    "configuration": variant.label,
-                    "default": "yes" if variant.is_default else "no",
-                    "warps": variant.warps,
-                    "stages": variant.stages,
-                    "registers": compiled.registers,
-                    "shared": compiled.shared,
-                    "spills": compiled.spills,
-                }
-            )
-    print(table(rows, list(rows[0])))
-    return int(wrong > 0)
+            report.add(**_row(compiled), triton=triton.__version__)
+        print(table(report.rows, SHOWN))
+        print(f"rows: {report.path}")
+    return int(any(row["default"] == "yes" and row["status"] != "ok" for row in report.rows))
+
+
+def _row(compiled: Compiled) -> dict[str, Any]:
+    variant = compiled.variant
+    wrong = ["spills"] if compiled.spills else []
+    if compiled.shared > LIMITS[variant.target]:
+        wrong.append("too much shared memory")
+    return {
+        "kernel": variant.kernel.partition(":")[2],
+        "target": variant.target,
+        "configuration": variant.label,
+        "default": "yes" if variant.is_default else "no",
+        "warps": variant.warps,
+        "stages": variant.stages,
+        "registers": compiled.registers,
+        "shared": compiled.shared,
+        "spills": compiled.spills,
+        "status": ", ".join(wrong) or "ok",
+    }
 
 
 def _products(target: str) -> Iterator[Variant]:
