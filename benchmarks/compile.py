@@ -63,6 +63,7 @@ def variants() -> Iterator[Variant]:
     """Every configuration of every kernel, for every target."""
     for target in LIMITS:
         yield from _products(target)
+        yield from _groups(target)
         yield from _others(target)
 
 
@@ -212,20 +213,47 @@ def _products(target: str) -> Iterator[Variant]:
                     )
 
 
-def _others(target: str) -> Iterator[Variant]:
+def _groups(target: str) -> Iterator[Variant]:
     from lmc_fast.ops.gain_matrix import triton as gain
+
+    maker = target.partition(" ")[0]
+    for kind, dtype in (("half", "bf16"), ("float32", "fp32")):
+        config = gain.DEFAULTS[kind, maker][2]
+        precision = "tf32x3" if (kind, maker) == ("float32", "cuda") else "ieee"
+        yield Variant(
+            "lmc_fast.ops.gain_matrix.triton:grouped_kernel",
+            f"{dtype} {precision}, {config.m} x {config.n} x {config.k}, flush {config.flush}",
+            target,
+            dict.fromkeys(("table", "first_tile", "group_of_tile"), "*i64"),
+            {
+                "DTYPE": f"tl.{dtype}",
+                "PRECISION": precision,
+                "WIDEN": False,
+                "FLUSH": config.flush,
+                "BLOCK_M": config.m,
+                "BLOCK_N": config.n,
+                "BLOCK_K": config.k,
+            },
+            (),
+            config.warps,
+            config.stages,
+        )
+
+
+def _others(target: str) -> Iterator[Variant]:
+    from lmc_fast.ops.gain_matrix import triton_pack as pack
     from lmc_fast.ops.permuted_lerp import triton as lerp
     from lmc_fast.ops.spectral_overlap import triton as overlap
 
-    rows, columns, warps = gain.PACK_TILE
+    rows, columns, warps = pack.PACK_TILE
     for dtype in ("bf16", "fp32"):
         yield Variant(
-            "lmc_fast.ops.gain_matrix.triton:pack_kernel",
+            "lmc_fast.ops.gain_matrix.triton_pack:pack_kernel",
             f"{dtype}, {rows} x {columns}",
             target,
-            {"jobs": "*i64", "job_of_tile": "*i32", "first_tile": "*i64"},
+            dict.fromkeys(("jobs", "first_tile", "job_of_tile"), "*i64"),
             {"FROM": f"tl.{dtype}", "TO": f"tl.{dtype}", "ROWS": rows, "COLUMNS": columns},
-            ("width",),
+            (),
             warps,
             1,
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast._backend import backends
-from lmc_fast.ops.gain_matrix import Term, gain_matrix
+from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.ops.gain_matrix import naive as gain_naive
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
@@ -147,6 +147,7 @@ def works(sizes: Sequence[int], device: torch.device) -> Iterator[Work]:
             for columns in (False, True):
                 yield _gain(n, dtype, columns, device)
             yield _correction(n, dtype, device)
+    yield _small_groups(48, torch.float32, device)
     for n in sizes:
         yield _overlap(n, device)
 
@@ -309,6 +310,37 @@ def _correction(n: int, dtype: torch.dtype, device: torch.device) -> Work:
         *("gain matrix, correction of 5 %", n, dtype, moved, 2 * n * n * entries, contenders),
         lambda: _gain_error(gain_matrix([term]), [term]),
     )
+
+
+def _small_groups(count: int, dtype: torch.dtype, device: torch.device) -> Work:
+    """Groups of 64 to 256 units, each with the weights before and behind it and a bias."""
+    groups = []
+    for g in range(count):
+        units = (64, 128, 256)[g % 3]
+        order = torch.randperm(2 * units).to(device)
+        ins, outs = (torch.randn(2, 2 * units, units, device=device).to(dtype) for _ in range(2))
+        biases = torch.randn(2, units, device=device).to(dtype)
+        groups.append(
+            [
+                Term(ins[0].T, ins[1].T, (0,), (None, order)),
+                Term(outs[0], outs[1], (1,), (order, None)),
+                Term(biases[0], biases[1], (0,), (None,)),
+            ]
+        )
+    contenders: dict[str, Callable[[], object]] = {
+        OURS: lambda: gain_matrices(groups),
+        "plain reference": lambda: gain_naive.gain_matrices(groups, [None] * count),
+        f"{OURS}, one group after another": lambda: [gain_matrix(terms) for terms in groups],
+    }
+
+    def error() -> float:
+        return max(_gain_error(gain, terms) for gain, terms in zip(gain_matrices(groups), groups, strict=True))
+
+    squares = [(terms[0].unit_count() ** 2, sum(term.entry_count() for term in terms)) for terms in groups]
+    entries = sum(term.a.nbytes + term.b.nbytes for terms in groups for term in terms)
+    moved = entries + 4 * sum(square for square, _ in squares)
+    operations = 2 * sum(square * k for square, k in squares)
+    return Work("gain matrices of small groups", count, dtype, moved, operations, contenders, error)
 
 
 def _overlap(n: int, device: torch.device) -> Work:

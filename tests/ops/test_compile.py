@@ -30,7 +30,7 @@ def chosen() -> list[Variant]:
 def test_defaults_fit_and_spill_nothing() -> None:
     found = chosen()
     assert {variant.target for variant in found} == set(LIMITS)
-    assert len({variant.kernel for variant in found}) == 4
+    assert len({variant.kernel for variant in found}) == 5
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for compiled in pool.map(compile_variant, found, chunksize=4):
             variant = compiled.variant

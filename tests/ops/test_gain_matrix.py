@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmc_fast.ops.gain_matrix import Term, gain_matrix
+from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 
 
 @pytest.mark.parametrize("size", [1, 2, 63])
@@ -51,6 +51,31 @@ def test_a_correction_is_added_in_place() -> None:
     assert gain_matrix([term], base) is base
     torch.testing.assert_close(base, a.T @ b[now], rtol=1e-5, atol=1e-5)
     assert gain_matrix([], base) is base
+
+
+def test_many_groups_are_a_loop_over_them() -> None:
+    groups = [[Term(torch.randn(n, 3), torch.randn(n, 3), (0,), (None, None))] for n in (1, 2, 63)]
+    base = torch.ones(2, 2)
+    gains = gain_matrices(groups, [None, base, None])
+    assert gains[1] is base
+    for gain, (term,), start in zip(gains, groups, (0, 1, 0), strict=True):
+        torch.testing.assert_close(gain, start + term.a @ term.b.T)
+    assert gain_matrices([[]], [base]) == [base] and gain_matrices([]) == []
+
+
+def test_bad_groups_are_named() -> None:
+    term = Term(torch.randn(3, 2), torch.randn(3, 2), (0,), (None, None))
+    base = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="bases must have one entry for each of 1 groups, got 2"):
+        gain_matrices([[term]], [None, None])
+    with pytest.raises(ValueError, match=r"groups\[1\] must hold one Term at least"):
+        gain_matrices([[term], []])
+    with pytest.raises(ValueError, match="bases must lie apart, got one twice"):
+        gain_matrices([[term], [term]], [base, base])
+    with pytest.raises(ValueError, match="precision must be one of"):
+        gain_matrices([[term]], precision="fp16")
+    with pytest.raises(RuntimeError, match="'native' cannot run gain_matrix here"):
+        gain_matrices([[term]], backend="native")
 
 
 def test_bad_input_is_named() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmc_fast.ops.gain_matrix import Term, gain_matrix
+from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.ops.gain_matrix import naive as gain_naive
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
@@ -35,12 +35,13 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """A device that kernels run on; in the interpreter with small tiles, so that small inputs fill several."""
     if request.param == "cpu":
         from lmc_fast.ops.gain_matrix import triton as gain
+        from lmc_fast.ops.gain_matrix import triton_pack as pack
         from lmc_fast.ops.permuted_lerp import triton as lerp
         from lmc_fast.ops.spectral_overlap import triton as overlap
 
         small = gain.Config(16, 32, 16, 4, 2, 2)
         monkeypatch.setattr(gain, "DEFAULTS", dict.fromkeys(gain.DEFAULTS, (small, small, small)))
-        monkeypatch.setattr(gain, "PACK_TILE", (8, 16, 4))
+        monkeypatch.setattr(pack, "PACK_TILE", (8, 16, 4))
         monkeypatch.setattr(lerp, "CONFIG", (2, 32, 4))
         monkeypatch.setattr(overlap, "CONFIG", (16, 32, 16, 4, 2))
     return str(request.param)
@@ -217,6 +218,53 @@ def test_gains_split_along_the_entries_are_the_same_every_time(
     base = torch.randn(37, 37, device=device)
     was = base.clone()
     assert error_of(gain_matrix(terms, base, backend="triton"), terms, was) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gains_of_many_groups_are_exact_to_float32(dtype: torch.dtype, device: str) -> None:
+    """Every layout, sizes that fill no tile, one with nothing to sum; half of them added to what was there."""
+    sizes = [(1, 5), (16, 9), (33, 9), (17, 4)] if device == "cpu" else [(1, 5), (63, 100), (256, 300), (1100, 64)]
+    groups = [terms_of(kind, *sizes[g % 4], dtype, device) for g, kind in enumerate(KINDS)]
+    nothing = torch.ones(7, 0, device=device, dtype=dtype)
+    groups.append([Term(nothing, nothing, (0,), (None, None))])
+    bases = [
+        None if g % 2 else torch.randn(_size(terms), _size(terms) + 3, device=device)[:, :-3]
+        for g, terms in enumerate(groups)
+    ]
+    were = [None if base is None else base.clone() for base in bases]
+    gains = gain_matrices(groups, bases, backend="triton")
+    for gain, terms, base, was in zip(gains, groups, bases, were, strict=True):
+        assert gain.dtype == torch.float32 and gain.shape == (_size(terms),) * 2
+        assert base is None or gain is base
+        if terms[0].entry_count():
+            assert error_of(gain, terms, was) < 1e-6
+        else:
+            assert torch.equal(gain, torch.zeros_like(gain) if was is None else was)
+    again = gain_matrices(groups, were, backend="triton")
+    assert all(torch.equal(one, other) for one, other in zip(again, gains, strict=True))
+
+
+def _size(terms: list[Term]) -> int:
+    return terms[0].unit_count()
+
+
+def test_gains_of_many_groups_may_differ_in_dtype_and_have_no_terms(device: str) -> None:
+    groups = [terms_of("rows", 20, 30, torch.bfloat16, device), [], terms_of("group", 9, 12, torch.float32, device)]
+    base = torch.randn(5, 5, device=device)
+    was = base.clone()
+    first, second, third = gain_matrices(groups, [None, base, None], backend="triton")
+    assert error_of(first, groups[0]) < 1e-6 and error_of(third, groups[2]) < 1e-6
+    assert second is base and torch.equal(base, was)
+    assert gain_matrices([], backend="triton") == []
+
+
+def test_gains_of_units_in_many_dimensions_and_many_gathers(device: str) -> None:
+    """More dimensions than the table of the kernel holds: laid out by torch first."""
+    a, b = (torch.randn(2, 1, 2, 2, 2, 3, 2, 2, 2, 2, device=device).transpose(0, 4) for _ in range(2))
+    gathers = tuple(None if d in (0, 2, 4, 6) else permutation(n, device) for d, n in enumerate(a.shape))
+    old = tuple(None if index is None else index.flip(0) for index in gathers)
+    terms = [Term(a, b, (0, 2, 4, 6), gathers, old), Term(a.bfloat16(), b.bfloat16(), (0, 2, 4, 6), gathers)]
+    assert error_of(gain_matrix(terms, backend="triton"), terms) < 1e-6
 
 
 def test_gains_of_two_dtypes_are_summed_in_the_wider_one(device: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._models import accumulate_dtype
 from .terms import Term
 
-__all__ = ["gain_matrix"]
+__all__ = ["gain_matrices", "gain_matrix"]
 
 
 def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
@@ -40,6 +40,11 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
     if gain is None:
         raise ValueError("terms must hold one Term at least, got none")
     return gain
+
+
+def gain_matrices(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None]) -> list[Tensor]:
+    """`gain_matrix` of every group, each with its base or None."""
+    return [gain_matrix(terms, base) for terms, base in zip(groups, bases, strict=True)]
 
 
 def _gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:

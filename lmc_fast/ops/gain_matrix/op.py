@@ -12,7 +12,7 @@ from ..._backend import check_backend, choose
 from . import naive
 from .terms import PRECISIONS, Term
 
-__all__ = ["gain_matrix"]
+__all__ = ["gain_matrices", "gain_matrix"]
 
 
 def gain_matrix(
@@ -43,16 +43,61 @@ def gain_matrix(
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     if not terms:
         return naive.gain_matrix(terms, base)
-    if choose(backend, "gain_matrix", terms[0].a.device, {"triton": partial(_no_triton, terms, base)}) == "torch":
+    if choose(backend, "gain_matrix", terms[0].a.device, {"triton": partial(_no_triton, [terms], [base])}) == "torch":
         return naive.gain_matrix(terms, base)
     from . import triton
 
     return triton.gain_matrix(terms, base, precision)
 
 
-def _no_triton(terms: Sequence[Term], base: Tensor | None) -> str | None:
-    if any(term.a.dtype == torch.float64 or term.b.dtype == torch.float64 for term in terms):
+def gain_matrices(
+    groups: Sequence[Sequence[Term]],
+    bases: Sequence[Tensor | None] | None = None,
+    *,
+    precision: str = "tf32x3",
+    backend: str = "auto",
+) -> list[Tensor]:
+    """`gain_matrix` of many groups at once: on a GPU those of a few hundred units share one launch.
+
+    Args:
+        groups: the terms of each group, all on one device; without terms a group's result is its base.
+        bases: for each group a gain matrix of before, which its terms are added to in place, or None: start from
+            nothing. No two share memory. None: start all from nothing.
+        precision, backend: as in `gain_matrix`; they hold for every group.
+
+    Returns:
+        For each group [units, units], as `gain_matrix` gives it; sums of the same entries may be rounded otherwise.
+
+    Raises:
+        TypeError, ValueError: what does not fit the above.
+        RuntimeError: a backend that cannot be used here; the message says why.
+    """
+    check_backend(backend)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    given = [None] * len(groups) if bases is None else list(bases)
+    if len(given) != len(groups):
+        raise ValueError(f"bases must have one entry for each of {len(groups)} groups, got {len(given)}")
+    for g, (terms, base) in enumerate(zip(groups, given, strict=True)):
+        if not terms and base is None:
+            raise ValueError(f"groups[{g}] must hold one Term at least, got none, and it has no base")
+    places = [base.data_ptr() for base in given if base is not None and base.numel()]
+    if len(set(places)) < len(places):
+        raise ValueError("bases must lie apart, got one twice")
+    devices = [terms[0].a.device for terms in groups if terms]
+    if (
+        not devices
+        or choose(backend, "gain_matrix", devices[0], {"triton": partial(_no_triton, groups, given)}) == "torch"
+    ):
+        return naive.gain_matrices(groups, given)
+    from . import triton
+
+    return triton.gain_matrices(groups, given, precision)
+
+
+def _no_triton(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None]) -> str | None:
+    if any(term.a.dtype == torch.float64 or term.b.dtype == torch.float64 for terms in groups for term in terms):
         return "its matrix product has no float64 form"
-    if base is not None and (base.dtype != torch.float32 or base.stride(1) != 1):
+    if any(base is not None and (base.dtype != torch.float32 or base.stride(1) != 1) for base in bases):
         return "base must be float32 with rows in one run"
     return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "Term"]
+__all__ = ["PRECISIONS", "Term", "common_dtype", "common_units"]
 
 # How float32 entries may be multiplied.
 PRECISIONS = ("tf32x3", "ieee", "tf32")
@@ -31,3 +34,27 @@ class Term:
     units: tuple[int, ...]
     gathers: tuple[Tensor | None, ...]
     before: tuple[Tensor | None, ...] | None = None
+
+    def unit_count(self) -> int:
+        """How many units there are."""
+        return math.prod(self.a.shape[dim] for dim in self.units)
+
+    def entry_count(self) -> int:
+        """How many entries each unit has in `a`."""
+        return math.prod(size for dim, size in enumerate(self.a.shape) if dim not in self.units)
+
+
+def common_units(terms: Sequence[Term]) -> int:
+    """The number of units that all terms have; ValueError if they differ."""
+    counts = {term.unit_count() for term in terms}
+    if len(counts) > 1:
+        raise ValueError(f"terms must have one number of units, got {sorted(counts)}")
+    return counts.pop()
+
+
+def common_dtype(terms: Sequence[Term]) -> torch.dtype:
+    """The least dtype that holds the entries of all terms."""
+    dtype = terms[0].a.dtype
+    for term in terms:
+        dtype = torch.promote_types(dtype, torch.promote_types(term.a.dtype, term.b.dtype))
+    return dtype

@@ -16,6 +16,10 @@ Precision. Half types multiply exactly. float32 is split into three products of 
 ("ieee"). The matrix units cut, not round, when they add to a large sum: every `flush` steps the sum so far is added,
 rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
 atomics: the same inputs give the same result.
+
+Many small groups (a few hundred units each) are one launch as well: every tile of every group is a program, which
+finds its group's operands in a table of addresses. For those all terms are laid out first, the rows padded with zeros
+to whole vectors; the groups with the longest sums come first.
 """
 
 from __future__ import annotations
@@ -30,47 +34,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._backend import autotuning, interpreted
-from .terms import Term
+from .configs import DEFAULTS, LARGE, MIDDLE, OTHERS, Config
+from .terms import Term, common_dtype, common_units
+from .triton_pack import DTYPES, Job, lay_out, run_jobs, sent, width_of
 
-__all__ = ["DEFAULTS", "OTHERS", "PACK_TILE", "Config", "gain_matrix", "pack_kernel", "product_kernel"]
+__all__ = ["DEFAULTS", "OTHERS", "Config", "gain_matrices", "gain_matrix", "grouped_kernel", "product_kernel"]
 
-DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
-# Units and entries of a tile of the pass that lays terms out, warps.
-PACK_TILE = (32, 64, 4)
-# Fields of a job of that pass: address, offsets of units, offsets of entries, offsets of what is subtracted or 0,
-# entries, first column, destination, sign.
-JOB = 8
 MOST_SPLITS = 16
+# Groups of so many units fill a GPU by themselves.
+ALONE = 1024
 
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed, 0 for none."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-    flush: int
-
-
-# By kind of number and maker, for large, middle and small products; none of them spills registers.
-DEFAULTS: dict[tuple[str, str], tuple[Config, Config, Config]] = {
-    ("half", "cuda"): (Config(128, 128, 64, 8, 4, 4), Config(128, 64, 64, 4, 4, 4), Config(64, 64, 64, 4, 4, 4)),
-    ("float32", "cuda"): (Config(128, 64, 32, 8, 3, 2), Config(64, 64, 32, 4, 3, 2), Config(64, 32, 32, 4, 3, 2)),
-    ("half", "hip"): (Config(128, 128, 64, 8, 2, 4), Config(128, 64, 64, 4, 2, 4), Config(64, 64, 64, 4, 2, 4)),
-    ("float32", "hip"): (Config(128, 128, 32, 8, 2, 2), Config(64, 64, 32, 4, 2, 2), Config(64, 32, 32, 4, 2, 2)),
-}
-# What autotuning tries beside them.
-OTHERS: dict[tuple[str, str], tuple[Config, ...]] = {
-    ("half", "cuda"): (Config(128, 256, 64, 8, 3, 0), Config(128, 128, 128, 8, 3, 2)),
-    ("float32", "cuda"): (Config(128, 128, 32, 8, 3, 2), Config(128, 128, 32, 8, 3, 0), Config(64, 128, 32, 4, 3, 2)),
-    ("half", "hip"): (Config(64, 128, 64, 4, 2, 4),),
-    ("float32", "hip"): (Config(64, 128, 32, 4, 2, 2),),
-}
-# Units from which on a product is of middle size, and large.
-MIDDLE, LARGE = 512, 2048
 
 _Indices = tuple[Tensor | None, ...]
 
@@ -78,43 +51,43 @@ _tuned: dict[tuple[object, ...], Config] = {}
 
 
 @triton.jit
-def pack_kernel(
-    jobs,  # int64 [jobs, 8]
-    job_of_tile,  # int32 [tiles]
-    first_tile,  # int64 [jobs]
-    units,
-    width,  # of the destination's rows
-    FROM: tl.constexpr,
-    TO: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+def _tile(
+    a_rows,
+    b_rows,
+    gather,
+    k,
+    a_entry,
+    b_entry,
+    begin,
+    end,
+    GATHERED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    FLUSH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
-    """to[unit, first column + entry] = sign * (from[unit, entry] - from[unit, entry of before])."""
-    tile = tl.program_id(0)
-    job = tl.load(job_of_tile + tile)
-    fields = jobs + job.to(tl.int64) * 8
-    source = tl.load(fields).to(tl.pointer_type(FROM))
-    unit_places = tl.load(fields + 1).to(tl.pointer_type(tl.int64))
-    places = tl.load(fields + 2).to(tl.pointer_type(tl.int64))
-    before = tl.load(fields + 3)
-    entries = tl.load(fields + 4)
-    column = tl.load(fields + 5)
-    to = tl.load(fields + 6).to(tl.pointer_type(TO))
-    sign = tl.load(fields + 7)
-    tile -= tl.load(first_tile + job)
-    across = tl.cdiv(entries, COLUMNS)
-    r = (tile // across) * ROWS + tl.arange(0, ROWS).to(tl.int64)
-    c = (tile % across) * COLUMNS + tl.arange(0, COLUMNS).to(tl.int64)
-    inside = (r < units)[:, None] & (c < entries)[None, :]
-    starts = tl.load(unit_places + r, mask=r < units, other=0)
-    steps = tl.load(places + c, mask=c < entries, other=0)
-    x = tl.load(source + starts[:, None] + steps[None, :], mask=inside, other=0).to(tl.float32)
-    if before != 0:
-        steps = tl.load(before.to(tl.pointer_type(tl.int64)) + c, mask=c < entries, other=0)
-        x -= tl.load(source + starts[:, None] + steps[None, :], mask=inside, other=0).to(tl.float32)
-    if sign < 0:
-        x = -x
-    tl.store(to + (r * width)[:, None] + (column + c)[None, :], x.to(TO), mask=inside)
+    """A tile of A @ B^T over some steps of K, from pointers to its rows of both: [BLOCK_M, BLOCK_N]."""
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for step in range(begin, end):
+        entries = step * BLOCK_K + tl.arange(0, BLOCK_K)
+        inside = entries < k
+        chosen = tl.load(gather + entries, mask=inside, other=0) if GATHERED else entries.to(tl.int64)
+        x = tl.load(a_rows + (entries.to(tl.int64) * a_entry)[None, :], mask=inside[None, :], other=0)
+        y = tl.load(b_rows + (chosen * b_entry)[:, None], mask=inside[:, None], other=0)
+        if WIDEN:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
+        part = tl.dot(x, y, part, input_precision=PRECISION)
+        # Not by `and`: Triton 3.2 takes a constant and a number of the run for bits of two sizes.
+        if FLUSH:  # noqa: SIM102
+            if (step - begin) % FLUSH == FLUSH - 1:
+                total += part
+                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    total += part
+    return total
 
 
 @triton.jit
@@ -159,29 +132,56 @@ def product_kernel(
     bn = tl.max_contiguous(tl.multiple_of(tl.where(rn < units, rn, 0), BLOCK_N), BLOCK_N).to(tl.int64)
     a_rows = a + (am * a_unit)[:, None]
     b_rows = b + (bn * b_unit)[None, :]
-    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     begin = split * steps_in_split
     end = tl.minimum(begin + steps_in_split, tl.cdiv(k, BLOCK_K))
-    for step in range(begin, end):
-        entries = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside = entries < k
-        chosen = tl.load(gather + entries, mask=inside, other=0) if GATHERED else entries.to(tl.int64)
-        x = tl.load(a_rows + (entries.to(tl.int64) * a_entry)[None, :], mask=inside[None, :], other=0)
-        y = tl.load(b_rows + (chosen * b_entry)[:, None], mask=inside[:, None], other=0)
-        if WIDEN:
-            x = x.to(tl.float32)
-            y = y.to(tl.float32)
-        part = tl.dot(x, y, part, input_precision=PRECISION)
-        # Not by `and`: Triton 3.2 takes a constant and a number of the run for bits of two sizes.
-        if FLUSH:  # noqa: SIM102
-            if (step - begin) % FLUSH == FLUSH - 1:
-                total += part
-                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    total += part
+    total = _tile(
+        *(a_rows, b_rows, gather, k, a_entry, b_entry, begin, end),
+        *(GATHERED, PRECISION, WIDEN, FLUSH, BLOCK_M, BLOCK_N, BLOCK_K),
+    )
     stored = (rm < units)[:, None] & (rn < units)[None, :]
     places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
     if ADD:
+        total += tl.load(places, mask=stored, other=0)
+    tl.store(places, total, mask=stored)
+
+
+@triton.jit
+def grouped_kernel(
+    table,  # int64 [groups, 7]: A, B, where to; units, width of A's and B's rows, of the rows to write; whether to add
+    first_tile,  # int64 [groups]
+    group_of_tile,  # int64 [tiles]
+    DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    FLUSH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One tile of A @ B^T of one of many groups, both laid out in rows of `width` entries."""
+    tile = tl.program_id(0)
+    group = tl.load(group_of_tile + tile)
+    fields = table + group * 7
+    a = tl.multiple_of(tl.load(fields).to(tl.pointer_type(DTYPE)), 16)
+    b = tl.multiple_of(tl.load(fields + 1).to(tl.pointer_type(DTYPE)), 16)
+    out = tl.load(fields + 2).to(tl.pointer_type(tl.float32))
+    units = tl.load(fields + 3).to(tl.int32)
+    width = tl.multiple_of(tl.load(fields + 4).to(tl.int32), 16)
+    out_row = tl.load(fields + 5)
+    tile -= tl.load(first_tile + group).to(tl.int32)
+    across = tl.cdiv(units, BLOCK_N)
+    rm = (tile // across) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rn = (tile % across) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # What lies beyond the last unit is computed from the first one and not stored.
+    a_rows = a + (tl.where(rm < units, rm, 0).to(tl.int64) * width)[:, None]
+    b_rows = b + (tl.where(rn < units, rn, 0).to(tl.int64) * width)[None, :]
+    total = _tile(
+        *(a_rows, b_rows, table, width, 1, 1, 0, tl.cdiv(width, BLOCK_K)),
+        *(False, PRECISION, WIDEN, FLUSH, BLOCK_M, BLOCK_N, BLOCK_K),
+    )
+    stored = (rm < units)[:, None] & (rn < units)[None, :]
+    places = out + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
+    if tl.load(fields + 6) != 0:
         total += tl.load(places, mask=stored, other=0)
     tl.store(places, total, mask=stored)
 
@@ -198,26 +198,78 @@ class _Operand:
 
 def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: str = "tf32x3") -> Tensor:
     """`ops.gain_matrix.gain_matrix` of terms in float16, bfloat16 or float32; `base` float32, rows in one run."""
-    counts = {_units(term) for term in terms}
-    if len(counts) > 1:
-        raise ValueError(f"terms must have one number of units, got {sorted(counts)}")
-    units = counts.pop()
-    device = terms[0].a.device
-    dtype = terms[0].a.dtype
-    for term in terms:
-        dtype = torch.promote_types(dtype, torch.promote_types(term.a.dtype, term.b.dtype))
+    units = common_units(terms)
+    dtype = common_dtype(terms)
     operands = _operands(terms, units, dtype)
     add = base is not None
-    out = torch.empty(units, units, dtype=torch.float32, device=device) if base is None else base
-    k = sum(_entries(term) for term in terms) if operands is None else _entries(terms[0])
+    out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
     if operands is None:
-        a, b, k = _pack(terms, units, dtype, device)
-        operands = (_Operand(a, a.stride(0), 1), _Operand(b, b.stride(0), 1))
+        (sides,) = lay_out([terms], dtype)
+        k = sides.a.shape[1]
+        operands = (_Operand(sides.a, k, 1), _Operand(sides.b, k, 1))
+    else:
+        k = terms[0].entry_count()
     if units == 0:
         return out
     config = _config(dtype, units, k, operands, out, precision)
     _multiply(operands, k, out, add, precision, config)
     return out
+
+
+def gain_matrices(
+    groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None], precision: str = "tf32x3"
+) -> list[Tensor]:
+    """`gain_matrix` of many groups: those of up to `ALONE` units in one launch for each dtype."""
+    out: list[Tensor | None] = [None] * len(groups)
+    together: dict[torch.dtype, list[int]] = {}
+    for g, (terms, base) in enumerate(zip(groups, bases, strict=True)):
+        if terms and common_units(terms) <= ALONE and len(groups) > 1:
+            together.setdefault(common_dtype(terms), []).append(g)
+        else:
+            out[g] = gain_matrix(terms, base, precision) if terms else base
+    for dtype, chosen in together.items():
+        results = _multiply_groups([groups[g] for g in chosen], [bases[g] for g in chosen], dtype, precision)
+        for g, result in zip(chosen, results, strict=True):
+            out[g] = result
+    return [gain for gain in out if gain is not None]
+
+
+def _multiply_groups(
+    groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None], dtype: torch.dtype, precision: str
+) -> list[Tensor]:
+    device = groups[0][0].a.device
+    sides = lay_out(groups, dtype)
+    outs = [
+        torch.empty(len(side.a), len(side.a), dtype=torch.float32, device=device) if base is None else base
+        for side, base in zip(sides, bases, strict=True)
+    ]
+    maker = "cuda" if torch.version.hip is None else "hip"
+    config = DEFAULTS["float32" if dtype == torch.float32 else "half", maker][2]
+    # Long sums first, so that no tile of theirs is left running at the end.
+    order = sorted(range(len(groups)), key=lambda g: -sides[g].a.shape[1])
+    table, tiles = [], []
+    for g in order:
+        (units, width), out = sides[g].a.shape, outs[g]
+        addresses = (sides[g].a.data_ptr(), sides[g].b.data_ptr(), out.data_ptr())
+        table.append([*addresses, units, width, out.stride(0), int(bases[g] is not None)])
+        tiles.append(triton.cdiv(units, config.m) * triton.cdiv(units, config.n))
+    count = torch.tensor(tiles)
+    if int(count.sum()) == 0:
+        return outs
+    places = torch.repeat_interleave(torch.arange(len(order)), count)
+    grouped_kernel[(len(places),)](
+        *sent(device, torch.tensor(table), torch.cumsum(count, 0) - count, places),
+        DTYPE=DTYPES[dtype],
+        PRECISION=_precision(dtype, precision),
+        WIDEN=interpreted() and dtype == torch.bfloat16,
+        FLUSH=config.flush,
+        BLOCK_M=config.m,
+        BLOCK_N=config.n,
+        BLOCK_K=config.k,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+    return outs
 
 
 def _multiply(
@@ -274,7 +326,9 @@ def _operands(terms: Sequence[Term], units: int, dtype: torch.dtype) -> tuple[_O
         return None
     if b is not None and (b.gather is None or b.unit_stride == 1):
         return a, b
-    packed, _ = _packed_side(term, units, dtype)
+    k = term.entry_count()
+    packed = torch.empty(units, width_of(k), dtype=dtype, device=term.b.device)
+    run_jobs([Job(term.b, term.units, term.gathers, None, packed, 0)])
     return a, _Operand(packed, packed.stride(0), 1)
 
 
@@ -298,106 +352,6 @@ def _joined(dims: list[tuple[int, int]]) -> int | None:
     if any(outer != inner * size for (_, outer), (size, inner) in itertools.pairwise(dims)):
         return None
     return dims[-1][1] if dims else 1
-
-
-def _pack(terms: Sequence[Term], units: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, int]:
-    """All terms next to each other: A [units, K] and B [units, K], rows on 16 entries; and K."""
-    # The difference of two half numbers is none: such a correction is two terms, one of them negative.
-    parts: list[tuple[Term, _Indices, _Indices | None, int]] = []
-    for term in terms:
-        if term.before is not None and dtype != torch.float32:
-            parts += [(term, term.gathers, None, 1), (term, term.before, None, -1)]
-        else:
-            parts.append((term, term.gathers, term.before, 1))
-    k = sum(_entries(term) for term, _, _, _ in parts)
-    width = triton.cdiv(max(k, 1), 16) * 16
-    sides = torch.empty(2, units, width, dtype=dtype, device=device)
-    jobs: dict[torch.dtype, list[_Job]] = {}
-    column = 0
-    for term, gathers, before, sign in parts:
-        still: _Indices = (None,) * term.a.ndim
-        jobs.setdefault(term.a.dtype, []).append(_Job(term.a, term.units, still, None, sides[0], column, sign))
-        jobs.setdefault(term.b.dtype, []).append(_Job(term.b, term.units, gathers, before, sides[1], column, 1))
-        column += _entries(term)
-    for found in jobs.values():
-        _run_jobs(found, units)
-    return sides[0], sides[1], k
-
-
-def _packed_side(term: Term, units: int, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """B of one term, gathered: [units, entries], rows on 16 entries."""
-    k = _entries(term)
-    to = torch.empty(units, triton.cdiv(max(k, 1), 16) * 16, dtype=dtype, device=term.b.device)
-    _run_jobs([_Job(term.b, term.units, term.gathers, None, to, 0, 1)], units)
-    return to, k
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is laid out where, by one dtype of sources and one of destinations."""
-
-    tensor: Tensor
-    unit_dims: tuple[int, ...]
-    gathers: _Indices
-    before: _Indices | None
-    to: Tensor
-    column: int
-    sign: int
-
-
-def _run_jobs(jobs: list[_Job], units: int) -> None:
-    rows, columns, warps = PACK_TILE
-    device = jobs[0].tensor.device
-    kept, table, counts = [], [], []
-    for job in jobs:
-        rest = [d for d in range(job.tensor.ndim) if d not in job.unit_dims]
-        offsets = [_offsets(job.tensor, job.unit_dims, (None,) * job.tensor.ndim)]
-        offsets += [_offsets(job.tensor, rest, gathers) for gathers in (job.gathers, job.before) if gathers is not None]
-        kept.append(offsets)
-        entries = offsets[1].numel()
-        before = offsets[2].data_ptr() if job.before is not None else 0
-        places = [offsets[0].data_ptr(), offsets[1].data_ptr(), before]
-        table.append([job.tensor.data_ptr(), *places, entries, job.column, job.to.data_ptr(), job.sign])
-        counts.append(triton.cdiv(units, rows) * triton.cdiv(entries, columns))
-    count = torch.tensor(counts)
-    if int(count.sum()) == 0:
-        return
-    job_of_tile = torch.repeat_interleave(torch.arange(len(jobs), dtype=torch.int32), count)
-    pack_kernel[(int(count.sum()),)](
-        torch.tensor(table).to(device),
-        job_of_tile.to(device),
-        (torch.cumsum(count, 0) - count).to(device),
-        units,
-        jobs[0].to.stride(0),
-        FROM=DTYPES[jobs[0].tensor.dtype],
-        TO=DTYPES[jobs[0].to.dtype],
-        ROWS=rows,
-        COLUMNS=columns,
-        num_warps=warps,
-    )
-
-
-def _offsets(tensor: Tensor, dims: Sequence[int], gathers: _Indices) -> Tensor:
-    """Where the entries along `dims`, the last fastest, lie from the first: int64 [entries]."""
-    places = torch.zeros(1, dtype=torch.int64, device=tensor.device)
-    for d in dims:
-        index = gathers[d]
-        if index is None:
-            index = torch.arange(tensor.shape[d], device=tensor.device)
-        places = (places[:, None] + index * tensor.stride(d)).reshape(-1)
-    return places
-
-
-def _units(term: Term) -> int:
-    count = 1
-    for d in term.units:
-        count *= term.a.shape[d]
-    return count
-
-
-def _entries(term: Term) -> int:
-    units = _units(term)
-    return term.a.numel() // units if units else 0
 
 
 def _precision(dtype: torch.dtype, precision: str) -> str:

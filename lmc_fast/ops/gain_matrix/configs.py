@@ -1,0 +1,37 @@
+"""Sizes of the tiles that products are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEFAULTS", "LARGE", "MIDDLE", "OTHERS", "Config"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed, 0 for none."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    flush: int
+
+
+# By kind of number and maker, for large, middle and small products; none of them spills registers.
+DEFAULTS: dict[tuple[str, str], tuple[Config, Config, Config]] = {
+    ("half", "cuda"): (Config(128, 128, 64, 8, 4, 4), Config(128, 64, 64, 4, 4, 4), Config(64, 64, 64, 4, 4, 4)),
+    ("float32", "cuda"): (Config(128, 64, 32, 8, 3, 2), Config(64, 64, 32, 4, 3, 2), Config(64, 32, 32, 4, 3, 2)),
+    ("half", "hip"): (Config(128, 128, 64, 8, 2, 4), Config(128, 64, 64, 4, 2, 4), Config(64, 64, 64, 4, 2, 4)),
+    ("float32", "hip"): (Config(128, 128, 32, 8, 2, 2), Config(64, 64, 32, 4, 2, 2), Config(64, 32, 32, 4, 2, 2)),
+}
+# What autotuning tries beside them.
+OTHERS: dict[tuple[str, str], tuple[Config, ...]] = {
+    ("half", "cuda"): (Config(128, 256, 64, 8, 3, 0), Config(128, 128, 128, 8, 3, 2)),
+    ("float32", "cuda"): (Config(128, 128, 32, 8, 3, 2), Config(128, 128, 32, 8, 3, 0), Config(64, 128, 32, 4, 3, 2)),
+    ("half", "hip"): (Config(64, 128, 64, 4, 2, 4),),
+    ("float32", "hip"): (Config(64, 128, 32, 4, 2, 2),),
+}
+# Units from which on a product is of middle size, and large.
+MIDDLE, LARGE = 512, 2048

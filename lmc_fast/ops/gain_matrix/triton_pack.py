@@ -1,0 +1,269 @@
+"""Terms laid out next to each other as columns, gathered on the way: one launch for those of many groups.
+
+Every byte is read and written once. Where an entry lies is worked out in the kernel from a table of sizes, strides
+and addresses of gathers, so that nothing has to be prepared on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .terms import Term
+
+__all__ = ["DTYPES", "PACK_TILE", "Job", "Sides", "lay_out", "pack_kernel", "run_jobs", "sent", "width_of"]
+
+DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+# Units and entries of a tile, warps.
+PACK_TILE = (32, 64, 4)
+# Dimensions that units and entries may have once those which nothing tells apart are joined.
+UNIT_DIMS, ENTRY_DIMS = 3, 4
+# Rows of the destination are padded to so many entries, so that all of them can be read in wide loads.
+PADDED = 16
+
+_Indices = tuple[Tensor | None, ...]
+
+
+@triton.jit
+def _place(index, inside, stride, gather):
+    """Offsets of the entries `index` of one dimension, [block] int64."""
+    if gather != 0:
+        index = tl.load(gather.to(tl.pointer_type(tl.int64)) + index, mask=inside, other=0)
+    return index * stride
+
+
+@triton.jit
+def _steps(index, inside, fields, gathers):
+    """Offsets of a unit's entries `index`, by the four addresses at `gathers`; [block] int64."""
+    total = tl.zeros_like(index)
+    for d in tl.static_range(3):
+        size = tl.load(fields + (15 - d))
+        total += _place(index % size, inside, tl.load(fields + (19 - d)), tl.load(gathers + (3 - d)))
+        index = index // size
+    return total + _place(index, inside, tl.load(fields + 16), tl.load(gathers))
+
+
+@triton.jit
+def pack_kernel(
+    jobs,  # int64 [jobs, 29], as `_fields` writes them
+    first_tile,  # int64 [jobs]
+    job_of_tile,  # int64 [tiles]
+    FROM: tl.constexpr,
+    TO: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """to[unit, first column + entry] = sign * (from[unit, entry] - from[unit, entry of before]); zeros behind them."""
+    tile = tl.program_id(0).to(tl.int64)
+    job = tl.load(job_of_tile + tile)
+    fields = jobs + job * 29
+    source = tl.load(fields).to(tl.pointer_type(FROM))
+    to = tl.load(fields + 1).to(tl.pointer_type(TO))
+    sign = tl.load(fields + 2)
+    column = tl.load(fields + 3)
+    width = tl.load(fields + 4)
+    units = tl.load(fields + 5)
+    entries = tl.load(fields + 6)
+    written = tl.load(fields + 7)
+    tile -= tl.load(first_tile + job)
+    across = tl.cdiv(written, COLUMNS)
+    r = (tile // across) * ROWS + tl.arange(0, ROWS).to(tl.int64)
+    c = (tile % across) * COLUMNS + tl.arange(0, COLUMNS).to(tl.int64)
+    in_rows = r < units
+    in_columns = c < entries
+    inner = tl.load(fields + 8)
+    innermost = tl.load(fields + 9)
+    starts = (r // innermost // inner) * tl.load(fields + 10)
+    starts += (r // innermost % inner) * tl.load(fields + 11) + (r % innermost) * tl.load(fields + 12)
+    inside = in_rows[:, None] & in_columns[None, :]
+    steps = _steps(c, in_columns, fields, fields + 20)
+    x = tl.load(source + starts[:, None] + steps[None, :], mask=inside, other=0).to(tl.float32)
+    if tl.load(fields + 24) != 0:
+        steps = _steps(c, in_columns, fields, fields + 25)
+        x -= tl.load(source + starts[:, None] + steps[None, :], mask=inside, other=0).to(tl.float32)
+    if sign < 0:
+        x = -x
+    stored = in_rows[:, None] & (c < written)[None, :]
+    tl.store(to + (r * width)[:, None] + (column + c)[None, :], x.to(TO), mask=stored)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is laid out where: `tensor` into `to` [units, width], from `column` on, and `padding` zeros behind it."""
+
+    tensor: Tensor
+    unit_dims: tuple[int, ...]
+    gathers: _Indices
+    before: _Indices | None
+    to: Tensor
+    column: int
+    sign: int = 1
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The terms of one group next to each other: A and B [units, width]."""
+
+    a: Tensor
+    b: Tensor
+
+
+def width_of(entries: int) -> int:
+    """The width of rows that hold so many entries; one run of padding at least."""
+    return -(-max(entries, 1) // PADDED) * PADDED
+
+
+def lay_out(groups: Sequence[Sequence[Term]], dtype: torch.dtype) -> list[Sides]:
+    """The terms of every group, gathered, as two matrices of `dtype`; rows are padded with zeros."""
+    parts = [_parts(terms, dtype) for terms in groups]
+    units = [terms[0].unit_count() for terms in groups]
+    widths = [width_of(sum(part.term.entry_count() for part in found)) for found in parts]
+    lengths = [count * width for count, width in zip(units, widths, strict=True)]
+    memory = torch.empty(2 * sum(lengths), dtype=dtype, device=groups[0][0].a.device)
+    sides, jobs, start = [], [], 0
+    for found, count, width, length in zip(parts, units, widths, lengths, strict=True):
+        a, b = (memory[place : place + length].view(count, width) for place in (start, start + length))
+        start += 2 * length
+        sides.append(Sides(a, b))
+        column = 0
+        for k, (term, gathers, before, sign) in enumerate(found):
+            after = column + term.entry_count()
+            padding = width - after if k == len(found) - 1 else 0
+            still: _Indices = (None,) * term.a.ndim
+            jobs.append(Job(term.a, term.units, still, None, a, column, sign, padding))
+            jobs.append(Job(term.b, term.units, gathers, before, b, column, 1, padding))
+            column = after
+    run_jobs(jobs)
+    return sides
+
+
+def run_jobs(jobs: Sequence[Job]) -> None:
+    """Lay out all jobs, in one launch for each pair of dtypes of a source and its destination."""
+    # What is copied here has to live until the launch.
+    kept: list[Tensor] = []
+    found: dict[tuple[torch.dtype, torch.dtype], list[tuple[list[int], int]]] = {}
+    rows, columns, warps = PACK_TILE
+    for job in jobs:
+        fields = _fields(job, kept)
+        tiles = triton.cdiv(job.to.shape[0], rows) * triton.cdiv(fields[7], columns)
+        if tiles:
+            found.setdefault((job.tensor.dtype, job.to.dtype), []).append((fields, tiles))
+    for (source, to), entries in found.items():
+        count = torch.tensor([tiles for _, tiles in entries])
+        table, first, job_of_tile = sent(
+            jobs[0].to.device,
+            torch.tensor([fields for fields, _ in entries]),
+            torch.cumsum(count, 0) - count,
+            torch.repeat_interleave(torch.arange(len(entries)), count),
+        )
+        pack_kernel[(len(job_of_tile),)](
+            *(table, first, job_of_tile),
+            FROM=DTYPES[source],
+            TO=DTYPES[to],
+            ROWS=rows,
+            COLUMNS=columns,
+            num_warps=warps,
+        )
+
+
+def sent(device: torch.device, *tables: Tensor) -> tuple[Tensor, ...]:
+    """Tables of int64 on a device, by one copy, each in one run."""
+    flat = torch.cat([table.reshape(-1) for table in tables]).to(device)
+    return torch.split(flat, [table.numel() for table in tables])
+
+
+class _Part(NamedTuple):
+    """A term, or what one of its two gathers alone adds."""
+
+    term: Term
+    gathers: _Indices
+    before: _Indices | None
+    sign: int
+
+
+def _parts(terms: Sequence[Term], dtype: torch.dtype) -> list[_Part]:
+    """The difference of two half numbers is none: such a correction is two terms, one of them negative."""
+    parts = []
+    for term in terms:
+        if term.before is not None and dtype != torch.float32:
+            parts += [_Part(term, term.gathers, None, 1), _Part(term, term.before, None, -1)]
+        else:
+            parts.append(_Part(term, term.gathers, term.before, 1))
+    return parts
+
+
+def _fields(job: Job, kept: list[Tensor]) -> list[int]:
+    """A job as the kernel reads it.
+
+    Addresses of source and destination, sign, first column, width, units, entries, entries written with the padding;
+    sizes of the two inner unit dimensions and strides of three; sizes of the three inner dimensions of entries,
+    strides of four, addresses of four gathers; whether to subtract, and the addresses for that.
+    """
+    tensor, gathers, before = job.tensor, job.gathers, job.before
+    units = _joined([(tensor.shape[d], tensor.stride(d), None, None) for d in job.unit_dims])
+    rest = [d for d in range(tensor.ndim) if d not in job.unit_dims]
+    old = gathers if before is None else before
+    # A gather may choose some of a dimension's entries only, as corrections do.
+    sizes = {d: tensor.shape[d] if index is None else index.numel() for d, index in enumerate(gathers)}
+    entries = _joined([(sizes[d], tensor.stride(d), gathers[d], old[d]) for d in rest])
+    if len(units) > UNIT_DIMS or len(entries) > ENTRY_DIMS:
+        # Rare: gathered by torch, and laid out as the matrix that it then is.
+        plain = _plain(tensor, job.unit_dims, gathers)
+        if before is not None:
+            plain = plain.float() - _plain(tensor, job.unit_dims, before).float()
+        kept.append(plain)
+        return _fields(Job(plain, (0,), (None, None), None, job.to, job.column, job.sign, job.padding), kept)
+    count = math.prod(sizes[d] for d in rest)
+    one = (1, 0, None, None)
+    units = [one] * (UNIT_DIMS - len(units)) + units
+    entries = [one] * (ENTRY_DIMS - len(entries)) + entries
+    return [
+        *(tensor.data_ptr(), job.to.data_ptr(), job.sign, job.column, job.to.stride(0)),
+        *(job.to.shape[0], count, count + job.padding),
+        *(max(size, 1) for size, *_ in units[1:]),
+        *(stride for _, stride, *_ in units),
+        *(max(size, 1) for size, *_ in entries[1:]),
+        *(stride for _, stride, *_ in entries),
+        *(_address(index, kept) for _, _, index, _ in entries),
+        int(before is not None),
+        *(_address(index, kept) for *_, index in entries),
+    ]
+
+
+def _joined(
+    dims: Sequence[tuple[int, int, Tensor | None, Tensor | None]],
+) -> list[tuple[int, int, Tensor | None, Tensor | None]]:
+    """Dimensions (size, stride, gather, gather of before), outermost first, without those that nothing tells apart."""
+    joined: list[tuple[int, int, Tensor | None, Tensor | None]] = []
+    for size, stride, index, old in dims:
+        if size == 1 and index is None and old is None:
+            continue
+        if joined and joined[-1][1] == stride * size and index is old is joined[-1][2] is joined[-1][3] is None:
+            joined[-1] = (joined[-1][0] * size, stride, None, None)
+        else:
+            joined.append((size, stride, index, old))
+    return joined
+
+
+def _address(index: Tensor | None, kept: list[Tensor]) -> int:
+    if index is None:
+        return 0
+    kept.append(index.contiguous())
+    return kept[-1].data_ptr()
+
+
+def _plain(tensor: Tensor, units: tuple[int, ...], gathers: _Indices) -> Tensor:
+    """[units, entries], gathered."""
+    for d, index in enumerate(gathers):
+        if index is not None:
+            tensor = tensor.index_select(d, index)
+    count = math.prod(tensor.shape[d] for d in units)
+    return tensor.movedim(units, tuple(range(len(units)))).reshape(count, -1).contiguous()
