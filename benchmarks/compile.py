@@ -193,10 +193,7 @@ def _products(target: str) -> Iterator[Variant]:
                         "ADD": False,
                         "PRECISION": precision,
                         "WIDEN": False,
-                        "FLUSH": config.flush,
-                        "BLOCK_M": config.m,
-                        "BLOCK_N": config.n,
-                        "BLOCK_K": config.k,
+                        **_tile(config),
                         "GROUP": 8,
                     }
                     tile = f"{config.m} x {config.n} x {config.k}, flush {config.flush}"
@@ -211,6 +208,11 @@ def _products(target: str) -> Iterator[Variant]:
                         config.stages,
                         config in defaults and precision == precisions[0],
                     )
+
+
+def _tile(config: Any) -> dict[str, int]:
+    """The sizes that a product's configuration gives its kernel."""
+    return {"FLUSH": config.flush, "BLOCK_M": config.m, "BLOCK_N": config.n, "BLOCK_K": config.k}
 
 
 def _groups(target: str) -> Iterator[Variant]:
@@ -229,10 +231,7 @@ def _groups(target: str) -> Iterator[Variant]:
                 "DTYPE": f"tl.{dtype}",
                 "PRECISION": precision,
                 "WIDEN": False,
-                "FLUSH": config.flush,
-                "BLOCK_M": config.m,
-                "BLOCK_N": config.n,
-                "BLOCK_K": config.k,
+                **_tile(config),
             },
             (),
             config.warps,

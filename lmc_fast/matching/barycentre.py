@@ -7,7 +7,7 @@ kinds of entries.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 from .._models import accumulate_dtype
 from ..ops.gain_matrix import Term, gain_matrix
 from ..symmetry import PermutationSpec, Segment
+from ..symmetry.views import axis_orbits
 from .descent import CoordinateDescent
 from .nested import Gain, flat_choices
 from .sums import permuted_dot
 
-__all__ = ["Barycentre", "axis_orbits"]
+__all__ = ["Barycentre"]
 
 
 class Barycentre:
@@ -57,7 +58,7 @@ class Barycentre:
             total += permuted_dot(a, b, (None,) * a.ndim)
         return total
 
-    def value(self, root: str, gains: dict[str, Gain]) -> float:
+    def value(self, root: str, gains: Mapping[str, Gain]) -> float:
         """<gains, the spread point> over a root group and all that it owns, in float64."""
         flat = flat_choices(self.descent.spec, root, self.choices)
         return sum(
@@ -66,7 +67,7 @@ class Barycentre:
             if name in gains
         )
 
-    def _spread(self, parameter: str, a: Tensor, b: Tensor, axes: dict[int, int]) -> tuple[Tensor, Tensor]:
+    def _spread(self, parameter: str, a: Tensor, b: Tensor, axes: Mapping[int, int]) -> tuple[Tensor, Tensor]:
         """a summed and b averaged over the entries of these axes that change places, the rest gathered.
 
         Args:
@@ -96,25 +97,6 @@ class Barycentre:
             device = self.descent.b[parameter].device
             self._orbits[segments] = (torch.from_numpy(labels).to(device), count) if count < labels.size else None
         return self._orbits[segments]
-
-
-def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Collection[str]) -> NDArray[np.int64]:
-    """For each entry of an axis a label from 0 up, one label for the entries that these groups exchange."""
-    parts, offset = [np.zeros(0, dtype=np.int64)], 0
-    for segment in segments:
-        if segment.group is None:
-            labels = np.arange(segment.length or 0, dtype=np.int64)
-        else:
-            inside = axis_orbits(spec, segment.parts, groups)
-            units = spec.sizes[segment.group]
-            # [outer, units]: an exchanged unit's entries are labelled as those of any other.
-            runs = np.arange(segment.outer * units, dtype=np.int64).reshape(segment.outer, units)
-            if segment.group in groups:
-                runs = np.broadcast_to(np.arange(segment.outer, dtype=np.int64)[:, None], runs.shape)
-            labels = (runs[..., None] * (inside.max(initial=-1) + 1) + inside).reshape(-1)
-        parts.append(labels + offset)
-        offset += int(labels.max(initial=-1)) + 1
-    return np.concatenate(parts)
 
 
 def _pooled(tensor: Tensor, dim: int, labels: Tensor, count: int, dtype: torch.dtype) -> Tensor:

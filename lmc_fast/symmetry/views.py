@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .groups import Segment, axis_size
 from .spec import PermutationSpec
 
-__all__ = ["Leaf", "leaves"]
+__all__ = ["Leaf", "axis_orbits", "leaves"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,25 @@ def leaves(spec: PermutationSpec, root: str) -> Iterator[Leaf]:
                 for group, levels, tail in _split(axis.segments, None, (), spec):
                     if spec.root_of(group) == root:
                         yield Leaf(parameter, position, group, levels, tail)
+
+
+def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Collection[str]) -> NDArray[np.int64]:
+    """For each entry of an axis a label from 0 up, one label for the entries that these groups exchange."""
+    parts, offset = [np.zeros(0, dtype=np.int64)], 0
+    for segment in segments:
+        if segment.group is None:
+            labels = np.arange(segment.length or 0, dtype=np.int64)
+        else:
+            inside = axis_orbits(spec, segment.parts, groups)
+            units = spec.sizes[segment.group]
+            # [outer, units]: an exchanged unit's entries are labelled as those of any other.
+            runs = np.arange(segment.outer * units, dtype=np.int64).reshape(segment.outer, units)
+            if segment.group in groups:
+                runs = np.broadcast_to(np.arange(segment.outer, dtype=np.int64)[:, None], runs.shape)
+            labels = (runs[..., None] * (inside.max(initial=-1) + 1) + inside).reshape(-1)
+        parts.append(labels + offset)
+        offset += int(labels.max(initial=-1)) + 1
+    return np.concatenate(parts)
 
 
 _Level = tuple[int, int, int, int]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import kernels
-from benchmarks.kernels import Work, measure, resnet50_shapes, transformer_shapes, works
+from benchmarks.kernel_works import Work, resnet50_shapes, transformer_shapes, works
+from benchmarks.kernels import measure
 from benchmarks.report import COLUMNS, Report
 from benchmarks.run import main
 

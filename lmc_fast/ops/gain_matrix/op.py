@@ -38,9 +38,7 @@ def gain_matrix(
         TypeError, ValueError: what does not fit the above.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
-    check_backend(backend)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    _check_options(precision, backend)
     if not terms:
         return naive.gain_matrix(terms, base)
     if choose(backend, "gain_matrix", terms[0].a.device, {"triton": partial(_no_triton, [terms], [base])}) == "torch":
@@ -72,9 +70,7 @@ def gain_matrices(
         TypeError, ValueError: what does not fit the above.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
-    check_backend(backend)
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    _check_options(precision, backend)
     given = [None] * len(groups) if bases is None else list(bases)
     if len(given) != len(groups):
         raise ValueError(f"bases must have one entry for each of {len(groups)} groups, got {len(given)}")
@@ -93,6 +89,12 @@ def gain_matrices(
     from . import triton
 
     return triton.gain_matrices(groups, given, precision)
+
+
+def _check_options(precision: str, backend: str) -> None:
+    check_backend(backend)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
 
 
 def _no_triton(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None]) -> str | None:
