@@ -18,9 +18,21 @@ from . import textbook
 from .pairs import Pair
 from .solvers import OURS, Unavailable
 
-__all__ = ["CONTENDERS", "IDENTITY", "JOINT", "RECENTRED", "TEXTBOOK", "Contender", "Found", "Match", "contender"]
+__all__ = [
+    "CONTENDERS",
+    "DESCENT",
+    "IDENTITY",
+    "JOINT",
+    "RECENTRED",
+    "TEXTBOOK",
+    "Contender",
+    "Found",
+    "Match",
+    "contender",
+]
 
-IDENTITY, JOINT, TEXTBOOK, RECENTRED = f"{OURS} identity", f"{OURS} frank_wolfe", "textbook", "recentred"
+IDENTITY, DESCENT, JOINT = (f"{OURS} {what}" for what in ("identity", "coordinate_descent", "frank_wolfe"))
+TEXTBOOK, RECENTRED = "textbook", "recentred"
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,11 @@ def _ours_identity(pair: Pair, limit: float) -> Match:
 @contender(OURS, OURS)
 def _ours_default(pair: Pair, limit: float) -> Match:
     return _ours(pair)
+
+
+@contender(DESCENT, OURS)
+def _ours_descent(pair: Pair, limit: float) -> Match:
+    return _ours(pair, search="coordinate_descent")
 
 
 @contender(JOINT, OURS)

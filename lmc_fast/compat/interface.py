@@ -7,6 +7,7 @@ kind: ``w.take(perm[p], axis)`` puts unit ``perm[p][i]`` at place i.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import zlib
 from collections.abc import Callable, Mapping
@@ -201,7 +202,8 @@ def _match(
 def _teller(start: str | symmetry.Permutations) -> Callable[[str, int, int], None]:
     """Prints a line for every sweep, from 0."""
     name = start if isinstance(start, str) else "init_perm"
-    return lambda what, done, total: print(f"{done - 1}/{name}: {what}")
+    lines = itertools.count()
+    return lambda what, done, total: print(f"{next(lines)}/{name}: {what}")
 
 
 def _is_spec(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from ..symmetry import Permutations, PermutationSpec, Segment
 from ..symmetry.permutations import axis_index
 from ..symmetry.views import Leaf, leaves
 from .gains import GainCache, Indices, settled_leaves
+from .leading import LeadingGains, is_worth_leading
 from .nested import Choices, Gain, best_choices, flat_choices
-from .sums import Overlap, permuted_dot, squared_norm
+from .sums import Overlap, squared_norm
 from .workers import SideBySide
 
 __all__ = ["CoordinateDescent", "Step"]
@@ -94,9 +96,22 @@ class CoordinateDescent:
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index)
+        self.gains: GainCache | LeadingGains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
         self._indices: dict[tuple[Segment, ...], Tensor] = {}
+
+    def leading(self) -> CoordinateDescent | None:
+        """A search over the leading parts of the weights alone, from these choices.
+
+        None where it would not be short, or where these parts are no more than noise.
+        """
+        if not is_worth_leading(self.a, self.leaves):
+            return None
+        other = copy.copy(self)
+        other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
+        gains = LeadingGains(self.a, self.b, self.leaves, other._index)
+        other.gains = gains
+        return other if gains.stand_out(self.norms) else None
 
     def outward(self) -> Iterator[tuple[str, dict[str, list[Leaf]]]]:
         """Root groups from the fixed axes outwards, each with the leaves of its tree that are settled by then.
@@ -135,7 +150,13 @@ class CoordinateDescent:
         return self.run(lambda: order, max_sweeps, progress)
 
     def run(
-        self, order: Callable[[], Sequence[str]], max_sweeps: int, progress: Progress, *, side_by_side: bool = True
+        self,
+        order: Callable[[], Sequence[str]],
+        max_sweeps: int,
+        progress: Progress,
+        *,
+        side_by_side: bool = True,
+        title: str = "weight matching",
     ) -> tuple[list[Step], bool]:
         """Sweep over stale groups until none is left.
 
@@ -143,10 +164,11 @@ class CoordinateDescent:
             order: gives the root groups in the order of the next sweep.
             side_by_side: whether groups that share no parameter are solved at once, where they can be: for those
                 that are nearly solved, handing them out takes longer.
+            title: what progress is told of.
         """
         stale = set(self.open)
         steps: list[Step] = []
-        with tracking(progress, "weight matching", max_sweeps) as advance, SideBySide() as workers:
+        with tracking(progress, title, max_sweeps) as advance, SideBySide() as workers:
             while len(steps) < max_sweeps:
                 if not stale:
                     for group in self.gains.off(self.norms):
@@ -213,7 +235,7 @@ class CoordinateDescent:
     def objective(self, parameters: Iterable[str] | None = None) -> float:
         """<theta_a, pi(theta_b)> with the choices so far over all parameters (or some), summed in float64."""
         names = self.a if parameters is None else parameters
-        return sum(permuted_dot(self.a[name], self.b[name], self.gathers(name)) for name in names)
+        return sum(self.gains.dot(name) for name in names)
 
     def gathers(self, parameter: str) -> Indices:
         """The indices that permute each axis of a parameter of b now, or None for an axis that stays."""

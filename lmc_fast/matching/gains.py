@@ -13,7 +13,7 @@ from torch import Tensor
 from .._models import accumulate_dtype
 from ..ops.gain_matrix import Term, gain_matrix
 from ..symmetry.views import Leaf
-from .sums import rows_at_once
+from .sums import permuted_dot, rows_at_once
 
 __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
 
@@ -89,7 +89,7 @@ class GainCache:
         leaves: Mapping[str, Sequence[Leaf]],
         index_of: IndexOf,
     ) -> None:
-        self._index_of = index_of
+        self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
         self._kept: dict[str, _Kept] = {}
         self._calls = 0
@@ -107,6 +107,12 @@ class GainCache:
         chosen = [k for k, use in enumerate(uses) if use.leaf in leaves]
         self._kept.pop(group, None)
         return self._up_to_date(group, uses, chosen) if chosen else None
+
+    def dot(self, parameter: str) -> float:
+        """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
+        a = self._a[parameter]
+        indices = [self._index_of(parameter, axis) for axis in range(a.ndim)]
+        return permuted_dot(a, self._b[parameter], indices)
 
     def uses(self, group: str) -> Sequence[Use]:
         """Where the group's own entries are."""

@@ -31,7 +31,9 @@ from .sums import overlap
 
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 
-SEARCHES = ("coordinate_descent", "frank_wolfe")
+SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+# Of leading parts: the descent over whole weights goes on from there, and makes as much of it as of more.
+LEADING_SWEEPS = 2
 
 
 def weight_matching(
@@ -40,7 +42,7 @@ def weight_matching(
     spec: PermutationSpec,
     *,
     init: str | Permutations = "anchored",
-    search: str = "coordinate_descent",
+    search: str = "spectral",
     restarts: int = 1,
     weights: Mapping[str, float] | None = None,
     freeze: Iterable[str] = (),
@@ -54,17 +56,21 @@ def weight_matching(
     All weights and biases count, affine parameters of normalisation layers too; running statistics and integer
     buffers do not (they are permuted with their units all the same). Work follows what moves: a group is solved
     again only if a neighbour moved, its gains are corrected by the entries that moved, and its assignment goes on
-    from its last one. Each step raises the objective, so that the search ends, in a local optimum.
+    from its last one. Each step raises the objective, so that the search ends, in a local optimum; where it begins
+    decides how good a one.
 
     Args:
         model_a, model_b: modules or state dicts of one architecture, in any mix. Neither is changed.
         spec: what may be permuted; bound to the models here.
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
-            "identity", "random" (by `seed`), or Permutations (not changed).
-        search: "coordinate_descent", one group after another until none can gain alone; or "frank_wolfe", which first
-            moves all groups at once over doubly stochastic matrices, from between the start and the mean of all
-            permutations, and rounds. It takes some times as long and one more matrix a group, finds a
-            better objective as a rule, and none below that of the start.
+            "identity", "random" (by `seed`), or Permutations (not changed). "anchored" ends no lower than the
+            identity is.
+        search: "spectral", which first matches the leading parts of large weights alone, those of their largest
+            singular values, for they say where most units go, and goes on from there by coordinate descent over all
+            of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
+            another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
+            matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
+            times as slow, one more matrix a group, and as a rule the best objective. None ends below its start.
         restarts: how many searches to make; those after the first start at random. The best objective is kept,
             of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
@@ -110,16 +116,17 @@ def weight_matching(
     check_finite_weights("model_b", tensors_b, shares)
 
     overlaps = {name: overlap(tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares}
+    inner = sum(weight * overlaps[name].dot for name, weight in shares.items())
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
         descent = CoordinateDescent(spec, tensors_a, tensors_b, shares, begin, frozen, device, overlaps)
         how = init if attempt == 0 else "random"
-        searches.append(_search(descent, how, search, seed + attempt, max_sweeps, progress))
+        reached = inner if how in ("anchored", "identity") else descent.objective()
+        searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
     permutations, identity = Permutations(spec, best.choices), Permutations.identity(spec)
     squares = sum(weight * (overlaps[name].a + overlaps[name].b) for name, weight in shares.items())
-    inner = sum(weight * overlaps[name].dot for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
     return Matching(
         permutations=permutations,
@@ -129,7 +136,7 @@ def weight_matching(
         converged=best.converged,
         history=best.history,
         seconds=time.perf_counter() - began,
-        method="weight matching" if search == "coordinate_descent" else "weight matching, Frank-Wolfe",
+        method="weight matching, Frank-Wolfe" if search == "frank_wolfe" else "weight matching",
     )
 
 
@@ -144,22 +151,43 @@ class _Search:
 
 
 def _search(
-    descent: CoordinateDescent, init: str | Permutations, search: str, seed: int, max_sweeps: int, progress: Progress
+    descent: CoordinateDescent,
+    init: str | Permutations,
+    reached: float,
+    search: str,
+    seed: int,
+    max_sweeps: int,
+    progress: Progress,
 ) -> _Search:
-    """Run one search to its end, and tell its sweeps by the objective after each."""
-    order = [root for root, _ in descent.outward()] if init != "anchored" else descent.anchor()
+    """Run one search to its end, and tell its sweeps by the objective after each.
+
+    Args:
+        reached: the objective at the choices as they are, below which it does not end.
+    """
+    begin = dict(descent.choices)
+    leading = descent.leading() if search == "spectral" else None
+    first = descent if leading is None else leading
+    order = first.anchor() if init == "anchored" else [root for root, _ in first.outward()]
     rng = np.random.default_rng(seed) if init == "random" else None
 
     def next_order() -> list[str]:
         return order if rng is None else rng.permutation(order).tolist()
 
-    if search == "frank_wolfe":
-        start, reached = dict(descent.choices), descent.objective()
+    if leading is not None:
+        leading.run(next_order, min(LEADING_SWEEPS, max_sweeps), progress, title="leading parts")
+        descent.choose_all(leading.choices)
+    elif search == "frank_wolfe":
+        start, objective = dict(descent.choices), descent.objective()
         frank_wolfe(descent, max_sweeps, progress)
-        if descent.objective() < reached:
+        if descent.objective() < objective:
             descent.choose_all(start)
     steps, converged = descent.run(next_order, max_sweeps, progress)
     objective = descent.objective()
+    if objective < reached:
+        # Only ways to begin lead there: models that lie over each other already, say, and a pass outwards.
+        descent.choose_all(begin)
+        steps, converged = descent.run(next_order, max_sweeps, progress)
+        objective = descent.objective()
     return _Search(descent.choices, objective, tuple(sweeps_of(steps, objective)), converged)
 
 

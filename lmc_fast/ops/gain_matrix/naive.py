@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._models import accumulate_dtype
-from .terms import Term
+from .terms import Term, units_first
 
 __all__ = ["gain_matrices", "gain_matrix"]
 
@@ -35,7 +35,7 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
         b = _gathered(term.b, term.gathers).to(dtype)
         if term.before is not None:
             b = b - _gathered(term.b, term.before).to(dtype)
-        a_mat, b_mat = _units_first(term.a.to(dtype), term.units), _units_first(b, term.units)
+        a_mat, b_mat = units_first(term.a.to(dtype), term.units), units_first(b, term.units)
         gain = a_mat @ b_mat.T if gain is None else gain.addmm_(a_mat, b_mat.T)
     if gain is None:
         raise ValueError("terms must hold one Term at least, got none")
@@ -52,11 +52,3 @@ def _gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:
         if index is not None:
             tensor = tensor.index_select(dim, index)
     return tensor
-
-
-def _units_first(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
-    """[..., units..., ...] -> [units, rest]."""
-    count = 1
-    for dim in units:
-        count *= tensor.shape[dim]
-    return tensor.movedim(units, tuple(range(len(units)))).reshape(count, -1)

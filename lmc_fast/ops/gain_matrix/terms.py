@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "Term", "common_dtype", "common_units"]
+__all__ = ["PRECISIONS", "Term", "common_dtype", "common_units", "units_first"]
 
 # How float32 entries may be multiplied.
 PRECISIONS = ("tf32x3", "ieee", "tf32")
@@ -58,3 +58,9 @@ def common_dtype(terms: Sequence[Term]) -> torch.dtype:
     for term in terms:
         dtype = torch.promote_types(dtype, torch.promote_types(term.a.dtype, term.b.dtype))
     return dtype
+
+
+def units_first(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
+    """[..., units..., ...] -> [units, rest]."""
+    count = math.prod(tensor.shape[dim] for dim in units)
+    return tensor.movedim(units, tuple(range(len(units)))).reshape(count, -1)

@@ -1,0 +1,238 @@
+"""Gains of the leading parts of weights: what their largest singular values make of them.
+
+Weight matching works because it aligns the singular vectors with large singular values (Ito, Yamada, Kumagai, "Analysis
+of Linear Mode Connectivity via Permutation-Based Weight Matching", ICLR 2025), so that these decide where most units
+go. A large weight W [m, n] is kept as Q C with Q [m, r] orthonormal and C = Q^T W, a randomised range of r columns
+(Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011, algorithm 4.4), and
+
+    <Q_a C_a, P Q_b C_b R^T>,   with respect to P:  Q_a (C_a R C_b^T) Q_b^T,   to R:  C_a^T (Q_a^T P Q_b) C_b,
+
+so that every gain is one product of two matrices of few columns: the left one never changes, the right one takes
+products with r x r matrices alone. The rest of the weights, in which far more of the noise lies, is left to a descent
+over the whole of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._models import accumulate_dtype
+from ..ops.gain_matrix import Term, gain_matrix, units_first
+from ..symmetry.views import Leaf
+from .gains import IndexOf
+from .sums import Overlap, permuted_dot
+
+__all__ = ["LeadingGains", "is_worth_leading"]
+
+# Columns that a factored weight keeps; more would follow the noise.
+RANK = 32
+# A weight is factored where both of its sides are so many times as long.
+LONGER = 4
+# A search over leading parts is worth its while where gains take at most this part of the work that whole ones take.
+WORTH_LEADING = 0.25
+# A singular value beyond so many times the edge of noise is none of its own; noise itself reaches 1.1 times the edge.
+STANDS_OUT = 1.3
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """A weight of both models as Q C.
+
+    Attributes:
+        axis: of the weight, whose entries are the rows of Q.
+        q_a, q_b: [entries, r].
+        c_a, c_b: [r, the weight's other axes in their order].
+    """
+
+    axis: int
+    q_a: Tensor
+    q_b: Tensor
+    c_a: Tensor
+    c_b: Tensor
+
+
+class LeadingGains:
+    """Gains of groups between the leading parts of two models: a `GainCache` that has nothing to keep.
+
+    Args:
+        a, b: the models' tensors by parameter, one dimension for each axis of the spec.
+        leaves: of every group, where its own entries are.
+        index_of: the gathers of model b as they are at each call.
+    """
+
+    def __init__(
+        self,
+        a: Mapping[str, Tensor],
+        b: Mapping[str, Tensor],
+        leaves: Mapping[str, Sequence[Leaf]],
+        index_of: IndexOf,
+    ) -> None:
+        self._a, self._b, self._index_of = a, b, index_of
+        self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
+        self._leaves = leaves
+
+    def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
+        """Whether the leading singular values of most weights, by their entries, are those of more than noise.
+
+        Independent entries of variance s^2 make singular values up to about s (sqrt(m) + sqrt(n)) (Marchenko and
+        Pastur, "Distribution of eigenvalues for some sets of random matrices", 1967); s is that of what is not in the
+        leading part.
+
+        Args:
+            norms: ||.||^2 of each parameter, of a and of b.
+        """
+        clear = total = 0
+        for name, factors in self._factors.items():
+            entries = self._a[name].numel()
+            total += entries
+            if all(
+                _largest(c) > STANDS_OUT * _edge(q, c, square)
+                for q, c, square in zip(
+                    (factors.q_a, factors.q_b), (factors.c_a, factors.c_b), norms[name], strict=True
+                )
+            ):
+                clear += entries
+        return 2 * clear >= total
+
+    def gain(self, group: str) -> Tensor | None:
+        """[units, units] over all units of `group`, None if it has no entries of its own."""
+        return self.partial_gain(group, self._leaves[group])
+
+    def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
+        """The gain of some of a group's leaves alone. None without leaves."""
+        parts = [self._matrices(leaf) for leaf in self._leaves[group] if leaf in leaves]
+        if not parts:
+            return None
+        a, b = (torch.cat(matrices, dim=1) for matrices in zip(*parts, strict=True))
+        return gain_matrix([Term(a, b, (0,), (None, None))])
+
+    def dot(self, parameter: str) -> float:
+        """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
+        factors, indices = self._factors.get(parameter), self._indices(parameter)
+        if factors is None:
+            return permuted_dot(self._a[parameter], self._b[parameter], indices)
+        rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
+        return float((rows.double() * rests.double()).sum())
+
+    def forget(self, group: str) -> None:
+        """Nothing: no gain is kept."""
+
+    def off(self, norms: Mapping[str, Overlap]) -> set[str]:
+        """No group: every gain is summed anew."""
+        return set()
+
+    def _matrices(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
+        """Two matrices [units, columns] whose product is a leaf's part of the gain, all other groups where they are."""
+        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], self._indices(leaf.parameter)
+        factors = self._factors.get(leaf.parameter)
+        indices[leaf.axis] = None
+        if factors is None:
+            dtype = accumulate_dtype(torch.promote_types(a.dtype, b.dtype))
+            a, b = a.to(dtype), _gathered(b, indices).to(dtype)
+        elif leaf.axis == factors.axis:
+            mixed = factors.q_b @ _between_rests(factors, indices).T
+            a, b = (_as_rows(matrix, leaf.axis, a.ndim) for matrix in (factors.q_a, mixed))
+        else:
+            mixed = (_between_rows(factors, indices) @ factors.c_b.flatten(1)).reshape(factors.c_b.shape)
+            indices[factors.axis] = None
+            a, b = factors.c_a.movedim(0, factors.axis), _gathered(mixed.movedim(0, factors.axis), indices)
+        return units_first(leaf.view(a), leaf.unit_dims), units_first(leaf.view(b), leaf.unit_dims)
+
+    def _indices(self, parameter: str) -> list[Tensor | None]:
+        return [self._index_of(parameter, axis) for axis in range(self._a[parameter].ndim)]
+
+
+def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> bool:
+    """Whether leading parts are so much smaller than the weights that a search over them first costs little.
+
+    Args:
+        tensors: of one model, one dimension for each axis of the spec.
+        leaves: of every group, where its own entries are.
+    """
+    axes = _factored_axes(tensors, leaves)
+    whole = leading = 0.0
+    for leaf in (leaf for found in leaves.values() for leaf in found):
+        tensor, axis = tensors[leaf.parameter], axes.get(leaf.parameter)
+        work, share = tensor.numel() * tensor.shape[leaf.axis], 1.0
+        if axis is not None:
+            # Along the factored axis r of the columns are left, along another r of the rows.
+            rows = tensor.shape[axis]
+            share = RANK * rows / tensor.numel() if leaf.axis == axis else RANK / rows
+        whole += work
+        leading += share * work
+    return leading <= WORTH_LEADING * whole
+
+
+def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> dict[str, int]:
+    """The large parameters, each with the axis of the first group that moves it."""
+    axes: dict[str, int] = {}
+    for leaf in (leaf for found in leaves.values() for leaf in found):
+        axes.setdefault(leaf.parameter, leaf.axis)
+    return {name: axis for name, axis in axes.items() if _is_large(tensors[name], axis)}
+
+
+def _is_large(tensor: Tensor, axis: int) -> bool:
+    rows = tensor.shape[axis]
+    return rows > 0 and min(rows, tensor.numel() // rows) >= LONGER * RANK
+
+
+def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
+    columns = a.numel() // a.shape[axis]
+    # Same weights, same factors.
+    probes = torch.randn(columns, RANK, generator=torch.Generator().manual_seed(0))
+    (q_a, c_a), (q_b, c_b) = (_range_of(tensor, axis, probes) for tensor in (a, b))
+    return _Factors(axis, q_a, q_b, c_a, c_b)
+
+
+def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and C of a weight, from one step of subspace iteration."""
+    rest = tensor.movedim(axis, 0).to(accumulate_dtype(tensor.dtype))
+    matrix = rest.flatten(1)
+    once = matrix @ probes.to(matrix.device, matrix.dtype)
+    # By columns of one length, or the products would leave the largest singular vector alone.
+    q = torch.linalg.qr(matrix @ (matrix.T @ torch.linalg.qr(once).Q)).Q
+    return q, (q.T @ matrix).reshape(-1, *rest.shape[1:])
+
+
+def _between_rests(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+    """C_a R C_b^T: [r, r]."""
+    others = [None, *(index for axis, index in enumerate(indices) if axis != factors.axis)]
+    return factors.c_a.flatten(1) @ _gathered(factors.c_b, others).flatten(1).T
+
+
+def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+    """Q_a^T P Q_b: [r, r]."""
+    return factors.q_a.T @ _gathered(factors.q_b, [indices[factors.axis], None])
+
+
+def _largest(c: Tensor) -> float:
+    """The largest singular value of Q C."""
+    flat = c.flatten(1)
+    return float(torch.linalg.matrix_norm(flat @ flat.T, 2).sqrt())
+
+
+def _edge(q: Tensor, c: Tensor, square: float) -> float:
+    """Where the singular values would end, were all but the leading part independent entries."""
+    rows, rank, columns = q.shape[0], q.shape[1], c[0].numel()
+    variance = max(0.0, square - float(c.double().square().sum())) / ((rows - rank) * (columns - rank))
+    return math.sqrt(variance) * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def _as_rows(matrix: Tensor, axis: int, ndim: int) -> Tensor:
+    """[entries, r] as a weight of `ndim` axes: entries along `axis`, r along another, the rest of length 1."""
+    shape = [1] * ndim
+    last = axis == ndim - 1
+    shape[axis], shape[0 if last else ndim - 1] = matrix.shape
+    return (matrix.T if last else matrix).reshape(shape)
+
+
+def _gathered(tensor: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    for axis, index in enumerate(indices):
+        if index is not None:
+            tensor = tensor.index_select(axis, index)
+    return tensor
