@@ -198,7 +198,7 @@ def _products(target: str) -> Iterator[Variant]:
                     }
                     tile = f"{config.m} x {config.n} x {config.k}, flush {config.flush}"
                     yield Variant(
-                        "lmc_fast.ops.gain_matrix.triton:product_kernel",
+                        "lmc_fast.ops.gain_matrix.triton_product:product_kernel",
                         f"{dtype} {precision}, {tile}{', gathered' if gathered else ''}",
                         target,
                         {"a": f"*{dtype}", "b": f"*{dtype}", "gather": "*i64", "out": "*fp32"},
@@ -223,7 +223,7 @@ def _groups(target: str) -> Iterator[Variant]:
         config = gain.DEFAULTS[kind, maker][2]
         precision = "tf32x3" if (kind, maker) == ("float32", "cuda") else "ieee"
         yield Variant(
-            "lmc_fast.ops.gain_matrix.triton:grouped_kernel",
+            "lmc_fast.ops.gain_matrix.triton_product:grouped_kernel",
             f"{dtype} {precision}, {config.m} x {config.n} x {config.k}, flush {config.flush}",
             target,
             dict.fromkeys(("table", "first_tile", "group_of_tile"), "*i64"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
+
+import lmc_fast
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
@@ -44,3 +48,23 @@ def test_a_variant_that_cannot_be_is_seen() -> None:
     (first, *_) = (v for v in variants() if v.target == "cuda 80" and "128 x 128 x 64" in v.label)
     large = Variant(**{**vars(first), "stages": 7})
     assert compile_variant(large).shared > LIMITS["cuda 80"]
+
+
+def starred_calls(source: str) -> list[str]:
+    """Calls inside Triton functions that spread a sequence over their arguments."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    kernels = [node for node in functions if "triton.jit" in map(ast.unparse, node.decorator_list)]
+    return [
+        f"{kernel.name}: {ast.unparse(node)}"
+        for kernel in kernels
+        for node in ast.walk(kernel)
+        if isinstance(node, ast.Call) and any(isinstance(argument, ast.Starred) for argument in node.args)
+    ]
+
+
+def test_kernels_spread_no_arguments() -> None:
+    """The oldest Triton that we take, 3.2, does not compile that; it is not there to try."""
+    paths = sorted((Path(lmc_fast.__file__).parent / "ops").rglob("*.py"))
+    assert [call for path in paths for call in starred_calls(path.read_text(encoding="utf-8"))] == []
+    kernel = "@triton.jit\ndef kernel(a, b):\n    f(*(a, b))\n"
+    assert starred_calls(kernel) == ["kernel: f(*(a, b))"]

@@ -21,8 +21,9 @@ from .terms import Term
 __all__ = ["DTYPES", "PACK_TILE", "Job", "Sides", "lay_out", "pack_kernel", "run_jobs", "sent", "width_of"]
 
 DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
-# Units and entries of a tile, warps.
-PACK_TILE = (32, 64, 4)
+# Units and entries of a tile, warps. Sixteen half numbers are what memory gives at a time where the units run in order.
+# Places are 64 bits wide: with eight entries to a thread they take 128 registers, so that four blocks run side by side.
+PACK_TILE = (16, 64, 4)
 # Dimensions that units and entries may have once those which nothing tells apart are joined.
 UNIT_DIMS, ENTRY_DIMS = 3, 4
 # Rows of the destination are padded to so many entries, so that all of them can be read in wide loads.
