@@ -31,6 +31,28 @@ def chosen() -> list[Variant]:
     return found
 
 
+def test_all_that_tuning_tries_is_listed() -> None:
+    from lmc_fast.ops.gain_matrix import configs
+    from lmc_fast.ops.gain_matrix.triton_pack import PACK_OTHERS
+    from lmc_fast.ops.permuted_lerp import triton as lerp
+    from lmc_fast.ops.spectral_overlap import triton as overlap
+
+    sizes = {"pack_kernel": ("ROWS", "COLUMNS"), "lerp_kernel": ("ROWS", "COLUMNS")}
+    sizes |= {"overlap_kernel": ("BLOCK_I", "BLOCK_J", "BLOCK_K")}
+    of_products = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+    listed = set()
+    for v in variants():
+        name = v.kernel.partition(":")[2]
+        tile = [v.constants[size] for size in sizes.get(name, of_products)]
+        listed.add((v.target.partition(" ")[0], name, *tile, v.warps, v.stages))
+    tried = {("cuda", "overlap_kernel", *config) for config in overlap.OTHERS}
+    tried |= {("cuda", "pack_kernel", *config, 1) for config in PACK_OTHERS}
+    tried |= {("cuda", "lerp_kernel", *config, 1) for config in lerp.OTHERS}
+    for name, lists in (("product_kernel", configs.OTHERS), ("grouped_kernel", configs.GROUPED_OTHERS)):
+        tried |= {(maker, name, *config[:5]) for (_, maker), found in lists.items() for config in found}
+    assert len(tried) >= 24 and tried <= listed
+
+
 def test_defaults_fit_and_spill_nothing() -> None:
     found = chosen()
     assert {variant.target for variant in found} == set(LIMITS)

@@ -25,29 +25,28 @@ to whole vectors; the groups with the longest sums come first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
 from torch import Tensor
 
-from ..._backend import autotuning, interpreted
-from .configs import DEFAULTS, LARGE, MIDDLE, OTHERS, Config
+from ..._backend import interpreted
+from ..tuning import size_class, tuned
+from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
 from .terms import Term, common_dtype, common_units
-from .triton_pack import DTYPES, Job, lay_out, run_jobs, sent, width_of
+from .triton_pack import DTYPES, Job, Sides, lay_out, run_jobs, sent, width_of
 from .triton_product import grouped_kernel, product_kernel
 
-__all__ = ["DEFAULTS", "OTHERS", "Config", "gain_matrices", "gain_matrix", "grouped_kernel", "product_kernel"]
+__all__ = ["gain_matrices", "gain_matrix"]
 
 MOST_SPLITS = 16
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
 
-
 _Indices = tuple[Tensor | None, ...]
-
-_tuned: dict[tuple[object, ...], Config] = {}
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,19 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: st
         k = terms[0].entry_count()
     if units == 0:
         return out
-    config = _config(dtype, units, k, operands, out, precision)
+
+    def prepare(config: Config) -> Callable[[], object]:
+        # Trials may not add to a base.
+        return partial(_multiply, operands, k, torch.empty_like(out), False, precision, config)
+
+    problem = {
+        "dtype": dtype,
+        "precision": _precision(dtype, precision),
+        "gathered": int(operands[1].gather is not None),
+        "units": size_class(units),
+        "entries": size_class(k),
+    }
+    config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
     _multiply(operands, k, out, add, precision, config)
     return out
 
@@ -107,33 +118,63 @@ def _multiply_groups(
         torch.empty(len(side.a), len(side.a), dtype=torch.float32, device=device) if base is None else base
         for side, base in zip(sides, bases, strict=True)
     ]
-    maker = "cuda" if torch.version.hip is None else "hip"
-    config = DEFAULTS["float32" if dtype == torch.float32 else "half", maker][2]
+    if not any(len(side.a) for side in sides):
+        return outs
+
+    def prepare(config: Config) -> Callable[[], object]:
+        # Trials may not add to a base.
+        trial = [torch.empty_like(out) for out in outs]
+        return _prepared(sides, trial, [False] * len(outs), dtype, precision, config)
+
+    problem = {
+        "dtype": dtype,
+        "precision": _precision(dtype, precision),
+        "groups": size_class(len(groups)),
+        "units": size_class(max(len(side.a) for side in sides)),
+        "entries": size_class(max(side.a.shape[1] for side in sides)),
+    }
+    kind = _kind(dtype)
+    config = tuned("grouped_kernel", problem, (DEFAULTS[kind][2], *GROUPED_OTHERS[kind]), prepare, device)
+    return _prepared(sides, outs, [base is not None for base in bases], dtype, precision, config)()
+
+
+def _prepared(
+    sides: Sequence[Sides],
+    outs: list[Tensor],
+    adds: Sequence[bool],
+    dtype: torch.dtype,
+    precision: str,
+    config: Config,
+) -> Callable[[], list[Tensor]]:
+    """What multiplies the sides of many groups into `outs`, adding to those that `adds` names, and returns `outs`."""
     # Long sums first, so that no tile of theirs is left running at the end.
-    order = sorted(range(len(groups)), key=lambda g: -sides[g].a.shape[1])
+    order = sorted(range(len(sides)), key=lambda g: -sides[g].a.shape[1])
     table, tiles = [], []
     for g in order:
         (units, width), out = sides[g].a.shape, outs[g]
         addresses = (sides[g].a.data_ptr(), sides[g].b.data_ptr(), out.data_ptr())
-        table.append([*addresses, units, width, out.stride(0), int(bases[g] is not None)])
+        table.append([*addresses, units, width, out.stride(0), int(adds[g])])
         tiles.append(triton.cdiv(units, config.m) * triton.cdiv(units, config.n))
     count = torch.tensor(tiles)
-    if int(count.sum()) == 0:
-        return outs
     places = torch.repeat_interleave(torch.arange(len(order)), count)
-    grouped_kernel[(len(places),)](
-        *sent(device, torch.tensor(table), torch.cumsum(count, 0) - count, places),
-        DTYPE=DTYPES[dtype],
-        PRECISION=_precision(dtype, precision),
-        WIDEN=interpreted() and dtype == torch.bfloat16,
-        FLUSH=config.flush,
-        BLOCK_M=config.m,
-        BLOCK_N=config.n,
-        BLOCK_K=config.k,
-        num_warps=config.warps,
-        num_stages=config.stages,
-    )
-    return outs
+    tables = sent(outs[0].device, torch.tensor(table), torch.cumsum(count, 0) - count, places)
+
+    def launch() -> list[Tensor]:
+        grouped_kernel[(len(places),)](
+            *tables,
+            DTYPE=DTYPES[dtype],
+            PRECISION=_precision(dtype, precision),
+            WIDEN=interpreted() and dtype == torch.bfloat16,
+            FLUSH=config.flush,
+            BLOCK_M=config.m,
+            BLOCK_N=config.n,
+            BLOCK_K=config.k,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+        return outs
+
+    return launch
 
 
 def _multiply(
@@ -230,25 +271,13 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _config(
-    dtype: torch.dtype, units: int, k: int, operands: tuple[_Operand, _Operand], out: Tensor, precision: str
-) -> Config:
-    """The configuration for a product: by the table, or measured once for a size class where that is asked for."""
-    kind = "float32" if dtype == torch.float32 else "half"
-    maker = "cuda" if torch.version.hip is None else "hip"
-    defaults = DEFAULTS[kind, maker]
-    if not autotuning() or interpreted():
-        return defaults[0 if units >= LARGE else 1 if units >= MIDDLE else 2]
-    key = (kind, out.device, units.bit_length(), k.bit_length(), precision, operands[1].gather is not None)
-    if key not in _tuned:
-        trial = torch.empty_like(out)
+def _configs(dtype: torch.dtype, units: int) -> tuple[Config, ...]:
+    """The configurations for a product, the default for its size first."""
+    kind = _kind(dtype)
+    default = DEFAULTS[kind][0 if units >= LARGE else 1 if units >= MIDDLE else 2]
+    return (default, *(config for config in (*DEFAULTS[kind], *OTHERS[kind]) if config != default))
 
-        def seconds(config: Config) -> float:
-            return float(
-                triton.testing.do_bench(
-                    lambda: _multiply(operands, k, trial, False, precision, config), return_mode="median"
-                )
-            )
 
-        _tuned[key] = min((*defaults, *OTHERS[kind, maker]), key=seconds)
-    return _tuned[key]
+def _kind(dtype: torch.dtype) -> tuple[str, str]:
+    """Kind of number and maker of the GPU, by which configurations are listed."""
+    return "float32" if dtype == torch.float32 else "half", "cuda" if torch.version.hip is None else "hip"

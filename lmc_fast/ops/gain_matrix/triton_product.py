@@ -39,11 +39,9 @@ def _tile(
             x = x.to(tl.float32)
             y = y.to(tl.float32)
         part = tl.dot(x, y, part, input_precision=PRECISION)
-        # Not by `and`: Triton 3.2 takes a constant and a number of the run for bits of two sizes.
-        if FLUSH:  # noqa: SIM102
-            if (step - begin) % FLUSH == FLUSH - 1:
-                total += part
-                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        if (step - begin) % FLUSH == FLUSH - 1:
+            total += part
+            part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     total += part
     return total
 
