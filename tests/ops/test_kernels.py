@@ -10,18 +10,23 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import lmc_fast as lmc
+from lmc_fast.matching import gains as kept_gains
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.ops.gain_matrix import naive as gain_naive
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
 from lmc_fast.ops.spectral_overlap import spectral_overlap
+
+from .. import models
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
@@ -272,6 +277,27 @@ def test_gains_of_units_in_many_dimensions_and_many_gathers(device: str) -> None
 def test_gains_of_two_dtypes_are_summed_in_the_wider_one(device: str) -> None:
     terms = terms_of("rows", 20, 30, torch.bfloat16, device) + terms_of("bias", 20, 30, torch.float32, device)
     assert error_of(gain_matrix(terms, backend="triton"), terms) < 1e-6
+
+
+def test_a_search_finds_the_same_by_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gains of groups apart come from one launch, and are corrected there by what has moved."""
+    a, b = (models.randomise(models.small_mlp((20, 17, 33, 9)), seed=seed) for seed in (1, 2))
+    spec = lmc.architectures.mlp(a)
+    expected = lmc.weight_matching(a, b, spec)
+    calls: list[int] = []
+
+    def by_kernels(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor]) -> list[Tensor]:
+        calls.append(len(groups))
+        return gain_matrices(groups, bases, backend="triton")
+
+    monkeypatch.setattr(kept_gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(kept_gains, "gain_matrices", by_kernels)
+    monkeypatch.setattr(kept_gains, "gain_matrix", partial(gain_matrix, backend="triton"))
+    found = lmc.weight_matching(a, b, spec, device=device)
+    assert max(calls) > 1 and found.converged
+    assert found.objective == pytest.approx(expected.objective, rel=1e-6)
+    for name, choice in expected.permutations.choices.items():
+        assert (found.permutations.choices[name] == choice).all()
 
 
 def test_gains_refuse_what_they_cannot(device: str) -> None:
