@@ -178,8 +178,7 @@ def _launch(
     weights: Sequence[Sequence[float]],
     out: Sequence[Sequence[Tensor]],
 ) -> None:
-    heads = []
-    tails = []
+    heads, tails = [], []
     for p, seen in found:
         n0, n1, m0, m1 = seen.sizes
         heads.append((n1, n0 * n1, m1, m0 * m1))
