@@ -62,9 +62,8 @@ class Compiled:
 def variants() -> Iterator[Variant]:
     """Every configuration of every kernel, for every target."""
     for target in LIMITS:
-        yield from _products(target)
-        yield from _groups(target)
-        yield from _others(target)
+        for of_kernel in (_products, _groups, _packings, _interpolations, _overlaps):
+            yield from of_kernel(target)
 
 
 def missing(target: str) -> str | None:
@@ -176,11 +175,11 @@ def _row(compiled: Compiled) -> dict[str, Any]:
 
 
 def _products(target: str) -> Iterator[Variant]:
-    from lmc_fast.ops.gain_matrix import triton as gain
+    from lmc_fast.ops.gain_matrix.configs import DEFAULTS, OTHERS
 
     maker = target.partition(" ")[0]
     for kind, dtype in (("half", "bf16"), ("float32", "fp32")):
-        defaults, others = gain.DEFAULTS[kind, maker], gain.OTHERS[kind, maker]
+        defaults, others = DEFAULTS[kind, maker], OTHERS[kind, maker]
         for config in (*defaults, *others):
             precisions = ["tf32x3", "ieee"] if (kind, maker) == ("float32", "cuda") else ["ieee"]
             for precision in precisions:
@@ -198,7 +197,7 @@ def _products(target: str) -> Iterator[Variant]:
                     }
                     tile = f"{config.m} x {config.n} x {config.k}, flush {config.flush}"
                     yield Variant(
-                        "lmc_fast.ops.gain_matrix.triton:product_kernel",
+                        "lmc_fast.ops.gain_matrix.triton_product:product_kernel",
                         f"{dtype} {precision}, {tile}{', gathered' if gathered else ''}",
                         target,
                         {"a": f"*{dtype}", "b": f"*{dtype}", "gather": "*i64", "out": "*fp32"},
@@ -216,90 +215,106 @@ def _tile(config: Any) -> dict[str, int]:
 
 
 def _groups(target: str) -> Iterator[Variant]:
-    from lmc_fast.ops.gain_matrix import triton as gain
+    from lmc_fast.ops.gain_matrix.configs import DEFAULTS, GROUPED_OTHERS
 
     maker = target.partition(" ")[0]
     for kind, dtype in (("half", "bf16"), ("float32", "fp32")):
-        config = gain.DEFAULTS[kind, maker][2]
         precision = "tf32x3" if (kind, maker) == ("float32", "cuda") else "ieee"
-        yield Variant(
-            "lmc_fast.ops.gain_matrix.triton:grouped_kernel",
-            f"{dtype} {precision}, {config.m} x {config.n} x {config.k}, flush {config.flush}",
-            target,
-            dict.fromkeys(("table", "first_tile", "group_of_tile"), "*i64"),
-            {
-                "DTYPE": f"tl.{dtype}",
-                "PRECISION": precision,
-                "WIDEN": False,
-                **_tile(config),
-            },
-            (),
-            config.warps,
-            config.stages,
-        )
-
-
-def _others(target: str) -> Iterator[Variant]:
-    from lmc_fast.ops.gain_matrix import triton_pack as pack
-    from lmc_fast.ops.permuted_lerp import triton as lerp
-    from lmc_fast.ops.spectral_overlap import triton as overlap
-
-    rows, columns, warps = pack.PACK_TILE
-    for dtype in ("bf16", "fp32"):
-        yield Variant(
-            "lmc_fast.ops.gain_matrix.triton_pack:pack_kernel",
-            f"{dtype}, {rows} x {columns}",
-            target,
-            dict.fromkeys(("jobs", "first_tile", "job_of_tile"), "*i64"),
-            {"FROM": f"tl.{dtype}", "TO": f"tl.{dtype}", "ROWS": rows, "COLUMNS": columns},
-            (),
-            warps,
-            1,
-        )
-    rows, columns, warps = lerp.CONFIG
-    for dtype in ("fp16", "bf16", "fp32", "fp64"):
-        sums = "fp64" if dtype == "fp64" else "fp32"
-        for aligned in (True, False):
+        default = DEFAULTS[kind, maker][2]
+        for config in (default, *GROUPED_OTHERS[kind, maker]):
             yield Variant(
-                "lmc_fast.ops.permuted_lerp.triton:lerp_kernel",
-                f"{dtype}, {rows} x {columns}{', aligned' if aligned else ''}",
+                "lmc_fast.ops.gain_matrix.triton_product:grouped_kernel",
+                f"{dtype} {precision}, {config.m} x {config.n} x {config.k}, flush {config.flush}",
                 target,
-                {"table": "*i64", "part_of_tile": "*i32", "first_tile": "*i64", "weights": f"*{sums}"},
+                dict.fromkeys(("table", "first_tile", "group_of_tile"), "*i64"),
                 {
-                    "SOURCES": 2,
-                    "OUTPUTS": 1,
                     "DTYPE": f"tl.{dtype}",
-                    "SUM": f"tl.{sums}",
-                    "ALIGNED": aligned,
-                    "INDEX": "tl.int32",
-                    "ROWS": rows,
-                    "COLUMNS": columns,
+                    "PRECISION": precision,
+                    "WIDEN": False,
+                    **_tile(config),
                 },
+                (),
+                config.warps,
+                config.stages,
+                config == default,
+            )
+
+
+def _packings(target: str) -> Iterator[Variant]:
+    from lmc_fast.ops.gain_matrix.triton_pack import PACK_OTHERS, PACK_TILE
+
+    for tile in (PACK_TILE, *PACK_OTHERS):
+        rows, columns, warps = tile
+        for dtype in ("bf16", "fp32"):
+            yield Variant(
+                "lmc_fast.ops.gain_matrix.triton_pack:pack_kernel",
+                f"{dtype}, {rows} x {columns}",
+                target,
+                dict.fromkeys(("jobs", "first_tile", "job_of_tile"), "*i64"),
+                {"FROM": f"tl.{dtype}", "TO": f"tl.{dtype}", "ROWS": rows, "COLUMNS": columns},
                 (),
                 warps,
                 1,
+                tile == PACK_TILE,
             )
-    block_i, block_j, block_k, warps, stages = overlap.CONFIG
+
+
+def _interpolations(target: str) -> Iterator[Variant]:
+    from lmc_fast.ops.permuted_lerp.triton import CONFIG, OTHERS
+
+    for config in (CONFIG, *OTHERS):
+        rows, columns, warps = config
+        for dtype in ("fp16", "bf16", "fp32", "fp64"):
+            sums = "fp64" if dtype == "fp64" else "fp32"
+            for aligned in (True, False):
+                yield Variant(
+                    "lmc_fast.ops.permuted_lerp.triton:lerp_kernel",
+                    f"{dtype}, {rows} x {columns}{', aligned' if aligned else ''}",
+                    target,
+                    {"table": "*i64", "part_of_tile": "*i32", "first_tile": "*i64", "weights": f"*{sums}"},
+                    {
+                        "SOURCES": 2,
+                        "OUTPUTS": 1,
+                        "DTYPE": f"tl.{dtype}",
+                        "SUM": f"tl.{sums}",
+                        "ALIGNED": aligned,
+                        "INDEX": "tl.int32",
+                        "ROWS": rows,
+                        "COLUMNS": columns,
+                    },
+                    (),
+                    warps,
+                    1,
+                    config == CONFIG,
+                )
+
+
+def _overlaps(target: str) -> Iterator[Variant]:
+    from lmc_fast.ops.spectral_overlap.triton import CONFIG, OTHERS
+
     pointers = dict.fromkeys(("u_a", "v_a", "u_b", "v_b", "sums"), "*fp32")
     pointers |= {"rows": "*i64", "columns": "*i64", "passes_a": "*i32", "passes_b": "*i32"}
-    yield Variant(
-        "lmc_fast.ops.spectral_overlap.triton:overlap_kernel",
-        f"fp32, {block_i} x {block_j} x {block_k}",
-        target,
-        pointers,
-        {
-            "THRESHOLDS": 2,
-            "BY_ROWS": True,
-            "BY_COLUMNS": True,
-            "PRECISION": "tf32x3" if target.startswith("cuda") else "ieee",
-            "BLOCK_I": block_i,
-            "BLOCK_J": block_j,
-            "BLOCK_K": block_k,
-        },
-        ("m", "n", "count_a", "count_b", "u_a_row", "v_a_row", "u_b_row", "v_b_row"),
-        warps,
-        stages,
-    )
+    for config in (CONFIG, *OTHERS):
+        block_i, block_j, block_k, warps, stages = config
+        yield Variant(
+            "lmc_fast.ops.spectral_overlap.triton:overlap_kernel",
+            f"fp32, {block_i} x {block_j} x {block_k}",
+            target,
+            pointers,
+            {
+                "THRESHOLDS": 2,
+                "BY_ROWS": True,
+                "BY_COLUMNS": True,
+                "PRECISION": "tf32x3" if target.startswith("cuda") else "ieee",
+                "BLOCK_I": block_i,
+                "BLOCK_J": block_j,
+                "BLOCK_K": block_k,
+            },
+            ("m", "n", "count_a", "count_b", "u_a_row", "v_a_row", "u_b_row", "v_b_row"),
+            warps,
+            stages,
+            config == CONFIG,
+        )
 
 
 def _language(value: Any) -> Any:

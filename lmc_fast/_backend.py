@@ -9,12 +9,24 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from ._checks import fail_type
 
-__all__ = ["BACKENDS", "Backends", "autotuning", "backends", "check_backend", "check_device", "choose", "interpreted"]
+__all__ = [
+    "BACKENDS",
+    "Backends",
+    "autotuning",
+    "backends",
+    "cache_folder",
+    "check_backend",
+    "check_device",
+    "choose",
+    "interpreted",
+    "warn_once",
+]
 
 BACKENDS = ("auto", "torch", "native", "triton")
 
@@ -95,11 +107,15 @@ def choose(
     reason = _why_not(fastest, operation, device, checks)
     if reason is None:
         return fastest
-    message = f"{operation} on {device.type} runs in plain torch: {reason}"
+    warn_once(f"{operation} on {device.type} runs in plain torch: {reason}", stacklevel=4)
+    return "torch"
+
+
+def warn_once(message: str, *, stacklevel: int = 2) -> None:
+    """RuntimeWarning, unless this process has been told the same. `stacklevel` as `warnings.warn` at the caller's."""
     if message not in _told:
         _told.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-    return "torch"
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel + 1)
 
 
 def interpreted() -> bool:
@@ -108,11 +124,25 @@ def interpreted() -> bool:
 
 
 def autotuning() -> bool:
-    """Whether kernels may time their configurations on first use (``LMC_FAST_AUTOTUNE=1``).
+    """Whether kernels use the fastest of their configurations, timed on first use (``LMC_FAST_AUTOTUNE=1``).
 
     Off by default: another tile size sums in another order, and the same inputs are to give the same result.
     """
     return os.environ.get("LMC_FAST_AUTOTUNE", "0") == "1"
+
+
+def cache_folder() -> Path | None:
+    """Where what was measured here is kept: ``LMC_FAST_CACHE``, or `lmc_fast` in the user's cache folder.
+
+    It need not exist. None for a user without a home.
+    """
+    for variable, below in (("LMC_FAST_CACHE", ""), ("XDG_CACHE_HOME", "lmc_fast")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable], below)
+    try:
+        return Path.home() / ".cache" / "lmc_fast"
+    except RuntimeError:
+        return None
 
 
 def _why_not(

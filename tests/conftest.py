@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run as they do unasked, and what a test measures is not kept for anyone."""
+    monkeypatch.delenv("LMC_FAST_AUTOTUNE", raising=False)
+    monkeypatch.setenv("LMC_FAST_CACHE", os.devnull)
 
 
 @pytest.fixture(autouse=True)

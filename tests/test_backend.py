@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,3 +91,30 @@ def test_switches_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("TRITON_INTERPRET", value)
         monkeypatch.setenv("LMC_FAST_AUTOTUNE", value)
         assert _backend.interpreted() is expected and _backend.autotuning() is expected
+
+
+def test_nothing_is_tuned_in_tests_or_kept() -> None:
+    assert not _backend.autotuning()
+    assert _backend.cache_folder() == Path(os.devnull)
+
+
+def test_what_is_kept_is_kept_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    for ours, users, expected in (
+        ("/here", "/caches", "/here"),
+        ("", "/caches", "/caches/lmc_fast"),
+        ("", "", "/home/someone/.cache/lmc_fast"),
+    ):
+        monkeypatch.setenv("LMC_FAST_CACHE", ours)
+        monkeypatch.setenv("XDG_CACHE_HOME", users)
+        assert _backend.cache_folder() == Path(expected)
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("LMC_FAST_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert _backend.cache_folder() is None

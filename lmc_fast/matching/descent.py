@@ -96,7 +96,7 @@ class CoordinateDescent:
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains: GainCache | LeadingGains = GainCache(self.a, self.b, self.leaves, self._index)
+        self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
         self._indices: dict[tuple[Segment, ...], Tensor] = {}
 
@@ -198,21 +198,21 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains = [{name: self.gain(name) for name in self.trees[root]} for root in roots]
+        gains = self.gains_of(name for root in roots for name in self.trees[root])
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
         tasks = [
-            partial(best_choices, self.spec, root, gain, self.choices, self.solver(root), self.frozen)
-            for root, gain in zip(roots, gains, strict=True)
+            partial(best_choices, self.spec, root, gains, self.choices, self.solver(root), self.frozen)
+            for root in roots
         ]
         large = any(self.spec.units(root) >= SIDE_BY_SIDE_FROM for root in roots)
         found = workers.run(tasks) if large else [task() for task in tasks]
         return [self._accept(root, *best) for root, best in zip(roots, found, strict=True)]
 
-    def gain(self, group: str) -> Gain | None:
-        """The gain matrix of a group with all others where they are, None without entries. Not to be written to."""
-        return _on_cpu(self.gains.gain(group))
+    def gains_of(self, groups: Iterable[str]) -> dict[str, Gain | None]:
+        """Gain matrices of groups with all others where they are, None without entries. Not to be written to."""
+        return {name: _on_cpu(gain) for name, gain in self.gains.gains(groups)}
 
     def _accept(self, root: str, choices: Choices, gained: float) -> tuple[float, int]:
         # Sums of n * fan_in products are uncertain by about this much; less is no progress.

@@ -87,7 +87,7 @@ def frank_wolfe(descent: CoordinateDescent, max_steps: int, progress: Progress) 
 def _at(descent: CoordinateDescent, choices: Choices) -> _Point:
     """The point that is a permutation; the search is left there."""
     descent.choose_all(choices)
-    gains = {name: gain for name in descent.spec.groups if (gain := descent.gain(name)) is not None}
+    gains = {name: gain for name, gain in descent.gains_of(descent.spec.groups).items() if gain is not None}
     return _Point([(1.0, choices)], descent.objective(), _total(descent.spec, gains, choices), gains)
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
-from ..ops.gain_matrix import Term, gain_matrix
+from ..ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ..symmetry.views import Leaf
-from .sums import permuted_dot, rows_at_once
+from .sums import gain_times, matrix_times, permuted_dot
 
 __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
 
@@ -26,6 +26,8 @@ PIECE = 1 << 18
 # Entries of all gains that are kept: this many, or as many as MATRICES_KEPT of the largest group have.
 ENTRIES_KEPT = 1 << 22
 MATRICES_KEPT = 3
+# On a GPU gains are summed together while they and what they are summed from have no more entries than this.
+TOGETHER = 1 << 26
 # What a gain may be off, in roundings of its dtype times the norms of what it multiplies.
 ROUNDINGS = 16
 
@@ -70,6 +72,18 @@ class _Kept:
     asked: int
 
 
+@dataclass
+class _Plan:
+    """What brings a group's gain up to date: terms to add to `gain`; what it is then, as in `_Kept`."""
+
+    group: str
+    gain: Tensor
+    terms: Iterator[Term]
+    indices: list[Indices | None]
+    corrected: float
+    asked: int
+
+
 class GainCache:
     """Gains of groups between two models, as many as there is room for.
 
@@ -99,20 +113,41 @@ class GainCache:
     def gain(self, group: str) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own. Not to be written to."""
         uses = self._uses[group]
-        return self._up_to_date(group, uses, range(len(uses))) if uses else None
+        return self._up_to_date(group, range(len(uses))) if uses else None
+
+    def gains(self, groups: Iterable[str]) -> Iterator[tuple[str, Tensor | None]]:
+        """Each group with its `gain`, in any order: on a GPU many are summed at once, else one after another.
+
+        Args:
+            groups: no two the same.
+        """
+        waiting: list[_Plan] = []
+        entries = 0
+        for group in groups:
+            uses = self._uses[group]
+            if not uses or not _at_once(uses[0].a):
+                yield group, self.gain(group)
+                continue
+            plan = self._plan(group, range(len(uses)))
+            size = plan.gain.numel() + sum(2 * use.a.numel() for use in uses)
+            if waiting and not (entries + size <= TOGETHER and _are_alike(plan.gain, waiting[0].gain)):
+                yield from self._together(waiting)
+                waiting, entries = [], 0
+            waiting.append(plan)
+            entries += size
+        if waiting:
+            yield from self._together(waiting)
 
     def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone; `gain` adds the others to it later. None without leaves."""
         uses = self._uses[group]
         chosen = [k for k, use in enumerate(uses) if use.leaf in leaves]
         self._kept.pop(group, None)
-        return self._up_to_date(group, uses, chosen) if chosen else None
+        return self._up_to_date(group, chosen) if chosen else None
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
-        a = self._a[parameter]
-        indices = [self._index_of(parameter, axis) for axis in range(a.ndim)]
-        return permuted_dot(a, self._b[parameter], indices)
+        return permuted_dot(self._a[parameter], self._b[parameter], self._gathers(parameter))
 
     def uses(self, group: str) -> Sequence[Use]:
         """Where the group's own entries are."""
@@ -143,27 +178,36 @@ class GainCache:
             if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
         }
 
-    def _up_to_date(self, group: str, uses: Sequence[Use], wanted: Collection[int]) -> Tensor:
+    def _up_to_date(self, group: str, wanted: Collection[int]) -> Tensor:
+        plan = self._plan(group, wanted)
+        return self._keep(plan, _added(plan.terms, plan.gain))
+
+    def _together(self, plans: Sequence[_Plan]) -> list[tuple[str, Tensor]]:
+        gains = gain_matrices([list(plan.terms) for plan in plans], [plan.gain for plan in plans])
+        return [(plan.group, self._keep(plan, gain)) for plan, gain in zip(plans, gains, strict=True)]
+
+    def _plan(self, group: str, wanted: Collection[int]) -> _Plan:
+        """How to sum some of a group's uses; until that is kept, what is kept of the group is past correcting."""
         self._calls += 1
+        uses = self._uses[group]
         now: list[Indices | None] = [self._indices(use) if k in wanted else None for k, use in enumerate(uses)]
         kept = self._kept.get(group)
         if kept is not None:
             kept.asked = self._calls
             update = self._update(uses, kept, now)
+            before, kept.corrected = kept.corrected, math.inf
             if update is not None:
                 terms, share = update
-                kept.gain = _added(terms, kept.gain)
-                kept.indices, kept.corrected = now, kept.corrected + share
-                return kept.gain
+                return _Plan(group, kept.gain, terms, now, before + share, self._calls)
         fresh = [use.term(indices) for use, indices in zip(uses, now, strict=True) if indices is not None]
         # The memory of the old one serves for the new one.
         gain = _zeros(uses) if kept is None else kept.gain.zero_()
-        gain = _added((piece for term in fresh for piece in _pieces(term)), gain)
-        if kept is not None:
-            kept.gain, kept.indices, kept.corrected = gain, now, 0.0
-            return gain
-        if self._makes_room(gain.numel()):
-            self._kept[group] = _Kept(gain, now, 0.0, self._calls)
+        return _Plan(group, gain, (piece for term in fresh for piece in _pieces(term)), now, 0.0, self._calls)
+
+    def _keep(self, plan: _Plan, gain: Tensor) -> Tensor:
+        """The gain, which is now up to date; kept if it was, or if there is room."""
+        if plan.group in self._kept or self._makes_room(gain.numel()):
+            self._kept[plan.group] = _Kept(gain, plan.indices, plan.corrected, plan.asked)
         return gain
 
     def _makes_room(self, entries: int) -> bool:
@@ -174,6 +218,10 @@ class GainCache:
                 break
             free += self._kept.pop(name).gain.numel()
         return free >= entries
+
+    def _gathers(self, parameter: str) -> list[Tensor | None]:
+        """What permutes each axis of a parameter of b now."""
+        return [self._index_of(parameter, axis) for axis in range(self._b[parameter].ndim)]
 
     def _indices(self, use: Use) -> Indices:
         """The gathers of the use's other axes, one for each axis of the parameter."""
@@ -218,11 +266,11 @@ class GainCache:
         units = kept.gain.shape[0]
         signs = torch.randint(0, 2, (units,), generator=torch.Generator().manual_seed(units)).mul_(2).sub_(1)
         signs = signs.to(kept.gain.device, torch.float64)
-        rest = _times(kept.gain, signs)
+        rest = matrix_times(kept.gain, signs)
         bound = 0.0
         for use, indices in zip(self._uses[group], kept.indices, strict=True):
             if indices is not None:
-                rest -= _product(use, indices, signs)
+                rest -= gain_times(use.a, use.b, use.units, use.term(indices).gathers, signs)
                 bound += math.sqrt(math.prod(norms[use.leaf.parameter]))
         numbers = torch.finfo(kept.gain.dtype)
         return float(rest.norm()) <= ROUNDINGS * (1 + kept.corrected) * (numbers.eps * bound + numbers.tiny)
@@ -257,9 +305,18 @@ def _zeros(uses: Sequence[Use]) -> Tensor:
     return torch.zeros(uses[0].count, uses[0].count, dtype=dtype, device=uses[0].a.device)
 
 
+def _at_once(tensor: Tensor) -> bool:
+    """Whether terms are gathered as they are read, as a GPU's kernels do; on a CPU each of them needs a copy."""
+    return tensor.device.type != "cpu"
+
+
+def _are_alike(a: Tensor, b: Tensor) -> bool:
+    return (a.device, a.dtype) == (b.device, b.dtype)
+
+
 def _added(terms: Iterable[Term], gain: Tensor) -> Tensor:
-    """The gain with all terms added in place: on a GPU at once, else one after another, for each needs a copy."""
-    if gain.device.type != "cpu":
+    """The gain with all terms added in place."""
+    if _at_once(gain):
         every = list(terms)
         return gain_matrix(every, gain) if every else gain
     for term in terms:
@@ -298,61 +355,6 @@ def _pieces(term: Term) -> Iterator[Term]:
 
 
 def _length(tensor: Tensor, dim: int) -> int:
-    """How many entries of a dimension to gather at a time; all on a GPU, where a kernel gathers as it reads."""
+    """How many entries of a dimension to gather at a time."""
     size = tensor.shape[dim]
-    return max(1, size if tensor.device.type != "cpu" else PIECE * size // max(1, tensor.numel()))
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """matrix @ vector in float64, without a float64 copy of the matrix."""
-    return torch.cat([part.double() @ vector for part in torch.split(matrix, rows_at_once(matrix))])
-
-
-def _product(use: Use, indices: Indices, vector: Tensor) -> Tensor:
-    """A_mat @ (B_mat^T @ vector) in float64, by parts: [units]."""
-    others = [dim for dim in range(use.a.ndim) if dim not in use.units]
-    entries = _over_units(_spread(use.b, use.units), vector).reshape([use.b.shape[dim] for dim in others])
-    gathers = use.term(indices).gathers
-    for place, dim in enumerate(others):
-        index = gathers[dim]
-        if index is not None:
-            entries = entries.index_select(place, index)
-    return _over_others(_spread(use.a, use.units), entries)
-
-
-def _spread(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
-    """[entries before, units, entries after]; units that lie apart (those of owners) are brought together."""
-    first, count = units[0], len(units)
-    if units != tuple(range(first, first + count)):
-        tensor = tensor.movedim(units, tuple(range(first, first + count)))
-    before, run = tensor.shape[:first], tensor.shape[first : first + count]
-    after = tensor.shape[first + count :]
-    return tensor.reshape(math.prod(before), math.prod(run), math.prod(after))
-
-
-def _over_units(tensor: Tensor, vector: Tensor) -> Tensor:
-    """[before, units, after], [units] -> [before, after], in float64 without a float64 copy of the tensor."""
-    before, _, after = tensor.shape
-    if before == 1:
-        rows = rows_at_once(tensor[0])
-        total = vector.new_zeros(after)
-        for part, piece in zip(torch.split(tensor[0], rows), torch.split(vector, rows), strict=True):
-            total += piece @ part.double()
-        return total[None]
-    parts = torch.split(tensor, rows_at_once(tensor))
-    if after == 1:
-        return torch.cat([part[..., 0].double() @ vector for part in parts])[:, None]
-    return torch.cat([vector @ part.double() for part in parts])
-
-
-def _over_others(tensor: Tensor, entries: Tensor) -> Tensor:
-    """[before, units, after], that many entries -> [units], in float64 without a float64 copy of the tensor."""
-    before, units, after = tensor.shape
-    factor = entries.reshape(before, after, 1)
-    if before == 1:
-        return torch.cat([part.double() @ factor[0, :, 0] for part in torch.split(tensor[0], rows_at_once(tensor[0]))])
-    rows = rows_at_once(tensor)
-    total = entries.new_zeros(units)
-    for part, piece in zip(torch.split(tensor, rows), torch.split(factor, rows), strict=True):
-        total += piece[:, 0, 0] @ part[..., 0].double() if after == 1 else (part.double() @ piece).sum((0, 2))
-    return total
+    return max(1, size if _at_once(tensor) else PIECE * size // max(1, tensor.numel()))

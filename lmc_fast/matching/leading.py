@@ -15,7 +15,7 @@ over the whole of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,7 @@ from torch import Tensor
 from .._models import accumulate_dtype
 from ..ops.gain_matrix import Term, gain_matrix, units_first
 from ..symmetry.views import Leaf
-from .gains import IndexOf
-from .sums import Overlap, permuted_dot
+from .gains import GainCache, IndexOf
 
 __all__ = ["LeadingGains", "is_worth_leading"]
 
@@ -56,8 +55,8 @@ class _Factors:
     c_b: Tensor
 
 
-class LeadingGains:
-    """Gains of groups between the leading parts of two models: a `GainCache` that has nothing to keep.
+class LeadingGains(GainCache):
+    """Gains between the leading parts of two models. None is kept: each is summed anew at less than a correction takes.
 
     Args:
         a, b: the models' tensors by parameter, one dimension for each axis of the spec.
@@ -72,9 +71,8 @@ class LeadingGains:
         leaves: Mapping[str, Sequence[Leaf]],
         index_of: IndexOf,
     ) -> None:
-        self._a, self._b, self._index_of = a, b, index_of
+        super().__init__(a, b, leaves, index_of)
         self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
-        self._leaves = leaves
 
     def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the leading singular values of most weights, by their entries, are those of more than noise.
@@ -101,34 +99,35 @@ class LeadingGains:
 
     def gain(self, group: str) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own."""
-        return self.partial_gain(group, self._leaves[group])
+        return self._sum([use.leaf for use in self.uses(group)])
+
+    def gains(self, groups: Iterable[str]) -> Iterator[tuple[str, Tensor | None]]:
+        """Each group with its `gain`, one after another."""
+        return ((group, self.gain(group)) for group in groups)
 
     def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone. None without leaves."""
-        parts = [self._matrices(leaf) for leaf in self._leaves[group] if leaf in leaves]
+        return self._sum([use.leaf for use in self.uses(group) if use.leaf in leaves])
+
+    def dot(self, parameter: str) -> float:
+        """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
+        factors = self._factors.get(parameter)
+        if factors is None:
+            return super().dot(parameter)
+        indices = self._gathers(parameter)
+        rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
+        return float((rows.double() * rests.double()).sum())
+
+    def _sum(self, leaves: Sequence[Leaf]) -> Tensor | None:
+        parts = [self._matrices(leaf) for leaf in leaves]
         if not parts:
             return None
         a, b = (torch.cat(matrices, dim=1) for matrices in zip(*parts, strict=True))
         return gain_matrix([Term(a, b, (0,), (None, None))])
 
-    def dot(self, parameter: str) -> float:
-        """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
-        factors, indices = self._factors.get(parameter), self._indices(parameter)
-        if factors is None:
-            return permuted_dot(self._a[parameter], self._b[parameter], indices)
-        rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
-        return float((rows.double() * rests.double()).sum())
-
-    def forget(self, group: str) -> None:
-        """Nothing: no gain is kept."""
-
-    def off(self, norms: Mapping[str, Overlap]) -> set[str]:
-        """No group: every gain is summed anew."""
-        return set()
-
     def _matrices(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
         """Two matrices [units, columns] whose product is a leaf's part of the gain, all other groups where they are."""
-        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], self._indices(leaf.parameter)
+        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], self._gathers(leaf.parameter)
         factors = self._factors.get(leaf.parameter)
         indices[leaf.axis] = None
         if factors is None:
@@ -142,9 +141,6 @@ class LeadingGains:
             indices[factors.axis] = None
             a, b = factors.c_a.movedim(0, factors.axis), _gathered(mixed.movedim(0, factors.axis), indices)
         return units_first(leaf.view(a), leaf.unit_dims), units_first(leaf.view(b), leaf.unit_dims)
-
-    def _indices(self, parameter: str) -> list[Tensor | None]:
-        return [self._index_of(parameter, axis) for axis in range(self._a[parameter].ndim)]
 
 
 def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Gathers", "Overlap", "overlap", "permuted_dot", "rows_at_once", "squared_distance", "squared_norm"]
+__all__ = [
+    *("Gathers", "Overlap", "gain_times", "matrix_times", "overlap", "permuted_dot", "rows_at_once"),
+    *("squared_distance", "squared_norm"),
+]
 
 Gathers = Sequence[Tensor | None]
 
@@ -52,6 +56,65 @@ def rows_at_once(tensor: Tensor) -> int:
     """How many of a tensor's rows (along its first dimension) to cast at a time; 1 at least."""
     chunk = _CHUNK.get(tensor.device.type, _CHUNK_ELSEWHERE)
     return max(1, chunk * tensor.shape[0] // max(1, tensor.numel()))
+
+
+def matrix_times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """matrix @ vector in float64, without a float64 copy of the matrix."""
+    return torch.cat([part.double() @ vector for part in torch.split(matrix, rows_at_once(matrix))])
+
+
+def gain_times(a: Tensor, b: Tensor, units: tuple[int, ...], gathers: Gathers, vector: Tensor) -> Tensor:
+    """A_mat @ (B_mat^T @ vector) in float64, by parts: [units].
+
+    Args:
+        a, b, units, gathers: as a gain's `Term` has them.
+        vector: [units].
+    """
+    others = [dim for dim in range(a.ndim) if dim not in units]
+    entries = _over_units(_spread(b, units), vector).reshape([b.shape[dim] for dim in others])
+    for place, dim in enumerate(others):
+        index = gathers[dim]
+        if index is not None:
+            entries = entries.index_select(place, index)
+    return _over_others(_spread(a, units), entries)
+
+
+def _spread(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
+    """[entries before, units, entries after]; units that lie apart (those of owners) are brought together."""
+    first, count = units[0], len(units)
+    if units != tuple(range(first, first + count)):
+        tensor = tensor.movedim(units, tuple(range(first, first + count)))
+    before, run = tensor.shape[:first], tensor.shape[first : first + count]
+    after = tensor.shape[first + count :]
+    return tensor.reshape(math.prod(before), math.prod(run), math.prod(after))
+
+
+def _over_units(tensor: Tensor, vector: Tensor) -> Tensor:
+    """[before, units, after], [units] -> [before, after], in float64 without a float64 copy of the tensor."""
+    before, _, after = tensor.shape
+    if before == 1:
+        rows = rows_at_once(tensor[0])
+        total = vector.new_zeros(after)
+        for part, piece in zip(torch.split(tensor[0], rows), torch.split(vector, rows), strict=True):
+            total += piece @ part.double()
+        return total[None]
+    parts = torch.split(tensor, rows_at_once(tensor))
+    if after == 1:
+        return torch.cat([part[..., 0].double() @ vector for part in parts])[:, None]
+    return torch.cat([vector @ part.double() for part in parts])
+
+
+def _over_others(tensor: Tensor, entries: Tensor) -> Tensor:
+    """[before, units, after], that many entries -> [units], in float64 without a float64 copy of the tensor."""
+    before, units, after = tensor.shape
+    factor = entries.reshape(before, after, 1)
+    if before == 1:
+        return torch.cat([part.double() @ factor[0, :, 0] for part in torch.split(tensor[0], rows_at_once(tensor[0]))])
+    rows = rows_at_once(tensor)
+    total = entries.new_zeros(units)
+    for part, piece in zip(torch.split(tensor, rows), torch.split(factor, rows), strict=True):
+        total += piece[:, 0, 0] @ part[..., 0].double() if after == 1 else (part.double() @ piece).sum((0, 2))
+    return total
 
 
 def _pairs(a: Tensor, b: Tensor, gathers: Gathers) -> Iterator[tuple[Tensor, Tensor]]:

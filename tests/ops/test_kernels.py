@@ -5,22 +5,28 @@ The interpreter takes a process of its own, which `test_kernels_pass_in_the_inte
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import lmc_fast as lmc
+from lmc_fast.matching import gains as kept_gains
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.ops.gain_matrix import naive as gain_naive
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
 from lmc_fast.ops.spectral_overlap import spectral_overlap
+
+from .. import models
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
@@ -36,10 +42,11 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "cpu":
         from lmc_fast.ops.gain_matrix import triton as gain
         from lmc_fast.ops.gain_matrix import triton_pack as pack
+        from lmc_fast.ops.gain_matrix.configs import Config
         from lmc_fast.ops.permuted_lerp import triton as lerp
         from lmc_fast.ops.spectral_overlap import triton as overlap
 
-        small = gain.Config(16, 32, 16, 4, 2, 2)
+        small = Config(16, 32, 16, 4, 2, 2)
         monkeypatch.setattr(gain, "DEFAULTS", dict.fromkeys(gain.DEFAULTS, (small, small, small)))
         monkeypatch.setattr(pack, "PACK_TILE", (8, 16, 4))
         monkeypatch.setattr(lerp, "CONFIG", (2, 32, 4))
@@ -272,6 +279,27 @@ def test_gains_of_two_dtypes_are_summed_in_the_wider_one(device: str) -> None:
     assert error_of(gain_matrix(terms, backend="triton"), terms) < 1e-6
 
 
+def test_a_search_finds_the_same_by_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gains of groups apart come from one launch, and are corrected there by what has moved."""
+    a, b = (models.randomise(models.small_mlp((20, 17, 33, 9)), seed=seed) for seed in (1, 2))
+    spec = lmc.architectures.mlp(a)
+    expected = lmc.weight_matching(a, b, spec)
+    calls: list[int] = []
+
+    def by_kernels(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor]) -> list[Tensor]:
+        calls.append(len(groups))
+        return gain_matrices(groups, bases, backend="triton")
+
+    monkeypatch.setattr(kept_gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(kept_gains, "gain_matrices", by_kernels)
+    monkeypatch.setattr(kept_gains, "gain_matrix", partial(gain_matrix, backend="triton"))
+    found = lmc.weight_matching(a, b, spec, device=device)
+    assert max(calls) > 1 and found.converged
+    assert found.objective == pytest.approx(expected.objective, rel=1e-6)
+    for name, choice in expected.permutations.choices.items():
+        assert (found.permutations.choices[name] == choice).all()
+
+
 def test_gains_refuse_what_they_cannot(device: str) -> None:
     double = terms_of("plain", 3, 4, torch.float64, device)
     with pytest.raises(RuntimeError, match="its matrix product has no float64 form"):
@@ -279,32 +307,6 @@ def test_gains_refuse_what_they_cannot(device: str) -> None:
     mixed = terms_of("plain", 3, 4, torch.float32, device) + terms_of("plain", 5, 4, torch.float32, device)
     with pytest.raises(ValueError, match=r"terms must have one number of units, got \[3, 5\]"):
         gain_matrix(mixed, backend="triton")
-
-
-def test_gains_are_tuned_only_when_asked(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each configuration is timed once for a size class; the choice is kept."""
-    import triton
-
-    from lmc_fast.ops.gain_matrix import triton as gain
-
-    timed: list[float] = []
-
-    def do_bench(run: Any, return_mode: str) -> float:
-        run()
-        timed.append(-len(timed))
-        return timed[-1]
-
-    monkeypatch.setattr(triton.testing, "do_bench", do_bench)
-    monkeypatch.setattr(gain, "_tuned", {})
-    terms = terms_of("rows", 20, 40, torch.float32, device)
-    expected = gain_matrix(terms, backend="triton")
-    assert timed == []
-    monkeypatch.setattr(gain, "autotuning", lambda: True)
-    monkeypatch.setattr(gain, "interpreted", lambda: False)
-    for _ in range(2):
-        torch.testing.assert_close(gain_matrix(terms, backend="triton"), expected)
-    maker = "cuda" if torch.version.hip is None else "hip"
-    assert len(timed) == len(gain.DEFAULTS["float32", maker]) + len(gain.OTHERS["float32", maker])
 
 
 # Spectral overlap.
@@ -331,3 +333,75 @@ def test_overlaps_of_matrices_of_another_rank_and_nothing(device: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     nothing = spectral_overlap(u, s, v, u[:, :0], s[:0], v[:, :0], backend="triton")
     assert nothing.tolist() == [0.0, 0.0]
+
+
+# Tuning.
+
+
+def tuned_runs(device: str) -> dict[str, tuple[int, Callable[[], list[Tensor]]]]:
+    """For each kernel how many configurations it has, and a run that asks for them; what it adds to stays as it was."""
+    from lmc_fast.ops.gain_matrix import triton as gain
+    from lmc_fast.ops.gain_matrix import triton_pack as pack
+    from lmc_fast.ops.permuted_lerp import triton as lerp
+    from lmc_fast.ops.spectral_overlap import triton as overlap
+
+    kind = ("float32", "cuda" if torch.version.hip is None else "hip")
+    plain = terms_of("plain", 20, 40, torch.float32, device)
+    two = plain + terms_of("bias", 20, 40, torch.float32, device)
+    bases = torch.randn(2, 20, 20, device=device)
+    sides = [torch.randn(9, 4, device=device), torch.rand(4, device=device), torch.randn(7, 4, device=device)]
+    return {
+        "product_kernel": (
+            len({*gain.DEFAULTS[kind], *gain.OTHERS[kind]}),
+            lambda: [gain_matrix(plain, bases[0].clone(), backend="triton")],
+        ),
+        "grouped_kernel": (
+            1 + len(gain.GROUPED_OTHERS[kind]),
+            lambda: gain_matrices([plain, plain], [bases[0].clone(), None], backend="triton"),
+        ),
+        "pack_kernel": (
+            1 + len(pack.PACK_OTHERS),
+            lambda: [gain_matrix(two, bases[1].clone(), backend="triton")],
+        ),
+        "lerp_kernel": (
+            1 + len(lerp.OTHERS),
+            lambda: [permuted_lerp(sides[:1] * 2, [0.2, 0.8], [(None, None)] * 2, backend="triton")],
+        ),
+        "overlap_kernel": (1 + len(overlap.OTHERS), lambda: [spectral_overlap(*sides, *sides, backend="triton")]),
+    }
+
+
+@pytest.mark.parametrize("kernel", ["product_kernel", "grouped_kernel", "pack_kernel", "lerp_kernel", "overlap_kernel"])
+def test_kernels_are_tuned_only_when_asked(
+    kernel: str, device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each configuration is timed once, the result is the same by any, and the choice is kept."""
+    import triton
+
+    from lmc_fast.ops import tuning
+
+    timed: list[float] = []
+
+    def do_bench(run: Callable[[], object], return_mode: str) -> float:
+        run()
+        timed.append(-len(timed))
+        return timed[-1]
+
+    monkeypatch.setattr(triton.testing, "do_bench", do_bench)
+    monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setenv("LMC_FAST_CACHE", str(tmp_path))
+    count, run = tuned_runs(device)[kernel]
+    expected = run()
+    assert timed == []
+    monkeypatch.setenv("LMC_FAST_AUTOTUNE", "1")
+    monkeypatch.setattr(tuning, "interpreted", lambda: False)
+    for _ in range(2):
+        for result, wanted in zip(run(), expected, strict=True):
+            torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
+    files = {path.name.partition("-")[0]: path for path in tmp_path.rglob("*.json")}
+    assert kernel in files
+    kept = json.loads(files[kernel].read_text(encoding="utf-8"))
+    assert len(kept["times"]) == count
+    # The last is the fastest by this clock.
+    assert kept["config"] == kept["times"][-1][0]
+    assert len(timed) == sum(len(json.loads(path.read_text(encoding="utf-8"))["times"]) for path in files.values())

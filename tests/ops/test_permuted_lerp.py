@@ -238,3 +238,12 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="backend must be one of"):
         permuted_lerp([a], [1.0], [none], backend="cuda")
     assert permuted_lerp_many([], [[1.0]], []) == [[]]
+
+
+def test_an_index_that_fits_one_part_is_checked_for_the_next() -> None:
+    index = torch.tensor([1, 0, 2])
+    tensors = [[torch.randn(3)], [torch.randn(3)], [torch.randn(4)]]
+    with pytest.raises(ValueError, match=r"gathers\[2\]\[0\]\[0\] must have shape \(4,\), got \(3,\)"):
+        permuted_lerp_many(tensors, [[1.0]], [[(index,)]] * 3)
+    with pytest.raises(TypeError, match=r"gathers\[1\]\[0\]\[0\] must be an int64 tensor or None"):
+        permuted_lerp_many(tensors[:2], [[1.0]], [[(index,)], [(index.int(),)]])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["DEFAULTS", "LARGE", "MIDDLE", "OTHERS", "Config"]
+__all__ = ["DEFAULTS", "GROUPED_OTHERS", "LARGE", "MIDDLE", "OTHERS", "Config"]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed, 0 for none."""
+class Config(NamedTuple):
+    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed."""
 
     m: int
     n: int
@@ -26,12 +25,19 @@ DEFAULTS: dict[tuple[str, str], tuple[Config, Config, Config]] = {
     ("half", "hip"): (Config(128, 128, 64, 8, 2, 4), Config(128, 64, 64, 4, 2, 4), Config(64, 64, 64, 4, 2, 4)),
     ("float32", "hip"): (Config(128, 128, 32, 8, 2, 2), Config(64, 64, 32, 4, 2, 2), Config(64, 32, 32, 4, 2, 2)),
 }
-# What autotuning tries beside them.
+# What tuning tries beside them: as exact as they are, so that it chooses between times alone.
 OTHERS: dict[tuple[str, str], tuple[Config, ...]] = {
-    ("half", "cuda"): (Config(128, 256, 64, 8, 3, 0), Config(128, 128, 128, 8, 3, 2)),
-    ("float32", "cuda"): (Config(128, 128, 32, 8, 3, 2), Config(128, 128, 32, 8, 3, 0), Config(64, 128, 32, 4, 3, 2)),
+    ("half", "cuda"): (Config(128, 128, 128, 8, 3, 2), Config(64, 256, 64, 8, 3, 4), Config(128, 128, 32, 8, 5, 8)),
+    ("float32", "cuda"): (Config(128, 128, 16, 8, 4, 4), Config(64, 128, 32, 8, 3, 2), Config(64, 64, 16, 4, 4, 4)),
     ("half", "hip"): (Config(64, 128, 64, 4, 2, 4),),
     ("float32", "hip"): (Config(64, 128, 32, 4, 2, 2),),
+}
+# The same for many groups in one launch, beside the default for small products.
+GROUPED_OTHERS: dict[tuple[str, str], tuple[Config, ...]] = {
+    ("half", "cuda"): (Config(128, 64, 64, 4, 4, 4), Config(32, 64, 64, 4, 4, 4)),
+    ("float32", "cuda"): (Config(64, 64, 32, 4, 3, 2), Config(32, 32, 32, 4, 3, 2)),
+    ("half", "hip"): (Config(128, 64, 64, 4, 2, 4), Config(32, 64, 64, 4, 2, 4)),
+    ("float32", "hip"): (Config(64, 64, 32, 4, 2, 2), Config(32, 32, 32, 4, 2, 2)),
 }
 # Units from which on a product is of middle size, and large.
 MIDDLE, LARGE = 512, 2048

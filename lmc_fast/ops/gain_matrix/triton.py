@@ -25,165 +25,28 @@ to whole vectors; the groups with the longest sums come first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from ..._backend import autotuning, interpreted
-from .configs import DEFAULTS, LARGE, MIDDLE, OTHERS, Config
+from ..._backend import interpreted
+from ..tuning import size_class, tuned
+from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
 from .terms import Term, common_dtype, common_units
-from .triton_pack import DTYPES, Job, lay_out, run_jobs, sent, width_of
+from .triton_pack import DTYPES, Job, Sides, lay_out, run_jobs, sent, width_of
+from .triton_product import grouped_kernel, product_kernel
 
-__all__ = ["DEFAULTS", "OTHERS", "Config", "gain_matrices", "gain_matrix", "grouped_kernel", "product_kernel"]
+__all__ = ["gain_matrices", "gain_matrix"]
 
 MOST_SPLITS = 16
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
 
-
 _Indices = tuple[Tensor | None, ...]
-
-_tuned: dict[tuple[object, ...], Config] = {}
-
-
-@triton.jit
-def _tile(
-    a_rows,
-    b_rows,
-    gather,
-    k,
-    a_entry,
-    b_entry,
-    begin,
-    end,
-    GATHERED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    FLUSH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """A tile of A @ B^T over some steps of K, from pointers to its rows of both: [BLOCK_M, BLOCK_N]."""
-    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(begin, end):
-        entries = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside = entries < k
-        chosen = tl.load(gather + entries, mask=inside, other=0) if GATHERED else entries.to(tl.int64)
-        x = tl.load(a_rows + (entries.to(tl.int64) * a_entry)[None, :], mask=inside[None, :], other=0)
-        y = tl.load(b_rows + (chosen * b_entry)[:, None], mask=inside[:, None], other=0)
-        if WIDEN:
-            x = x.to(tl.float32)
-            y = y.to(tl.float32)
-        part = tl.dot(x, y, part, input_precision=PRECISION)
-        # Not by `and`: Triton 3.2 takes a constant and a number of the run for bits of two sizes.
-        if FLUSH:  # noqa: SIM102
-            if (step - begin) % FLUSH == FLUSH - 1:
-                total += part
-                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    total += part
-    return total
-
-
-@triton.jit
-def product_kernel(
-    a,
-    b,
-    gather,  # int64 [k], read if GATHERED
-    out,  # float32 [units, units], or [splits, units, units] if SPLIT
-    units,
-    k,
-    a_unit,
-    a_entry,
-    b_unit,
-    b_entry,
-    out_row,
-    steps_in_split,
-    GATHERED: tl.constexpr,
-    ADD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,  # the interpreter cannot multiply bfloat16
-    FLUSH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    GROUP: tl.constexpr,
-):
-    """One tile of A @ B^T over one split of K; added to what `out` holds if ADD."""
-    tile = tl.program_id(0)
-    split = tl.program_id(1)
-    # Tiles in bands of GROUP rows, so that those which run side by side share their operands in the cache.
-    down = tl.cdiv(units, BLOCK_M)
-    across = tl.cdiv(units, BLOCK_N)
-    band = GROUP * across
-    first = (tile // band) * GROUP
-    height = tl.minimum(down - first, GROUP)
-    row = first + (tile % band) % height
-    column = (tile % band) // height
-    rm = row * BLOCK_M + tl.arange(0, BLOCK_M)
-    rn = column * BLOCK_N + tl.arange(0, BLOCK_N)
-    # What lies beyond the last unit is computed from the first ones and not stored.
-    am = tl.max_contiguous(tl.multiple_of(tl.where(rm < units, rm, 0), BLOCK_M), BLOCK_M).to(tl.int64)
-    bn = tl.max_contiguous(tl.multiple_of(tl.where(rn < units, rn, 0), BLOCK_N), BLOCK_N).to(tl.int64)
-    a_rows = a + (am * a_unit)[:, None]
-    b_rows = b + (bn * b_unit)[None, :]
-    begin = split * steps_in_split
-    end = tl.minimum(begin + steps_in_split, tl.cdiv(k, BLOCK_K))
-    total = _tile(
-        *(a_rows, b_rows, gather, k, a_entry, b_entry, begin, end),
-        *(GATHERED, PRECISION, WIDEN, FLUSH, BLOCK_M, BLOCK_N, BLOCK_K),
-    )
-    stored = (rm < units)[:, None] & (rn < units)[None, :]
-    places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
-    if ADD:
-        total += tl.load(places, mask=stored, other=0)
-    tl.store(places, total, mask=stored)
-
-
-@triton.jit
-def grouped_kernel(
-    table,  # int64 [groups, 7]: A, B, where to; units, width of A's and B's rows, of the rows to write; whether to add
-    first_tile,  # int64 [groups]
-    group_of_tile,  # int64 [tiles]
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    FLUSH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """One tile of A @ B^T of one of many groups, both laid out in rows of `width` entries."""
-    tile = tl.program_id(0)
-    group = tl.load(group_of_tile + tile)
-    fields = table + group * 7
-    a = tl.multiple_of(tl.load(fields).to(tl.pointer_type(DTYPE)), 16)
-    b = tl.multiple_of(tl.load(fields + 1).to(tl.pointer_type(DTYPE)), 16)
-    out = tl.load(fields + 2).to(tl.pointer_type(tl.float32))
-    units = tl.load(fields + 3).to(tl.int32)
-    width = tl.multiple_of(tl.load(fields + 4).to(tl.int32), 16)
-    out_row = tl.load(fields + 5)
-    tile -= tl.load(first_tile + group).to(tl.int32)
-    across = tl.cdiv(units, BLOCK_N)
-    rm = (tile // across) * BLOCK_M + tl.arange(0, BLOCK_M)
-    rn = (tile % across) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # What lies beyond the last unit is computed from the first one and not stored.
-    a_rows = a + (tl.where(rm < units, rm, 0).to(tl.int64) * width)[:, None]
-    b_rows = b + (tl.where(rn < units, rn, 0).to(tl.int64) * width)[None, :]
-    total = _tile(
-        *(a_rows, b_rows, table, width, 1, 1, 0, tl.cdiv(width, BLOCK_K)),
-        *(False, PRECISION, WIDEN, FLUSH, BLOCK_M, BLOCK_N, BLOCK_K),
-    )
-    stored = (rm < units)[:, None] & (rn < units)[None, :]
-    places = out + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
-    if tl.load(fields + 6) != 0:
-        total += tl.load(places, mask=stored, other=0)
-    tl.store(places, total, mask=stored)
 
 
 @dataclass(frozen=True)
@@ -211,7 +74,19 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: st
         k = terms[0].entry_count()
     if units == 0:
         return out
-    config = _config(dtype, units, k, operands, out, precision)
+
+    def prepare(config: Config) -> Callable[[], object]:
+        # Trials may not add to a base.
+        return partial(_multiply, operands, k, torch.empty_like(out), False, precision, config)
+
+    problem = {
+        "dtype": dtype,
+        "precision": _precision(dtype, precision),
+        "gathered": int(operands[1].gather is not None),
+        "units": size_class(units),
+        "entries": size_class(k),
+    }
+    config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
     _multiply(operands, k, out, add, precision, config)
     return out
 
@@ -243,33 +118,63 @@ def _multiply_groups(
         torch.empty(len(side.a), len(side.a), dtype=torch.float32, device=device) if base is None else base
         for side, base in zip(sides, bases, strict=True)
     ]
-    maker = "cuda" if torch.version.hip is None else "hip"
-    config = DEFAULTS["float32" if dtype == torch.float32 else "half", maker][2]
+    if not any(len(side.a) for side in sides):
+        return outs
+
+    def prepare(config: Config) -> Callable[[], object]:
+        # Trials may not add to a base.
+        trial = [torch.empty_like(out) for out in outs]
+        return _prepared(sides, trial, [False] * len(outs), dtype, precision, config)
+
+    problem = {
+        "dtype": dtype,
+        "precision": _precision(dtype, precision),
+        "groups": size_class(len(groups)),
+        "units": size_class(max(len(side.a) for side in sides)),
+        "entries": size_class(max(side.a.shape[1] for side in sides)),
+    }
+    kind = _kind(dtype)
+    config = tuned("grouped_kernel", problem, (DEFAULTS[kind][2], *GROUPED_OTHERS[kind]), prepare, device)
+    return _prepared(sides, outs, [base is not None for base in bases], dtype, precision, config)()
+
+
+def _prepared(
+    sides: Sequence[Sides],
+    outs: list[Tensor],
+    adds: Sequence[bool],
+    dtype: torch.dtype,
+    precision: str,
+    config: Config,
+) -> Callable[[], list[Tensor]]:
+    """What multiplies the sides of many groups into `outs`, adding to those that `adds` names, and returns `outs`."""
     # Long sums first, so that no tile of theirs is left running at the end.
-    order = sorted(range(len(groups)), key=lambda g: -sides[g].a.shape[1])
+    order = sorted(range(len(sides)), key=lambda g: -sides[g].a.shape[1])
     table, tiles = [], []
     for g in order:
         (units, width), out = sides[g].a.shape, outs[g]
         addresses = (sides[g].a.data_ptr(), sides[g].b.data_ptr(), out.data_ptr())
-        table.append([*addresses, units, width, out.stride(0), int(bases[g] is not None)])
+        table.append([*addresses, units, width, out.stride(0), int(adds[g])])
         tiles.append(triton.cdiv(units, config.m) * triton.cdiv(units, config.n))
     count = torch.tensor(tiles)
-    if int(count.sum()) == 0:
-        return outs
     places = torch.repeat_interleave(torch.arange(len(order)), count)
-    grouped_kernel[(len(places),)](
-        *sent(device, torch.tensor(table), torch.cumsum(count, 0) - count, places),
-        DTYPE=DTYPES[dtype],
-        PRECISION=_precision(dtype, precision),
-        WIDEN=interpreted() and dtype == torch.bfloat16,
-        FLUSH=config.flush,
-        BLOCK_M=config.m,
-        BLOCK_N=config.n,
-        BLOCK_K=config.k,
-        num_warps=config.warps,
-        num_stages=config.stages,
-    )
-    return outs
+    tables = sent(outs[0].device, torch.tensor(table), torch.cumsum(count, 0) - count, places)
+
+    def launch() -> list[Tensor]:
+        grouped_kernel[(len(places),)](
+            *tables,
+            DTYPE=DTYPES[dtype],
+            PRECISION=_precision(dtype, precision),
+            WIDEN=interpreted() and dtype == torch.bfloat16,
+            FLUSH=config.flush,
+            BLOCK_M=config.m,
+            BLOCK_N=config.n,
+            BLOCK_K=config.k,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+        return outs
+
+    return launch
 
 
 def _multiply(
@@ -366,25 +271,13 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _config(
-    dtype: torch.dtype, units: int, k: int, operands: tuple[_Operand, _Operand], out: Tensor, precision: str
-) -> Config:
-    """The configuration for a product: by the table, or measured once for a size class where that is asked for."""
-    kind = "float32" if dtype == torch.float32 else "half"
-    maker = "cuda" if torch.version.hip is None else "hip"
-    defaults = DEFAULTS[kind, maker]
-    if not autotuning() or interpreted():
-        return defaults[0 if units >= LARGE else 1 if units >= MIDDLE else 2]
-    key = (kind, out.device, units.bit_length(), k.bit_length(), precision, operands[1].gather is not None)
-    if key not in _tuned:
-        trial = torch.empty_like(out)
+def _configs(dtype: torch.dtype, units: int) -> tuple[Config, ...]:
+    """The configurations for a product, the default for its size first."""
+    kind = _kind(dtype)
+    default = DEFAULTS[kind][0 if units >= LARGE else 1 if units >= MIDDLE else 2]
+    return (default, *(config for config in (*DEFAULTS[kind], *OTHERS[kind]) if config != default))
 
-        def seconds(config: Config) -> float:
-            return float(
-                triton.testing.do_bench(
-                    lambda: _multiply(operands, k, trial, False, precision, config), return_mode="median"
-                )
-            )
 
-        _tuned[key] = min((*defaults, *OTHERS[kind, maker]), key=seconds)
-    return _tuned[key]
+def _kind(dtype: torch.dtype) -> tuple[str, str]:
+    """Kind of number and maker of the GPU, by which configurations are listed."""
+    return "float32" if dtype == torch.float32 else "half", "cuda" if torch.version.hip is None else "hip"

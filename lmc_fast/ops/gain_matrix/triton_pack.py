@@ -7,8 +7,9 @@ and addresses of gathers, so that nothing has to be prepared on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tuning import size_class, tuned
 from .terms import Term
 
-__all__ = ["DTYPES", "PACK_TILE", "Job", "Sides", "lay_out", "pack_kernel", "run_jobs", "sent", "width_of"]
+__all__ = [
+    "DTYPES",
+    "PACK_OTHERS",
+    "PACK_TILE",
+    "Job",
+    "Sides",
+    "lay_out",
+    "pack_kernel",
+    "run_jobs",
+    "sent",
+    "width_of",
+]
 
 DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
-# Units and entries of a tile, warps.
-PACK_TILE = (32, 64, 4)
+# Units and entries of a tile, warps. Sixteen half numbers are what memory gives at a time where the units run in order.
+# Places are 64 bits wide: with eight entries to a thread they take 128 registers, so that four blocks run side by side.
+PACK_TILE = (16, 64, 4)
+# What tuning tries beside it.
+PACK_OTHERS = ((32, 64, 8), (16, 64, 8), (8, 128, 4))
 # Dimensions that units and entries may have once those which nothing tells apart are joined.
 UNIT_DIMS, ENTRY_DIMS = 3, 4
 # Rows of the destination are padded to so many entries, so that all of them can be read in wide loads.
@@ -149,29 +165,42 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     """Lay out all jobs, in one launch for each pair of dtypes of a source and its destination."""
     # What is copied here has to live until the launch.
     kept: list[Tensor] = []
-    found: dict[tuple[torch.dtype, torch.dtype], list[tuple[list[int], int]]] = {}
-    rows, columns, warps = PACK_TILE
+    found: dict[tuple[torch.dtype, torch.dtype], list[list[int]]] = {}
     for job in jobs:
         fields = _fields(job, kept)
-        tiles = triton.cdiv(job.to.shape[0], rows) * triton.cdiv(fields[7], columns)
-        if tiles:
-            found.setdefault((job.tensor.dtype, job.to.dtype), []).append((fields, tiles))
-    for (source, to), entries in found.items():
-        count = torch.tensor([tiles for _, tiles in entries])
-        table, first, job_of_tile = sent(
-            jobs[0].to.device,
-            torch.tensor([fields for fields, _ in entries]),
-            torch.cumsum(count, 0) - count,
-            torch.repeat_interleave(torch.arange(len(entries)), count),
-        )
-        pack_kernel[(len(job_of_tile),)](
-            *(table, first, job_of_tile),
-            FROM=DTYPES[source],
-            TO=DTYPES[to],
-            ROWS=rows,
-            COLUMNS=columns,
-            num_warps=warps,
-        )
+        if _size(fields):
+            found.setdefault((job.tensor.dtype, job.to.dtype), []).append(fields)
+    device = jobs[0].to.device
+    for (source, to), table in found.items():
+        problem = {
+            "source": source,
+            "to": to,
+            "jobs": size_class(len(table)),
+            "entries": size_class(sum(map(_size, table))),
+        }
+        prepare = partial(_prepared, table, device, DTYPES[source], DTYPES[to])
+        prepare(tuned("pack_kernel", problem, (PACK_TILE, *PACK_OTHERS), prepare, device))()
+
+
+def _prepared(
+    table: list[list[int]], device: torch.device, source: tl.dtype, to: tl.dtype, tile: tuple[int, int, int]
+) -> Callable[[], object]:
+    """The launch for jobs with these fields."""
+    rows, columns, warps = tile
+    count = torch.tensor([triton.cdiv(fields[5], rows) * triton.cdiv(fields[7], columns) for fields in table])
+    tables = sent(
+        device,
+        torch.tensor(table),
+        torch.cumsum(count, 0) - count,
+        torch.repeat_interleave(torch.arange(len(table)), count),
+    )
+    grid = (len(tables[2]),)
+    return partial(pack_kernel[grid], *tables, FROM=source, TO=to, ROWS=rows, COLUMNS=columns, num_warps=warps)
+
+
+def _size(fields: list[int]) -> int:
+    """How many entries a job writes."""
+    return fields[5] * fields[7]
 
 
 def sent(device: torch.device, *tables: Tensor) -> tuple[Tensor, ...]:

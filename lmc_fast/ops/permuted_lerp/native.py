@@ -36,28 +36,18 @@ def permuted_lerp_many(
         out: contiguous, of that dtype, apart from the tensors.
     """
     # What is made contiguous here has to live until the core is done.
-    kept: dict[int, Tensor] = {}
-    parts: list[LerpPart] = []
-    for position, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
-        addresses = []
-        for index in indices:
-            row = []
-            for one in index:
-                if one is None:
-                    row.append(0)
-                    continue
-                if id(one) not in kept:
-                    kept[id(one)] = one.contiguous()
-                row.append(kept[id(one)].data_ptr())
-            addresses.append(row)
-        parts.append(
-            (
-                TYPES[part[0].dtype],
-                part[0].shape,
-                [tensor.data_ptr() for tensor in part],
-                [tensor.stride() for tensor in part],
-                addresses,
-                [row[position].data_ptr() for row in out],
-            )
+    kept = {id(index): index.contiguous() for part in gathers for one in part for index in one if index is not None}
+    address = {key: index.data_ptr() for key, index in kept.items()}
+    address[id(None)] = 0
+    parts: list[LerpPart] = [
+        (
+            TYPES[part[0].dtype],
+            part[0].shape,
+            [tensor.data_ptr() for tensor in part],
+            [tensor.stride() for tensor in part],
+            [[address[id(index)] for index in one] for one in indices],
+            [row[position].data_ptr() for row in out],
         )
+        for position, (part, indices) in enumerate(zip(tensors, gathers, strict=True))
+    ]
     _native.permuted_lerp(parts, weights, threads=torch.get_num_threads())

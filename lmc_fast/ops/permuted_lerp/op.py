@@ -146,7 +146,10 @@ def _run(
         return [list(row) for row in out]
     moved: dict[int, Tensor] = {}
     ready = [_ready(part) for part in tensors]
-    indices = [[tuple(_moved(index, device, moved) for index in one) for one in part] for part in gathers]
+    distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
+    indices = gathers
+    if any(index.device != device for index in distinct.values()):
+        indices = [[tuple(_moved(index, device, moved) for index in one) for one in part] for part in gathers]
     # Mixed dtypes are summed in the wider one and rounded to the first at the end.
     places = [
         [
@@ -257,6 +260,7 @@ def _check(
     for k, row in enumerate(weights):
         if tensors and len(row) != models:
             raise ValueError(f"weights[{k}] must have one entry for each of {models} tensors, got {len(row)}")
+    right: set[tuple[int, int]] = set()
     for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
         if not part or len(part) != models:
             raise ValueError(f"tensors[{p}] must hold {max(models, 1)} tensors, got {len(part)}")
@@ -264,24 +268,33 @@ def _check(
             raise ValueError(f"gathers[{p}] must have one entry for each of {models} tensors, got {len(indices)}")
         shape = part[0].shape
         for m, (tensor, index) in enumerate(zip(part, indices, strict=True)):
-            _check_tensor(f"tensors[{p}][{m}]", tensor, shape)
-            _check_gather(f"gathers[{p}][{m}]", index, shape)
+            # Thousands of small tensors: names are put together for what may be wrong only, and an index is seen once.
+            if not isinstance(tensor, Tensor) or tensor.shape != shape or not _is_float(tensor):
+                _check_tensor(f"tensors[{p}][{m}]", tensor, shape)
+            keys = [(id(one), size) for one, size in zip(index, shape, strict=False) if one is not None]
+            if len(index) != len(shape) or not right.issuperset(keys):
+                _check_gather(f"gathers[{p}][{m}]", index, shape)
+                right.update(keys)
     if out is None:
         return
     if len(out) != len(weights) or any(len(row) != len(tensors) for row in out):
         raise ValueError(f"out must hold {len(weights)} rows of {len(tensors)} tensors")
     for k, places in enumerate(out):
         for p, place in enumerate(places):
-            _check_out(f"out[{k}][{p}]", place, tensors[p])
+            _check_out(k, p, place, tensors[p])
 
 
 def _check_tensor(name: str, tensor: Tensor, shape: torch.Size) -> None:
     if not isinstance(tensor, Tensor):
         fail_type(name, "a tensor", tensor)
-    if tensor.dtype not in FLOATS or tensor.layout != torch.strided:
+    if not _is_float(tensor):
         fail_type(name, "a dense float16, bfloat16, float32 or float64 tensor", tensor)
     if tensor.shape != shape:
         raise ValueError(f"{name} must have the shape of the first, {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype in FLOATS and tensor.layout == torch.strided
 
 
 def _check_gather(name: str, index: Gather, shape: torch.Size) -> None:
@@ -296,20 +309,20 @@ def _check_gather(name: str, index: Gather, shape: torch.Size) -> None:
             raise ValueError(f"{name}[{d}] must have shape ({shape[d]},), got {tuple(one.shape)}")
 
 
-def _check_out(name: str, place: Tensor, part: Sequence[Tensor]) -> None:
+def _check_out(k: int, p: int, place: Tensor, part: Sequence[Tensor]) -> None:
     first = part[0]
     if not isinstance(place, Tensor):
-        fail_type(name, "a tensor", place)
+        fail_type(f"out[{k}][{p}]", "a tensor", place)
     if place.shape != first.shape or place.dtype != first.dtype or place.device != first.device:
         raise ValueError(
-            f"{name} must have shape {tuple(first.shape)}, dtype {first.dtype} and device {first.device}, "
+            f"out[{k}][{p}] must have shape {tuple(first.shape)}, dtype {first.dtype} and device {first.device}, "
             f"got {tuple(place.shape)}, {place.dtype} and {place.device}"
         )
     begin, end = _extent(place)
     for tensor in part:
         low, high = _extent(tensor)
-        if tensor.device == place.device and begin < high and low < end:
-            raise ValueError(f"{name} must share no memory with the tensors that are summed")
+        if begin < high and low < end and tensor.device == place.device:
+            raise ValueError(f"out[{k}][{p}] must share no memory with the tensors that are summed")
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

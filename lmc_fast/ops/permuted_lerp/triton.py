@@ -16,8 +16,9 @@ Launches are by dtype and by whether all rows start on 16 bytes, so that the acc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -25,15 +26,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._models import accumulate_dtype
+from ..tuning import size_class, tuned
 from . import naive
 
-__all__ = ["CONFIG", "lerp_kernel", "permuted_lerp_many"]
+__all__ = ["CONFIG", "OTHERS", "lerp_kernel", "permuted_lerp_many"]
 
 # Fields of a part before those of its sources: second row dimension, rows, second column dimension, columns, tiles
 # across. Of a source: address, four strides, four addresses of gathers.
 HEAD, EACH = 5, 9
 # Rows and columns of a tile, warps.
 CONFIG = (4, 1024, 8)
+# What tuning tries beside it.
+OTHERS = ((2, 1024, 8), (8, 512, 8), (1, 2048, 8))
 # From here on the last dimension makes good tiles by itself.
 WIDE_ENOUGH = 256
 
@@ -174,32 +178,60 @@ def _launch(
     weights: Sequence[Sequence[float]],
     out: Sequence[Sequence[Tensor]],
 ) -> None:
-    device = tensors[found[0][0]][0].device
-    rows_of_tile, columns_of_tile, warps = CONFIG
-    table, counts = [], []
+    heads, tails = [], []
     for p, seen in found:
         n0, n1, m0, m1 = seen.sizes
-        across = triton.cdiv(m0 * m1, columns_of_tile)
-        counts.append(triton.cdiv(n0 * n1, rows_of_tile) * across)
-        fields = [n1, n0 * n1, m1, m0 * m1, across]
+        heads.append((n1, n0 * n1, m1, m0 * m1))
+        tail = []
         for tensor, strides, indices in zip(tensors[p], seen.strides, seen.gathers, strict=True):
-            fields += [tensor.data_ptr(), *strides, *(0 if index is None else index.data_ptr() for index in indices)]
-        table.append(fields + [row[p].data_ptr() for row in out])
-    count = torch.tensor(counts)
-    first = torch.cumsum(count, 0) - count
-    part_of_tile = torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), count).to(device)
+            tail += [tensor.data_ptr(), *strides, *(0 if index is None else index.data_ptr() for index in indices)]
+        tails.append(tail + [row[p].data_ptr() for row in out])
     sums = accumulate_dtype(dtype)
-    lerp_kernel[(sum(counts),)](
-        torch.tensor(table).to(device),
-        part_of_tile,
-        first.to(device),
-        torch.tensor(weights, dtype=sums).to(device),
-        SOURCES=len(weights[0]),
-        OUTPUTS=len(weights),
-        DTYPE=DTYPES[dtype],
-        SUM=DTYPES[sums],
-        ALIGNED=aligned,
-        INDEX=tl.int64 if wide else tl.int32,
+    device = tensors[found[0][0]][0].device
+    factors = torch.tensor(weights, dtype=sums).to(device)
+    constants = {
+        "SOURCES": len(weights[0]),
+        "OUTPUTS": len(weights),
+        "DTYPE": DTYPES[dtype],
+        "SUM": DTYPES[sums],
+        "ALIGNED": aligned,
+        "INDEX": tl.int64 if wide else tl.int32,
+    }
+    problem = {
+        "dtype": dtype,
+        "sources": len(weights[0]),
+        "outputs": len(weights),
+        "aligned": int(aligned),
+        "wide": int(wide),
+        "scattered": int(any(index is not None for _, seen in found for of in seen.gathers for index in of[2:])),
+        "parts": size_class(len(found)),
+        "entries": size_class(sum(rows * columns for _, rows, _, columns in heads)),
+        "columns": size_class(max(columns for *_, columns in heads)),
+    }
+    prepare = partial(_prepared, heads, tails, factors, constants)
+    prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, device))()
+
+
+def _prepared(
+    heads: Sequence[tuple[int, int, int, int]],
+    tails: Sequence[list[int]],
+    weights: Tensor,
+    constants: Mapping[str, object],
+    config: tuple[int, int, int],
+) -> Callable[[], object]:
+    """The launch for parts with these fields, but for tiles across, which a configuration decides."""
+    rows_of_tile, columns_of_tile, warps = config
+    across = [triton.cdiv(columns, columns_of_tile) for *_, columns in heads]
+    count = torch.tensor([triton.cdiv(head[1], rows_of_tile) * many for head, many in zip(heads, across, strict=True)])
+    table = [[*head, many, *tail] for head, many, tail in zip(heads, across, tails, strict=True)]
+    part_of_tile = torch.repeat_interleave(torch.arange(len(heads), dtype=torch.int32), count)
+    return partial(
+        lerp_kernel[(len(part_of_tile),)],
+        torch.tensor(table).to(weights.device),
+        part_of_tile.to(weights.device),
+        (torch.cumsum(count, 0) - count).to(weights.device),
+        weights,
+        **constants,
         ROWS=rows_of_tile,
         COLUMNS=columns_of_tile,
         num_warps=warps,

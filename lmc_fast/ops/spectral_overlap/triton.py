@@ -10,19 +10,24 @@ atomics: the same inputs give the same result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..tuning import size_class, tuned
 from .naive import counted
 
-__all__ = ["CONFIG", "overlap_kernel", "spectral_overlap"]
+__all__ = ["CONFIG", "OTHERS", "overlap_kernel", "spectral_overlap"]
 
-# Vectors of a and of b in a tile, entries in a step, warps, stages.
-CONFIG = (64, 64, 32, 4, 3)
+# Vectors of a and of b in a tile, entries in a step, warps, stages. Twice the entries leave no register over, and spill
+# under Triton 3.2.
+CONFIG = (64, 64, 16, 4, 3)
+# What tuning tries beside it.
+OTHERS = ((64, 64, 32, 8, 3), (128, 64, 16, 8, 3), (64, 32, 32, 4, 3))
 
 
 @triton.jit
@@ -108,38 +113,17 @@ def spectral_overlap(
         # Whoever passes a threshold passes those below it.
         taken = torch.stack([counted(values, gammas[g], max(sides), min(sides)) for g in order])
         passes.append(taken.sum(0, dtype=torch.int32))
-    u_a, v_a, u_b, v_b = (tensor.contiguous() for tensor in (u_a, v_a, u_b, v_b))
-    block_i, block_j, block_k, warps, stages = CONFIG
-    tiles = triton.cdiv(s_a.numel(), block_i) * triton.cdiv(s_b.numel(), block_j)
-    sums = torch.zeros(tiles, len(order), dtype=torch.float32, device=u_a.device)
-    overlap_kernel[(tiles,)](
-        u_a,
-        v_a,
-        u_b,
-        v_b,
-        passes[0] if rows is None else rows.contiguous(),
-        passes[0] if columns is None else columns.contiguous(),
-        passes[0],
-        passes[1],
-        sums,
-        u_a.shape[0],
-        v_a.shape[0],
-        s_a.numel(),
-        s_b.numel(),
-        u_a.stride(0),
-        v_a.stride(0),
-        u_b.stride(0),
-        v_b.stride(0),
-        THRESHOLDS=len(order),
-        BY_ROWS=rows is not None,
-        BY_COLUMNS=columns is not None,
-        PRECISION="tf32x3" if torch.version.hip is None else "ieee",
-        BLOCK_I=block_i,
-        BLOCK_J=block_j,
-        BLOCK_K=block_k,
-        num_warps=warps,
-        num_stages=stages,
-    )
+    vectors = [tensor.contiguous() for tensor in (u_a, v_a, u_b, v_b)]
+    gathers = [None if index is None else index.contiguous() for index in (rows, columns)]
+    problem = {
+        "thresholds": len(order),
+        "gathered": sum(index is not None for index in gathers),
+        "rows": size_class(sides[0]),
+        "columns": size_class(sides[1]),
+        "vectors": size_class(max(s_a.numel(), s_b.numel())),
+    }
+    prepare = partial(_prepared, vectors, gathers, passes, len(order))
+    sums = prepare(tuned("overlap_kernel", problem, (CONFIG, *OTHERS), prepare, u_a.device))()
     totals = sums.double().sum(0).cpu()
     found = torch.zeros(len(order), dtype=torch.float64)
     for place, g in enumerate(order):
@@ -148,3 +132,52 @@ def spectral_overlap(
             pairs *= int((passed > place).sum())
         found[g] = totals[place] / pairs**0.5 if pairs else 0.0
     return found
+
+
+def _prepared(
+    vectors: Sequence[Tensor],
+    gathers: Sequence[Tensor | None],
+    passes: Sequence[Tensor],
+    thresholds: int,
+    config: tuple[int, int, int, int, int],
+) -> Callable[[], Tensor]:
+    """What sums tile by tile and returns the sums, [tiles, thresholds]."""
+    u_a, v_a, u_b, v_b = vectors
+    rows, columns = gathers
+    block_i, block_j, block_k, warps, stages = config
+    tiles = triton.cdiv(u_a.shape[1], block_i) * triton.cdiv(u_b.shape[1], block_j)
+    # Tiles that nothing passes stay as they are here.
+    sums = torch.zeros(tiles, thresholds, dtype=torch.float32, device=u_a.device)
+
+    def launch() -> Tensor:
+        overlap_kernel[(tiles,)](
+            u_a,
+            v_a,
+            u_b,
+            v_b,
+            passes[0] if rows is None else rows,
+            passes[0] if columns is None else columns,
+            passes[0],
+            passes[1],
+            sums,
+            u_a.shape[0],
+            v_a.shape[0],
+            u_a.shape[1],
+            u_b.shape[1],
+            u_a.stride(0),
+            v_a.stride(0),
+            u_b.stride(0),
+            v_b.stride(0),
+            THRESHOLDS=thresholds,
+            BY_ROWS=rows is not None,
+            BY_COLUMNS=columns is not None,
+            PRECISION="tf32x3" if torch.version.hip is None else "ieee",
+            BLOCK_I=block_i,
+            BLOCK_J=block_j,
+            BLOCK_K=block_k,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        return sums
+
+    return launch
