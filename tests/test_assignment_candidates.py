@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.problems import assert_certified
+from benchmarks.problems import assert_certified, candidates_of
 from lmc_fast.assignment import AssignmentSolver, Candidates
-
-
-def candidates_of(cost: np.ndarray, duals: np.ndarray, k: int, maximize: bool) -> Candidates:
-    """The k best columns of each row under duals, and a bound just beyond the best of the others."""
-    sign = -1.0 if maximize else 1.0
-    reduced = sign * (cost.astype(np.float64) - duals)
-    order = np.argsort(reduced, axis=1, kind="stable")
-    ranked = np.take_along_axis(reduced, order, axis=1)
-    bounds = np.nextafter(ranked[:, k], -np.inf) if k < cost.shape[1] else np.full(len(cost), np.inf)
-    return Candidates(order[:, :k].astype(np.int32), sign * bounds, duals)
 
 
 def duals_of(solver: AssignmentSolver, columns: int) -> np.ndarray:

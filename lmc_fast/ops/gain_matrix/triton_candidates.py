@@ -39,7 +39,7 @@ KEPT = 4
 # Rows and columns of a tile that is read from memory, warps.
 SEARCH_TILE = (32, 64, 4)
 # Entries of a block of the merge.
-MERGE_ENTRIES = 2048
+MERGE_ENTRIES = 1024
 
 
 @triton.jit
