@@ -218,7 +218,7 @@ void test_families() {
 }
 
 // Candidates of a problem under its present duals: the best ones of each row and the next one's reduced cost,
-// or worse ones of both; no bound for some rows.
+// or worse ones of both; for some rows all but the best, or no bound.
 template <typename T>
 struct Known {
     std::vector<std::int32_t> columns;
@@ -239,13 +239,14 @@ struct Known {
             std::sort(row.begin(), row.end());
             const unsigned chance = random() % 8;
             const Index listed = chance == 0 ? k / 2 : std::min(k, problem.columns);
-            for (Index c = 0; c < listed; ++c) {
+            for (Index c = chance == 3 ? 1 : 0; c < listed; ++c) {
                 columns[static_cast<std::size_t>(i * k + k - 1 - c)] =
                     static_cast<std::int32_t>(row[static_cast<std::size_t>(c)].second);
             }
             double bound = listed < problem.columns ? row[static_cast<std::size_t>(listed)].first : kInf;
             if (chance == 1) bound -= 1;
             if (chance == 2) bound = -kInf;
+            if (chance == 3) bound = row[0].first;
             bounds[static_cast<std::size_t>(i)] = sign * bound;
         }
     }
