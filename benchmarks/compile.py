@@ -23,6 +23,9 @@ __all__ = ["LIMITS", "Compiled", "Variant", "compile_variant", "missing", "regis
 LIMITS = {"cuda 80": 163 << 10, "cuda 90": 227 << 10, "cuda 100": 227 << 10, "hip gfx942": 64 << 10}
 # The first Triton that knows a target, where it is not the first that we take.
 SINCE = {"cuda 100": (3, 3)}
+# What `keep_best` leaves, and what it reads beside gains.
+_LEFT = {"best_gains": "*fp32", "best_columns": "*i32", "rests": "*fp32"}
+_KEPT = {"duals": "*fp32", **_LEFT}
 SHOWN = ("kernel", "target", "configuration", "default", "warps", "stages", "registers", "shared", "spills", "status")
 
 
@@ -62,7 +65,7 @@ class Compiled:
 def variants() -> Iterator[Variant]:
     """Every configuration of every kernel, for every target."""
     for target in LIMITS:
-        for of_kernel in (_products, _groups, _packings, _interpolations, _overlaps):
+        for of_kernel in (_products, _groups, _searches, _packings, _interpolations, _overlaps):
             yield from of_kernel(target)
 
 
@@ -176,6 +179,7 @@ def _row(compiled: Compiled) -> dict[str, Any]:
 
 def _products(target: str) -> Iterator[Variant]:
     from lmc_fast.ops.gain_matrix.configs import DEFAULTS, OTHERS
+    from lmc_fast.ops.gain_matrix.triton_candidates import KEPT
 
     maker = target.partition(" ")[0]
     for kind, dtype in (("half", "bf16"), ("float32", "fp32")):
@@ -189,24 +193,27 @@ def _products(target: str) -> Iterator[Variant]:
                     constants = {
                         **dict.fromkeys(ones, 1),
                         "GATHERED": gathered,
-                        "ADD": False,
                         "PRECISION": precision,
                         "WIDEN": False,
                         **_tile(config),
                         "GROUP": 8,
                     }
                     tile = f"{config.m} x {config.n} x {config.k}, flush {config.flush}"
-                    yield Variant(
-                        "lmc_fast.ops.gain_matrix.triton_product:product_kernel",
-                        f"{dtype} {precision}, {tile}{', gathered' if gathered else ''}",
-                        target,
-                        {"a": f"*{dtype}", "b": f"*{dtype}", "gather": "*i64", "out": "*fp32"},
-                        constants,
-                        ("units", "k", "a_unit", "b_unit", "b_entry", "out_row"),
-                        config.warps,
-                        config.stages,
-                        config in defaults and precision == precisions[0],
-                    )
+                    pointers = {"a": f"*{dtype}", "b": f"*{dtype}", "gather": "*i64", "out": "*fp32", **_KEPT}
+                    # With an epilogue, in place of the gather: what it keeps of a tile takes registers.
+                    for kept in (0,) if gathered else (0, KEPT):
+                        more = (", gathered" if gathered else "") + (", candidates" if kept else "")
+                        yield Variant(
+                            "lmc_fast.ops.gain_matrix.triton_product:product_kernel",
+                            f"{dtype} {precision}, {tile}{more}",
+                            target,
+                            pointers,
+                            {**constants, "ADD": bool(kept), "KEPT": kept},
+                            ("units", "k", "a_unit", "b_unit", "b_entry", "out_row"),
+                            config.warps,
+                            config.stages,
+                            config in defaults and precision == precisions[0],
+                        )
 
 
 def _tile(config: Any) -> dict[str, int]:
@@ -238,6 +245,36 @@ def _groups(target: str) -> Iterator[Variant]:
                 config.stages,
                 config == default,
             )
+
+
+def _searches(target: str) -> Iterator[Variant]:
+    from lmc_fast.ops.gain_matrix import triton_candidates as candidates
+
+    rows, columns, warps = candidates.SEARCH_TILE
+    for order, ones in (("by rows", ("gain_column",)), ("any strides", ())):
+        yield Variant(
+            "lmc_fast.ops.gain_matrix.triton_candidates:candidates_kernel",
+            f"fp32, {rows} x {columns}, {order}",
+            target,
+            {"gain": "*fp32", **_KEPT},
+            {**dict.fromkeys(ones, 1), "KEPT": candidates.KEPT, "BLOCK_M": rows, "BLOCK_N": columns},
+            ("rows", "columns", "gain_row"),
+            warps,
+            1,
+        )
+    for tiles in (8, 128):
+        width = candidates.KEPT * tiles
+        rows = max(1, candidates.MERGE_ENTRIES // width)
+        yield Variant(
+            "lmc_fast.ops.gain_matrix.triton_candidates:merge_kernel",
+            f"fp32, {rows} x {width}",
+            target,
+            {**_LEFT, "chosen": "*i32", "bounds": "*fp32"},
+            {"ROWS": rows, "WIDTH": width, "TILES": tiles},
+            ("rows", "k"),
+            4,
+            1,
+        )
 
 
 def _packings(target: str) -> Iterator[Variant]:

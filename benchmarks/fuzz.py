@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment as scipy_assignment
 
 from lmc_fast.assignment import AssignmentSolver, linear_sum_assignment
 
-from .problems import Problem, assert_certified, assert_optimal, random_problem
+from .problems import Problem, assert_certified, assert_optimal, candidates_of, random_problem
 
 __all__ = ["check", "check_seed", "register"]
 
@@ -45,6 +45,12 @@ def check(problem: Problem, warm: AssignmentSolver | None = None) -> str:
     # Restarted: from the duals of the same rows in another order, and from whatever came before in this shape.
     turned = np.roll(cost, 1, axis=0)
     assert_certified(turned, solver.solve(turned), solver.duals, maximize)
+    if cost.shape[0] <= cost.shape[1]:
+        # With candidates: under the duals of what came before, rounded as a GPU has them, and from nothing.
+        for start, duals in ((solver, solver.duals[1]), (AssignmentSolver(maximize), np.zeros(cost.shape[1]))):
+            rounded = np.clip(duals, -3e38, 3e38).astype(np.float32).astype(np.float64)
+            listed = candidates_of(cost, rounded, min(12, cost.shape[1]), maximize)
+            assert_certified(cost, start.solve(cost, candidates=listed), start.duals, maximize)
     if warm is not None and warm.maximize == maximize:
         assert_certified(cost, warm.solve(cost), warm.duals, maximize)
     assert cost.tobytes() == before, "the caller's matrix was changed"

@@ -77,13 +77,13 @@ class GainStore:
         solvers: list[AssignmentSolver] = []
         solve = AssignmentSolver.solve
 
-        def record(solver: AssignmentSolver, cost: Any) -> Any:
+        def record(solver: AssignmentSolver, cost: Any, **options: Any) -> Any:
             if not any(solver is known for known in solvers):
                 solvers.append(solver)
             label = str(next(k for k, known in enumerate(solvers) if known is solver))
             problems.append((label, f"{len(problems):03d}.npy"))
             np.save(aside / problems[-1][1], np.ascontiguousarray(cost, dtype=np.float32))
-            return solve(solver, cost)
+            return solve(solver, cost, **options)
 
         sweeps = 100 if width <= _WHOLE_RUN else _SWEEPS_BEYOND
         try:

@@ -9,9 +9,18 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment as scipy_assignment
 
-from lmc_fast.assignment import assignment_gap
+from lmc_fast.assignment import Candidates, assignment_gap
 
-__all__ = ["DTYPES", "LAYOUTS", "Problem", "assert_certified", "assert_optimal", "lay_out", "random_problem"]
+__all__ = [
+    "DTYPES",
+    "LAYOUTS",
+    "Problem",
+    "assert_certified",
+    "assert_optimal",
+    "candidates_of",
+    "lay_out",
+    "random_problem",
+]
 
 DTYPES = (np.float32, np.float64, np.float16, np.bool_, np.int8, np.uint8, np.int16, np.int32, np.int64)
 LAYOUTS = ("c", "fortran", "reversed", "row steps", "column steps", "rows backwards", "unaligned")
@@ -133,6 +142,16 @@ def lay_out(entries: np.ndarray, layout: str) -> np.ndarray:
         return entries
     view[...] = entries
     return view
+
+
+def candidates_of(cost: np.ndarray, duals: np.ndarray, k: int, maximize: bool) -> Candidates:
+    """The k best columns of each row [n, m] under column duals [m], and a bound just beyond the best of the others."""
+    sign = -1.0 if maximize else 1.0
+    reduced = sign * (cost.astype(np.float64) - duals)
+    order = np.argsort(reduced, axis=1, kind="stable")
+    ranked = np.take_along_axis(reduced, order, axis=1)
+    bounds = np.nextafter(ranked[:, k], -np.inf) if k < cost.shape[1] else np.full(len(cost), np.inf)
+    return Candidates(order[:, :k].astype(np.int32), sign * bounds, duals)
 
 
 def assert_optimal(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray, maximize: bool) -> None:

@@ -7,12 +7,25 @@ import sys
 from collections.abc import Sequence
 
 from . import compile as compile_kernels
-from . import fuzz, kernels, lap, lap_batch, lap_memory, lap_sequence, methods, planted, plot, spectral, wm
+from . import (
+    fuzz,
+    kernels,
+    lap,
+    lap_batch,
+    lap_candidates,
+    lap_memory,
+    lap_sequence,
+    methods,
+    planted,
+    plot,
+    spectral,
+    wm,
+)
 
 __all__ = ["main"]
 
 COMMANDS = (
-    *(lap, lap_sequence, lap_batch, lap_memory, fuzz, wm, planted, methods),
+    *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, spectral, compile_kernels, plot),
 )
 

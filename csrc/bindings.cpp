@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -24,6 +25,7 @@ namespace {
 
 using Duals = py::array_t<double, py::array::c_style>;
 using Matching = py::array_t<std::int64_t, py::array::c_style>;
+using Columns = py::array_t<std::int32_t, py::array::c_style>;
 
 // Signals are looked at 20 times a second: taking the GIL may have to wait for another thread.
 struct SignalWatch {
@@ -110,7 +112,27 @@ struct Start {
     const std::optional<Matching>& column_of_row;
     const std::optional<Matching>& changed_rows;
     const std::optional<Matching>& changed_columns;
+    const std::optional<Columns>& candidate_columns;
+    const std::optional<Duals>& candidate_bounds;
 };
+
+lmc::LapCandidates candidates_of(const Columns& listed, const Duals& bounds, py::ssize_t rows,
+                                 py::ssize_t columns) {
+    if (listed.ndim() != 2 || listed.shape(0) != rows) {
+        throw py::value_error("candidate_columns must have 2 dimensions, of " + std::to_string(rows) +
+                              " rows");
+    }
+    check_length("candidate_bounds", bounds.size(), rows);
+    const auto is_column = [columns](std::int32_t j) { return j >= -1 && j < columns; };
+    if (!std::all_of(listed.data(), listed.data() + listed.size(), is_column)) {
+        throw py::value_error("candidate_columns must hold columns from 0 to " + std::to_string(columns - 1) +
+                              ", or -1");
+    }
+    if (std::any_of(bounds.data(), bounds.data() + rows, [](double bound) { return std::isnan(bound); })) {
+        throw py::value_error("candidate_bounds must not hold NaN");
+    }
+    return {listed.data(), listed.shape(1), bounds.data()};
+}
 
 template <typename T>
 py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& start) {
@@ -174,14 +196,23 @@ py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& 
         }
     }
 
+    const bool listed = start.candidate_columns && start.candidate_bounds;
+    if (listed != (start.candidate_columns || start.candidate_bounds) || (listed && !warm)) {
+        throw py::value_error("candidate_columns and candidate_bounds must be given together, with a start");
+    }
+    lmc::LapCandidates candidates{};
+    if (listed) candidates = candidates_of(*start.candidate_columns, *start.candidate_bounds, rows, columns);
+
+    lmc::LapState state{core_rows, core_columns, core_matching, warm};
+    if (told) state.changes = &changes;
+    // Of the transpose's rows they say nothing.
+    if (listed && !transposed) state.candidates = &candidates;
     SignalWatch watch;
     lmc::LapOutcome outcome{lmc::LapStatus::ok};
     {
         const py::gil_scoped_release no_gil;
         const auto sense = maximize ? lmc::LapSense::maximise : lmc::LapSense::minimise;
-        outcome = lmc::solve_lap(*seen, sense,
-                                 {core_rows, core_columns, core_matching, warm, told ? &changes : nullptr},
-                                 {&SignalWatch::requested, &watch}, threads);
+        outcome = lmc::solve_lap(*seen, sense, state, {&SignalWatch::requested, &watch}, threads);
     }
     if (outcome.status != lmc::LapStatus::ok) throw_for(outcome, transposed, maximize);
     if (transposed) {
@@ -195,11 +226,14 @@ py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& 
 py::tuple solve_lap(const py::array& cost, bool maximize, const std::optional<Duals>& row_duals,
                     const std::optional<Duals>& column_duals, const std::optional<Matching>& column_of_row,
                     const std::optional<Matching>& changed_rows,
-                    const std::optional<Matching>& changed_columns, int threads) {
+                    const std::optional<Matching>& changed_columns,
+                    const std::optional<Columns>& candidate_columns,
+                    const std::optional<Duals>& candidate_bounds, int threads) {
     check_threads(threads);
     if (cost.ndim() != 2)
         throw py::value_error("cost must have 2 dimensions, got " + std::to_string(cost.ndim()));
-    const Start start{row_duals, column_duals, column_of_row, changed_rows, changed_columns};
+    const Start start{row_duals,       column_duals,      column_of_row,   changed_rows,
+                      changed_columns, candidate_columns, candidate_bounds};
     if (py::isinstance<py::array_t<float>>(cost)) return solve<float>(cost, maximize, threads, start);
     if (py::isinstance<py::array_t<double>>(cost)) return solve<double>(cost, maximize, threads, start);
     throw py::type_error("cost must have dtype float32 or float64, got " +
@@ -371,7 +405,8 @@ PYBIND11_MODULE(_native, module) {
     module.def("solve_lap", &solve_lap, py::arg("cost"), py::arg("maximize"), py::kw_only(),
                py::arg("row_duals") = py::none(), py::arg("column_duals") = py::none(),
                py::arg("column_of_row") = py::none(), py::arg("changed_rows") = py::none(),
-               py::arg("changed_columns") = py::none(), py::arg("threads") = 0);
+               py::arg("changed_columns") = py::none(), py::arg("candidate_columns") = py::none(),
+               py::arg("candidate_bounds") = py::none(), py::arg("threads") = 0);
     module.add_object("assign", py::reinterpret_steal<py::object>(PyCFunction_New(&assign_method, nullptr)));
     module.def("solve_lap_batch", &solve_lap_batch, py::arg("costs"), py::arg("maximize"), py::kw_only(),
                py::arg("threads") = 0);

@@ -109,6 +109,18 @@ class Candidates {
         keep(i, kernels_.collect(row, v_, cost_.columns, limit, scratch.found.data()), limit, bound, scratch);
     }
 
+    // Makes the list of row i of what the caller knows: columns (-1: none), and a bound of all others under
+    // the present duals. Whether that is a list of use is seen by its least.
+    void take(Index i, const std::int32_t* columns, Index width, double bound, int worker) {
+        Scratch& scratch = ready(worker);
+        scratch.found.resize(static_cast<std::size_t>(std::max(width, cost_.columns) + kCollectSlack));
+        Index count = 0;
+        for (Index k = 0; k < width; ++k) {
+            if (columns[k] >= 0) scratch.found[static_cast<std::size_t>(count++)] = columns[k];
+        }
+        keep(i, count, bound, bound, scratch);
+    }
+
   private:
     static constexpr int kCapacity = 56;
     // The kernel's limit for a list: about 45 columns as a rule.

@@ -77,6 +77,7 @@ template <int kSign, typename T>
 LapOutcome solve_sparse(const LapCost<T>& cost, const LapState& state, Poll& poll, int threads) {
     double* const v = state.column_duals;
     Matching matching(state.column_of_row, cost.rows, cost.columns);
+    LapState start = state;
     if (state.warm) {
         matching.adopt();
         for (Index j = 0; j < cost.columns; ++j) v[j] *= kSign;
@@ -84,10 +85,11 @@ LapOutcome solve_sparse(const LapCost<T>& cost, const LapState& state, Poll& pol
         if (cost.rows < cost.columns) {
             const double highest = *std::max_element(v, v + cost.columns);
             for (Index j = 0; j < cost.columns; ++j) v[j] -= highest;
+            if (highest != 0) start.candidates = nullptr;
         }
     }
     SparseSolver<T, kSign> solver(cost, matching, v, poll, threads);
-    const LapOutcome outcome = solver.run(state);
+    const LapOutcome outcome = solver.run(start);
     if (outcome.status != LapStatus::ok) return outcome;
     for (Index i = 0; i < cost.rows; ++i) {
         const Index j = state.column_of_row[i];

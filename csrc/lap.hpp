@@ -41,17 +41,32 @@ struct LapChanges {
     std::int64_t column_count;
 };
 
+// What is known of the rows under the column duals of a warm start, so that it need not read them. Of a row
+// whose bound is not -inf (+inf under maximise) the caller promises two things. Every entry is valid: no NaN,
+// no infinity but the one that forbids, nothing finite beyond 2^960. And in exact arithmetic, no column that
+// the row does not list has a cost less its dual below the bound (above it, maximise). If that holds, the
+// result is as exact as it is without. Rows of the bound -inf (+inf) are promised nothing, and read. What is
+// listed need not be good, sorted or distinct. Small problems are read even so, and those in which columns
+// are left over and the start's duals have another maximum than 0 (minimum, maximise).
+struct LapCandidates {
+    const std::int32_t* columns;  // [rows, width]; -1 where there are fewer
+    std::int64_t width;
+    const double* bounds;  // [rows], no NaN
+};
+
 // Duals are in the sense of the caller: row + column dual <= cost for every entry (>= under maximise), equal
 // on the matching. Where columns are left over, their duals are 0 and no other is above it (below, maximise).
 // A warm start reads column_duals and column_of_row (-1 where open). Any finite duals are a valid start;
 // those beside which the entries would lose their digits are dropped. With `changes`, the state must be what
 // a solve left, and all other entries must be as they were then; the core may read the changed ones alone.
+// They go before `candidates`; a start from nothing reads neither.
 struct LapState {
     double* row_duals;            // [rows]
     double* column_duals;         // [columns]
     std::int64_t* column_of_row;  // [rows]
     bool warm;
     const LapChanges* changes = nullptr;
+    const LapCandidates* candidates = nullptr;
 };
 
 // Asked every few milliseconds of work; true stops the solve.

@@ -34,7 +34,7 @@ class SparseSolver {
         std::vector<Index> open;
         if (!(!state.warm            ? start(open)
               : helps(state.changes) ? restart_changed(open, *state.changes, state.row_duals)
-                                     : restart(open))) {
+                                     : restart(open, state.candidates))) {
             return outcome_;
         }
         if (!open.empty() && !approach(open)) return outcome_;
@@ -268,7 +268,24 @@ class SparseSolver {
         return cost < kInfinity && cost - v_[j] - least <= rounding;
     }
 
-    bool restart(std::vector<Index>& open) {
+    // Whether what the caller knows of row i serves as its list, with its best column in it; `least` becomes
+    // the reduced cost of that.
+    bool take(Index i, const LapCandidates* candidates, int worker, double& least) {
+        if (candidates == nullptr) return false;
+        double bound = kSign * candidates->bounds[i];
+        if (bound == -kInfinity) return false;
+        // No finite entry less a dual is above this: all that are not listed are forbidden.
+        if (bound > 2 * kLargestEntry) bound = kInfinity;
+        lists_.take(i, candidates->columns + i * candidates->width, candidates->width, bound, worker);
+        const auto list = lists_[i];
+        const auto differs = [&list](const auto& entry) { return entry.cost != list.begin()->cost; };
+        // Whether the row is of one cost all over is to be found out.
+        if (std::none_of(list.begin(), list.end(), differs)) return false;
+        least = two_least(i).least;
+        return least <= bound;
+    }
+
+    bool restart(std::vector<Index>& open, const LapCandidates* candidates) {
         Findings findings(cost_.rows);
         std::vector<double> least(static_cast<std::size_t>(cost_.rows));
         const auto list = [&](int worker, Index i) {
@@ -276,6 +293,7 @@ class SparseSolver {
             least[static_cast<std::size_t>(i)] = two_least(i).least;
         };
         const auto look = [&](int worker, Index i) {
+            if (take(i, candidates, worker, least[static_cast<std::size_t>(i)])) return;
             findings.add(kernels_.check(row(i), cost_.columns), i);
             list(worker, i);
         };

@@ -12,13 +12,18 @@ def solve_lap(
     column_of_row: NDArray[np.int64] | None = None,
     changed_rows: NDArray[np.int64] | None = None,
     changed_columns: NDArray[np.int64] | None = None,
+    candidate_columns: NDArray[np.int32] | None = None,
+    candidate_bounds: NDArray[np.float64] | None = None,
     threads: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Solve a matrix that is contiguous along its longer side; return (column_of_row, row_duals, column_duals).
 
     `column_of_row` holds -1 for rows left over. The solve starts from duals and `column_of_row` where they are given
     (together). Numbers of changed rows and columns, both ascending, promise that these are a solution of the cost
-    as it was, and that no other entry has changed; the core may leave the others unread. Raises ValueError for NaN,
+    as it was, and that no other entry has changed; the core may leave the others unread. `candidate_columns`
+    [n, k] (-1: none) and `candidate_bounds` [n] promise, of each row with a bound other than -inf (+inf when
+    maximizing), that its entries are valid and that under the start's column duals no column that it does not list has
+    a reduced cost below (above) the bound; the core may leave such rows unread. Raises ValueError for NaN,
     the infinity of the wrong sign and infeasible matrices, OverflowError for float64 entries beyond 2**960. The
     result does not depend on `threads` (0: all cores).
     """

@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -50,11 +51,13 @@ struct Problem {
     Index match(Index i) const { return column_of_row[static_cast<std::size_t>(i)]; }
 
     LapOutcome solve(LapSense sense, bool warm = false, lmc::LapInterrupt interrupt = {nullptr, nullptr},
-                     int threads = 0, const lmc::LapChanges* changes = nullptr) {
+                     int threads = 0, const lmc::LapChanges* changes = nullptr,
+                     const lmc::LapCandidates* candidates = nullptr) {
         const lmc::LapCost<T> cost{entries.data(), rows, columns, columns};
-        return lmc::solve_lap(cost, sense,
-                              {row_duals.data(), column_duals.data(), column_of_row.data(), warm, changes},
-                              interrupt, threads);
+        return lmc::solve_lap(
+            cost, sense,
+            {row_duals.data(), column_duals.data(), column_of_row.data(), warm, changes, candidates},
+            interrupt, threads);
     }
 
     double total() {
@@ -214,6 +217,106 @@ void test_families() {
     }
 }
 
+// Candidates of a problem under its present duals: the best ones of each row and the next one's reduced cost,
+// or worse ones of both; for some rows all but the best, or no bound.
+template <typename T>
+struct Known {
+    std::vector<std::int32_t> columns;
+    std::vector<double> bounds;
+    Index width;
+
+    Known(Problem<T>& problem, double sign, Index k, std::mt19937& random)
+        : columns(static_cast<std::size_t>(problem.rows * k), -1),
+          bounds(static_cast<std::size_t>(problem.rows)),
+          width(k) {
+        std::vector<std::pair<double, Index>> row(static_cast<std::size_t>(problem.columns));
+        for (Index i = 0; i < problem.rows; ++i) {
+            for (Index j = 0; j < problem.columns; ++j) {
+                const double reduced = sign * (static_cast<double>(problem.at(i, j)) - problem.v(j));
+                // A step below what was rounded.
+                row[static_cast<std::size_t>(j)] = {std::nextafter(reduced, -kInf), j};
+            }
+            std::sort(row.begin(), row.end());
+            const unsigned chance = random() % 8;
+            const Index listed = chance == 0 ? k / 2 : std::min(k, problem.columns);
+            for (Index c = chance == 3 ? 1 : 0; c < listed; ++c) {
+                columns[static_cast<std::size_t>(i * k + k - 1 - c)] =
+                    static_cast<std::int32_t>(row[static_cast<std::size_t>(c)].second);
+            }
+            double bound = listed < problem.columns ? row[static_cast<std::size_t>(listed)].first : kInf;
+            if (chance == 1) bound -= 1;
+            if (chance == 2) bound = -kInf;
+            if (chance == 3) bound = row[0].first;
+            bounds[static_cast<std::size_t>(i)] = sign * bound;
+        }
+    }
+
+    lmc::LapCandidates given() const { return {columns.data(), width, bounds.data()}; }
+};
+
+template <typename T>
+void test_candidates() {
+    std::mt19937 random(11);
+    for (const Index n : {96, 150}) {
+        for (const Index more : {0, 1, 40}) {
+            for (int family = 0; family < 14; ++family) {
+                const double sign = random() % 2 == 0 ? 1 : -1;
+                const LapSense sense = sign > 0 ? LapSense::minimise : LapSense::maximise;
+                Problem<T> problem(n, n + more);
+                fill(problem, family, random, sign);
+                // From no duals, then from the last ones, once with a stretch of rows that have changed, once
+                // with others, which may leave columns with duals open.
+                for (const Index k : {Index{4}, Index{16}, Index{70}, n + more + 3}) {
+                    const Known<T> known(problem, sign, k, random);
+                    const lmc::LapCandidates given = known.given();
+                    Problem<T> plain = problem;
+                    Problem<T> alone = problem;
+                    const LapStatus status = plain.solve(sense, true).status;
+                    CHECK(alone.solve(sense, true, {nullptr, nullptr}, 1, nullptr, &given).status == status);
+                    CHECK(problem.solve(sense, true, {nullptr, nullptr}, 2, nullptr, &given).status ==
+                          status);
+                    // So many are forbidden that a change may leave a row without a column.
+                    if (family == 9 && status == LapStatus::infeasible) break;
+                    CHECK(status == LapStatus::ok);
+                    CHECK(problem.certified(sign));
+                    CHECK(problem.column_of_row == alone.column_of_row);
+                    for (Index i = 0; i < n / 8; ++i) {
+                        for (Index j = 0; j < n; ++j) {
+                            std::swap(problem.at(i, j), problem.at((3 * i + 40) % n, n - 1 - j));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Rows are not read where what is promised of them will do; those that are promised nothing are checked.
+void test_candidates_save_reads() {
+    std::mt19937 random(13);
+    Problem<float> problem(300, 300);
+    fill(problem, 0, random, 1);
+    CHECK(problem.solve(LapSense::minimise).status == LapStatus::ok);
+    const auto matching = problem.column_of_row;
+    std::vector<std::int32_t> columns;
+    std::vector<double> bounds;
+    for (Index i = 0; i < 300; ++i) {
+        const Index j = problem.match(i);
+        columns.push_back(static_cast<std::int32_t>(j));
+        columns.push_back(static_cast<std::int32_t>((j + 1) % 300));
+        bounds.push_back(static_cast<double>(problem.at(i, j)) - problem.v(j));
+    }
+    const std::vector<double> none(300, -kInf);
+    const lmc::LapCandidates promised{columns.data(), 2, bounds.data()};
+    const lmc::LapCandidates nothing{columns.data(), 2, none.data()};
+    const Index wrong = (problem.match(17) + 9) % 300;
+    problem.at(17, wrong) = std::numeric_limits<float>::quiet_NaN();
+    LapOutcome outcome = problem.solve(LapSense::minimise, true, {nullptr, nullptr}, 1, nullptr, &promised);
+    CHECK(outcome.status == LapStatus::ok && problem.column_of_row == matching);
+    outcome = problem.solve(LapSense::minimise, true, {nullptr, nullptr}, 1, nullptr, &nothing);
+    CHECK(outcome.status == LapStatus::nan && outcome.row == 17 && outcome.column == wrong);
+}
+
 void test_infeasible() {
     for (const Index more : {0, 20}) {
         Problem<double> problem(180, 180 + more);
@@ -321,6 +424,9 @@ int main() {
     test_large();
     test_families<float>();
     test_families<double>();
+    test_candidates<float>();
+    test_candidates<double>();
+    test_candidates_save_reads();
     test_infeasible();
     test_batch();
     test_strides();

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .._models import accumulate_dtype
 from .._progress import Progress, tracking
-from ..assignment import AssignmentSolver
+from ..assignment import AssignmentSolver, Candidates
+from ..assignment.solver import last_solution
+from ..ops.gain_matrix import gain_candidates
 from ..symmetry import Permutations, PermutationSpec, Segment
 from ..symmetry.permutations import axis_index
 from ..symmetry.views import Leaf, leaves
@@ -28,6 +30,8 @@ __all__ = ["CoordinateDescent", "Step"]
 
 # Smaller assignments are solved before another thread has taken one up.
 SIDE_BY_SIDE_FROM = 256
+# Smaller assignments read their gains whatever is known of these.
+CANDIDATES_FROM = 513
 
 
 @dataclass
@@ -198,12 +202,25 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains = self.gains_of(name for root in roots for name in self.trees[root])
+        gains: dict[str, Gain | None] = {}
+        candidates: dict[str, Candidates | None] = {}
+        for name, gain in self.gains.gains(name for root in roots for name in self.trees[root]):
+            candidates[name] = self._candidates(name, gain)
+            gains[name] = _on_cpu(gain)
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
         tasks = [
-            partial(best_choices, self.spec, root, gains, self.choices, self.solver(root), self.frozen)
+            partial(
+                best_choices,
+                self.spec,
+                root,
+                gains,
+                self.choices,
+                self.solver(root),
+                self.frozen,
+                candidates[root],
+            )
             for root in roots
         ]
         large = any(self.spec.units(root) >= SIDE_BY_SIDE_FROM for root in roots)
@@ -213,6 +230,15 @@ class CoordinateDescent:
     def gains_of(self, groups: Iterable[str]) -> dict[str, Gain | None]:
         """Gain matrices of groups with all others where they are, None without entries. Not to be written to."""
         return {name: _on_cpu(gain) for name, gain in self.gains.gains(groups)}
+
+    def _candidates(self, group: str, gain: Tensor | None) -> Candidates | None:
+        """What the next solve of a group need not read, where a GPU has its gain and the solver goes on."""
+        if gain is None or not _searches(gain) or self.trees.get(group) != [group] or len(gain) < CANDIDATES_FROM:
+            return None
+        last = last_solution(self.solver(group))
+        if last is None:
+            return None
+        return Candidates(*(part.cpu() for part in gain_candidates(gain, torch.from_numpy(last.column_duals))))
 
     def _accept(self, root: str, choices: Choices, gained: float) -> tuple[float, int]:
         # Sums of n * fan_in products are uncertain by about this much; less is no progress.
@@ -315,6 +341,11 @@ class CoordinateDescent:
             raise ValueError(f"the weights of group {root!r} must be smaller: their products overflow {numbers.dtype}")
         exact = all(self.a[name].dtype == torch.float64 for name in parameters)
         return float(torch.finfo(torch.float64 if exact else torch.float32).eps) * bound
+
+
+def _searches(gain: Tensor) -> bool:
+    """Whether a search costs nothing beside what the solve then saves: on a CPU it reads as much."""
+    return gain.device.type != "cpu"
 
 
 def _on_cpu(gain: Tensor | None) -> Gain | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assignment import AssignmentSolver, linear_sum_assignment_batched
+from ..assignment import AssignmentSolver, Candidates, linear_sum_assignment_batched
 from ..symmetry import PermutationSpec
 
 __all__ = ["Choices", "Gain", "best_choices", "flat_choices", "value_of"]
@@ -23,6 +23,7 @@ def best_choices(
     current: Mapping[str, NDArray[np.int64]],
     solver: AssignmentSolver | None = None,
     frozen: Collection[str] = (),
+    candidates: Candidates | None = None,
 ) -> tuple[Choices, float]:
     """Maximise the total gain of a root group and of all that it owns.
 
@@ -40,12 +41,13 @@ def best_choices(
             nothing. Those inside owners are small, and are solved in one batch.
         frozen: groups that keep their current choice; units that a frozen group's owner moves take along the order
             that they have.
+        candidates: of the root's gain, where it owns nothing: what its solver need not read then.
 
     Returns:
         The best choices of the root and of every group below it, and how much they gain over `current`, in float64.
     """
     held = {group: _held(spec, group, current) for group in frozen if spec.root_of(group) == root}
-    picks = _solve(spec, root, gains, solver, held)[1]
+    picks = _solve(spec, root, gains, solver, held, candidates)[1]
     current_value = value_of(spec, root, gains, current)
     choices: Choices = {}
     _unroll(spec, root, picks, np.zeros(1, dtype=np.int64), choices)
@@ -59,6 +61,7 @@ def _solve(
     gains: Mapping[str, Gain | None],
     solver: AssignmentSolver | None,
     held: Mapping[str, NDArray[np.int64]],
+    candidates: Candidates | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]:
     """Best value of `group` for every pair of owner units [owners, owners], and the choices that reach it.
 
@@ -79,7 +82,7 @@ def _solve(
         pick = np.broadcast_to(held[group], (owners, owners, size))
         value = _held_value(gain, pick)
     elif owners == 1:
-        pick = (solver or AssignmentSolver(maximize=True)).solve(gain)[None, None]
+        pick = (solver or AssignmentSolver(maximize=True)).solve(gain, candidates=candidates)[None, None]
         value = np.full((1, 1), gain[np.arange(size), pick[0, 0]].sum(dtype=np.float64))
     else:
         # [owners, owners, size, size]

@@ -183,6 +183,21 @@ def test_lap_sequence_writes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(float(row["reads"]) > 0 for row in rows)
 
 
+def test_lap_candidates_writes_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = []
+    for k in range(4):
+        np.save(tmp_path / f"{k}.npy", COST + np.float32(0.01 * k))
+        problems.append((str(k % 2), tmp_path / f"{k}.npy"))
+    monkeypatch.setattr(gains.GainStore, "run", lambda self, width: problems)
+    rows = run(tmp_path / "out", "lap-candidates", "--widths", "9", "--columns", "2", "4")
+    names = [f"{OURS} warm", f"{OURS} warm, 2 candidates", f"{OURS} warm, 4 candidates"]
+    assert [(row["position"], row["solver"]) for row in rows] == [(k, name) for k in "23" for name in names]
+    assert all(float(row["ratio"]) > 0 and row["status"] == "ok" for row in rows)
+    assert "late_ratio" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_lap_memory_measures_in_a_process_of_its_own(tmp_path: Path) -> None:
     rows = run(tmp_path, "lap-memory", "--sizes", "1200", "--families", "uniform", "--solvers", OURS, "scipy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,26 @@ def test_the_history_leads_to_the_objective() -> None:
         if init == "identity":
             start = sum(float((a[name].double() * b[name].double()).sum()) for name in a)
             assert start < objectives[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_solves_that_go_on_are_given_candidates_of_a_gpus_gains(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU by saying that it is none: the same optimum, and candidates from a group's second solve on."""
+    a, b, spec = mlps(530, 520)
+    expected = lmc.weight_matching(a, b, spec, init="identity", max_sweeps=4)
+    given: list[bool] = []
+    solve = descent.AssignmentSolver.solve
+
+    def watched(solver: descent.AssignmentSolver, cost: np.ndarray, **options: Any) -> np.ndarray:
+        if len(cost) > 512:
+            given.append(options["candidates"] is not None)
+        return solve(solver, cost, **options)
+
+    monkeypatch.setattr(descent.AssignmentSolver, "solve", watched)
+    again = lmc.weight_matching(a, b, spec, init="identity", max_sweeps=4)
+    assert again.objective == expected.objective and len(given) >= 4 and not any(given)
+    given.clear()
+    monkeypatch.setattr(descent, "_searches", lambda gain: True)
+    match = lmc.weight_matching(a, b, spec, init="identity", max_sweeps=4, device=device)
+    assert match.objective == pytest.approx(expected.objective, rel=1e-6)
+    assert given == [False] * 2 + [True] * (len(given) - 2) and len(given) >= 4

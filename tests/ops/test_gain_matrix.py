@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
+from lmc_fast.assignment import AssignmentSolver, Candidates
+from lmc_fast.ops.gain_matrix import (
+    Term,
+    gain_candidates,
+    gain_matrices,
+    gain_matrix,
+    gain_matrix_and_candidates,
+)
+
+from .candidates import assert_promised
 
 
 @pytest.mark.parametrize("size", [1, 2, 63])
@@ -61,6 +70,77 @@ def test_many_groups_are_a_loop_over_them() -> None:
     for gain, (term,), start in zip(gains, groups, (0, 1, 0), strict=True):
         torch.testing.assert_close(gain, start + term.a @ term.b.T)
     assert gain_matrices([[]], [base]) == [base] and gain_matrices([]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (2, 63, 8), (63, 40, 40), (30, 20, 25), (0, 3, 2), (3, 0, 2)])
+def test_candidates_are_the_best_columns(n: int, m: int, k: int, dtype: torch.dtype) -> None:
+    gain, duals = torch.randn(m, n, dtype=dtype).T, torch.randn(m, dtype=torch.float64)
+    found = gain_candidates(gain, duals, k)
+    if m:
+        assert_promised(gain, duals, k, found)
+    order = (gain - duals.to(dtype)).argsort(dim=1, descending=True)[:, :k]
+    assert torch.equal(found.columns[:, :m], order.int()) and (found.columns[:, m:] == -1).all()
+    assert (found.bounds == -torch.inf).all() == (k >= m or n == 0)
+
+
+def test_a_bound_is_above_what_rounding_hides() -> None:
+    """1 - 2^-30 is 1 in float32, and more than the exact difference; 1 + 2^-30 less: the bound is above both."""
+    gain = torch.tensor([[2.0, 1.0, 1.0]])
+    duals = torch.tensor([0.0, -(2.0**-30), 2.0**-30], dtype=torch.float32)
+    found = gain_candidates(gain, duals, 1)
+    assert found.bounds.double().item() >= 1 + 2.0**-30
+    assert_promised(gain, duals, 1, found)
+
+
+def test_candidates_of_rows_that_are_not_finite_are_none() -> None:
+    gain = torch.randn(4, 9)
+    gain[0, 2], gain[2, 8], gain[3, 0] = torch.nan, torch.inf, -torch.inf
+    found = gain_candidates(gain, torch.zeros(9), 3)
+    assert (found.bounds == torch.inf).tolist() == [True, False, True, True]
+    assert (found.columns[[0, 2, 3]] == -1).all()
+
+
+def test_candidates_serve_a_solver() -> None:
+    """The chain as a matcher has it: gains that drift, duals of the last solve, solves that read few rows."""
+    solver, plain = AssignmentSolver(maximize=True), AssignmentSolver(maximize=True)
+    a, b = torch.randn(600, 30), torch.randn(600, 30)
+    duals = torch.zeros(600)
+    for _ in range(4):
+        gain, found = gain_matrix_and_candidates([Term(a, b, (0,), (None, None))], duals, 12)
+        assert torch.equal(gain, gain_matrix([Term(a, b, (0,), (None, None))]))
+        solver.solve(gain, candidates=Candidates(*found))
+        plain.solve(gain)
+        assert solver.cost == pytest.approx(plain.cost, rel=1e-12)
+        duals = torch.from_numpy(solver.duals[1])
+        b = b + 0.05 * torch.randn(600, 30)
+
+
+def test_bad_searches_are_named() -> None:
+    gain, duals = torch.zeros(3, 4), torch.zeros(4)
+    term = Term(gain, gain, (0,), (None, None))
+    with pytest.raises(TypeError, match="gain must be a tensor, got a list"):
+        gain_candidates([[1.0]], duals)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="gain must be a matrix in float32 or float64"):
+        gain_candidates(gain.half(), duals)
+    with pytest.raises(ValueError, match="gain must be a matrix, of 2 dimensions"):
+        gain_candidates(gain[0], duals)
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1, got 0"):
+        gain_candidates(gain, duals, 0)
+    with pytest.raises(RuntimeError, match="'native' cannot run gain_candidates here"):
+        gain_candidates(gain, duals, backend="native")
+    with pytest.raises(ValueError, match="one Term at least"):
+        gain_matrix_and_candidates([], duals)
+    for search, length in (
+        (lambda d: gain_candidates(gain, d), 4),
+        (lambda d: gain_matrix_and_candidates([term], d), 3),
+    ):
+        with pytest.raises(ValueError, match=f"column_duals must be a vector of length {length}"):
+            search(torch.zeros(5))
+        with pytest.raises(TypeError, match="column_duals must be a vector of real numbers"):
+            search(torch.zeros(length, dtype=torch.complex64))
+        with pytest.raises(TypeError, match="column_duals must be a tensor"):
+            search([0.0] * length)
 
 
 def test_bad_groups_are_named() -> None:

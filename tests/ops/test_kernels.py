@@ -20,13 +20,20 @@ from torch import Tensor
 
 import lmc_fast as lmc
 from lmc_fast.matching import gains as kept_gains
-from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
+from lmc_fast.ops.gain_matrix import (
+    Term,
+    gain_candidates,
+    gain_matrices,
+    gain_matrix,
+    gain_matrix_and_candidates,
+)
 from lmc_fast.ops.gain_matrix import naive as gain_naive
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
 from lmc_fast.ops.spectral_overlap import spectral_overlap
 
 from .. import models
+from .candidates import assert_promised
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
@@ -41,6 +48,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """A device that kernels run on; in the interpreter with small tiles, so that small inputs fill several."""
     if request.param == "cpu":
         from lmc_fast.ops.gain_matrix import triton as gain
+        from lmc_fast.ops.gain_matrix import triton_candidates as candidates
         from lmc_fast.ops.gain_matrix import triton_pack as pack
         from lmc_fast.ops.gain_matrix.configs import Config
         from lmc_fast.ops.permuted_lerp import triton as lerp
@@ -48,6 +56,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
         small = Config(16, 32, 16, 4, 2, 2)
         monkeypatch.setattr(gain, "DEFAULTS", dict.fromkeys(gain.DEFAULTS, (small, small, small)))
+        monkeypatch.setattr(candidates, "SEARCH_TILE", (32, 16, 4))
+        monkeypatch.setattr(candidates, "MERGE_ENTRIES", 512)
         monkeypatch.setattr(pack, "PACK_TILE", (8, 16, 4))
         monkeypatch.setattr(lerp, "CONFIG", (2, 32, 4))
         monkeypatch.setattr(overlap, "CONFIG", (16, 32, 16, 4, 2))
@@ -307,6 +317,96 @@ def test_gains_refuse_what_they_cannot(device: str) -> None:
     mixed = terms_of("plain", 3, 4, torch.float32, device) + terms_of("plain", 5, 4, torch.float32, device)
     with pytest.raises(ValueError, match=r"terms must have one number of units, got \[3, 5\]"):
         gain_matrix(mixed, backend="triton")
+
+
+# Candidates of gains.
+
+
+@pytest.mark.parametrize("kind", ["normal", "tied", "constant", "spread"])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 63), (33, 70)])
+def test_candidates_are_what_they_promise(n: int, m: int, kind: str, device: str) -> None:
+    kinds = {
+        "normal": lambda: torch.randn(n, m),
+        "tied": lambda: torch.randint(0, 3, (n, m)).float(),
+        "constant": lambda: torch.full((n, m), -2.5),
+        # Columns far apart, none of whose tiles overflows.
+        "spread": lambda: torch.randn(n, m) + 100 * (torch.arange(m) % 16 == 5),
+    }
+    gain, duals = kinds[kind]().to(device), torch.randn(m, dtype=torch.float64) * (0 if kind == "tied" else 3)
+    for k in (1, 4, 12):
+        found = gain_candidates(gain, duals, k, backend="triton")
+        assert_promised(gain, duals, k, found)
+        if k == 4:
+            strided = gain_candidates(torch.cat([gain.T, gain.T]).T[:, :m], duals, k, backend="triton")
+            assert all(torch.equal(mine, again) for mine, again in zip(strided, found, strict=True))
+        reference = gain_naive.gain_candidates(gain, duals, k)
+        assert (found.bounds >= reference.bounds).all()
+        # Tiles of 16 columns keep 4 each: up to so many none leaves out what the reference lists.
+        if (kind == "spread" and k == 4) or k == 1:
+            assert torch.equal(found.bounds, reference.bounds)
+            if kind != "constant" and kind != "tied":
+                assert torch.equal(found.columns, reference.columns)
+
+
+def test_candidates_of_rows_that_are_not_finite_are_none(device: str) -> None:
+    gain, duals = torch.randn(6, 40, device=device), torch.randn(40)
+    gain[1, 3], gain[2, 39], gain[4, 0] = torch.nan, torch.inf, -torch.inf
+    # A difference beyond the numbers' range is none, too.
+    gain[5, 20], duals[20] = -3e38, 3e38
+    found = gain_candidates(gain, duals, 5, backend="triton")
+    assert found.bounds.isinf().tolist() == [False, True, True, False, True, True]
+    assert (found.columns[[1, 2, 4, 5]] == -1).all() and (found.columns[[0, 3]] >= 0).all()
+    for mine, reference in zip(found, gain_naive.gain_candidates(gain, duals, 5), strict=True):
+        assert mine.shape == reference.shape and mine.dtype == reference.dtype
+    assert_promised(gain, duals, 5, found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "based", "split"),
+    [
+        ("rows", torch.bfloat16, False, False),
+        ("correction", torch.float32, True, False),
+        ("group", torch.float16, True, False),
+        ("rows", torch.float32, True, True),
+    ],
+    ids=["half types", "a correction", "a group with a base", "split"],
+)
+def test_products_leave_the_candidates_of_their_gains(
+    kind: str, dtype: torch.dtype, based: bool, split: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmc_fast.ops.gain_matrix import triton as gain
+
+    monkeypatch.setattr(gain, "_processors", lambda device: 64 if split else 1)
+    searched = []
+    monkeypatch.setattr(gain, "gain_candidates", lambda *args: searched.append(args) or gain_candidates(*args))
+    n, k = (37, 130 if split else 9) if device == "cpu" else (700, 4096)
+    terms = terms_of(kind, n, k, dtype, device)
+    duals = torch.randn(n, dtype=torch.float64)
+    base, other = (torch.ones(n, n + 3, device=device)[:, :-3] if based else None for _ in range(2))
+    out, found = gain_matrix_and_candidates(terms, duals, 6, base, backend="triton")
+    assert torch.equal(out, gain_matrix(terms, other, backend="triton"))
+    assert base is None or out is base
+    assert_promised(out, duals, 6, found)
+    # A product in one pass is not read again.
+    assert bool(searched) == split
+
+
+def test_candidates_of_nothing(device: str) -> None:
+    empty = torch.ones(0, 3, device=device)
+    gain, found = gain_matrix_and_candidates(
+        [Term(empty, empty, (0,), (None, None))], torch.zeros(0), 4, backend="triton"
+    )
+    assert gain.shape == (0, 0) and found.columns.shape == (0, 4) and found.bounds.shape == (0,)
+    base = torch.randn(5, 5, device=device)
+    gain, found = gain_matrix_and_candidates([], torch.zeros(5), 9, base, backend="triton")
+    assert gain is base
+    assert_promised(base, torch.zeros(5), 9, found)
+
+
+def test_candidates_refuse_float64(device: str) -> None:
+    gain = torch.ones(3, 3, dtype=torch.float64, device=device)
+    with pytest.raises(RuntimeError, match="its search has no float64 form"):
+        gain_candidates(gain, torch.zeros(3), backend="triton")
 
 
 # Spectral overlap.

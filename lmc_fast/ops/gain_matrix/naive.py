@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..._models import accumulate_dtype
-from .terms import Term, units_first
+from .terms import GainCandidates, Term, units_first
 
-__all__ = ["gain_matrices", "gain_matrix"]
+__all__ = ["gain_candidates", "gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
 
 def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
@@ -45,6 +45,38 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None) -> Tensor:
 def gain_matrices(groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None]) -> list[Tensor]:
     """`gain_matrix` of every group, each with its base or None."""
     return [gain_matrix(terms, base) for terms, base in zip(groups, bases, strict=True)]
+
+
+def gain_candidates(gain: Tensor, column_duals: Tensor, k: int) -> GainCandidates:
+    """The k columns of each row with the greatest gain - column dual, and a bound of the others, rounded up.
+
+    Differences are rounded once, which keeps their order: the number after the greatest one left out is above all of
+    their exact values.
+
+    Args:
+        gain: [n, m], float32 or float64.
+        column_duals: [m]; rounded to the gain's dtype.
+        k: how many columns; all where there are fewer.
+    """
+    columns = gain.shape[1]
+    duals = column_duals.to(gain.device, gain.dtype)
+    reduced = gain - duals
+    known = reduced.isfinite().all(1)
+    count = min(k + 1, columns)
+    values, order = reduced.topk(count, dim=1)
+    chosen = torch.full((len(gain), k), -1, dtype=torch.int32, device=gain.device)
+    chosen[:, : min(k, columns)] = torch.where(known[:, None], order[:, :k], -1).to(torch.int32)
+    infinity = torch.full_like(gain[:, 0] if columns else gain.new_empty(len(gain)), torch.inf)
+    bounds = torch.nextafter(values[:, k], infinity) if columns > k else -infinity
+    return GainCandidates(chosen, torch.where(known, bounds, infinity), duals)
+
+
+def gain_matrix_and_candidates(
+    terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None
+) -> tuple[Tensor, GainCandidates]:
+    """`gain_matrix`, and `gain_candidates` of the result."""
+    gain = gain_matrix(terms, base)
+    return gain, gain_candidates(gain, column_duals, k)
 
 
 def _gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..._backend import check_backend, choose
+from ..._checks import check_int, check_type, fail_type, fail_value
 from . import naive
-from .terms import PRECISIONS, Term
+from .terms import PRECISIONS, GainCandidates, Term
 
-__all__ = ["gain_matrices", "gain_matrix"]
+__all__ = ["gain_candidates", "gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
 
 def gain_matrix(
@@ -46,6 +47,77 @@ def gain_matrix(
     from . import triton
 
     return triton.gain_matrix(terms, base, precision)
+
+
+def gain_matrix_and_candidates(
+    terms: Sequence[Term],
+    column_duals: Tensor,
+    k: int = 16,
+    base: Tensor | None = None,
+    *,
+    precision: str = "tf32x3",
+    backend: str = "auto",
+) -> tuple[Tensor, GainCandidates]:
+    """`gain_matrix`, and `gain_candidates` of the result; on a GPU without reading it again.
+
+    Args:
+        terms, base, precision, backend: as `gain_matrix` takes them.
+        column_duals: real [units], of the assignment that the gain goes to.
+        k: how many columns of each row.
+
+    Returns:
+        (gain [units, units], its candidates).
+
+    Raises:
+        TypeError, ValueError: what does not fit the above.
+        RuntimeError: a backend that cannot be used here; the message says why.
+    """
+    _check_options(precision, backend)
+    if not terms:
+        gain = naive.gain_matrix(terms, base)
+        return gain, gain_candidates(gain, column_duals, k, backend=backend)
+    units = terms[0].unit_count()
+    _check_search(column_duals, units, k)
+    cannot = {"triton": partial(_no_triton, [terms], [base])}
+    if choose(backend, "gain_matrix_and_candidates", terms[0].a.device, cannot) == "torch":
+        return naive.gain_matrix_and_candidates(terms, column_duals, k, base)
+    from . import triton
+
+    return triton.gain_matrix_and_candidates(terms, column_duals, k, base, precision)
+
+
+def gain_candidates(gain: Tensor, column_duals: Tensor, k: int = 16, *, backend: str = "auto") -> GainCandidates:
+    """Each row's best columns by gain less column dual, and a bound of the others: a solve need not read the gain then.
+
+    Args:
+        gain: float32 or float64 [n, m], any strides.
+        column_duals: real [m], of the assignment that the gain goes to; on any device.
+        k: how many columns of each row; those of Triton may list fewer, and have a bound that is less tight.
+        backend: "auto", "torch" or "triton" (GPU, float32).
+
+    Returns:
+        `GainCandidates` on the device of `gain`; `assignment.Candidates(*found)` goes to a solver that maximizes.
+
+    Raises:
+        TypeError, ValueError: what does not fit the above.
+        RuntimeError: a backend that cannot be used here; the message says why.
+    """
+    check_backend(backend)
+    check_type("gain", gain, Tensor, "a tensor")
+    if gain.dtype not in (torch.float32, torch.float64):
+        fail_type("gain", "a matrix in float32 or float64", gain)
+    if gain.ndim != 2:
+        fail_value("gain", "a matrix, of 2 dimensions", gain)
+    _check_search(column_duals, gain.shape[1], k)
+
+    def no_triton() -> str | None:
+        return None if gain.dtype == torch.float32 else "its search has no float64 form"
+
+    if choose(backend, "gain_candidates", gain.device, {"triton": no_triton}) == "torch":
+        return naive.gain_candidates(gain, column_duals, k)
+    from . import triton_candidates
+
+    return triton_candidates.gain_candidates(gain, column_duals, k)
 
 
 def gain_matrices(
@@ -89,6 +161,15 @@ def gain_matrices(
     from . import triton
 
     return triton.gain_matrices(groups, given, precision)
+
+
+def _check_search(column_duals: Tensor, columns: int, k: int) -> None:
+    check_type("column_duals", column_duals, Tensor, "a tensor")
+    if column_duals.is_complex():
+        fail_type("column_duals", "a vector of real numbers", column_duals)
+    if column_duals.shape != (columns,):
+        fail_value("column_duals", f"a vector of length {columns}", column_duals)
+    check_int("k", k, 1)
 
 
 def _check_options(precision: str, backend: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "Term", "common_dtype", "common_units", "units_first"]
+__all__ = ["PRECISIONS", "GainCandidates", "Term", "common_dtype", "common_units", "units_first"]
 
 # How float32 entries may be multiplied.
 PRECISIONS = ("tf32x3", "ieee", "tf32")
@@ -42,6 +43,24 @@ class Term:
     def entry_count(self) -> int:
         """How many entries each unit has in `a`."""
         return math.prod(size for dim, size in enumerate(self.a.shape) if dim not in self.units)
+
+
+class GainCandidates(NamedTuple):
+    """Of each row of a gain matrix the columns with the greatest gain less column dual, and a bound of the others.
+
+    In exact arithmetic, no column that a row does not list has a gain less `column_duals` above the row's bound. A row
+    with a gain that is not finite has the bound +inf, and lists nothing: nothing is known of it. These are the fields
+    of `assignment.Candidates`, for a solve that looks for the greatest total.
+
+    Attributes:
+        columns: int32 [n, k], the best first, -1 where a row has fewer.
+        bounds: [n], in the gain's dtype; -inf where every column is listed.
+        column_duals: [m], as they were rounded to the gain's dtype.
+    """
+
+    columns: Tensor
+    bounds: Tensor
+    column_duals: Tensor
 
 
 def common_units(terms: Sequence[Term]) -> int:

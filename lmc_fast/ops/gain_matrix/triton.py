@@ -17,6 +17,9 @@ Precision. Half types multiply exactly. float32 is split into three products of 
 rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
 atomics: the same inputs give the same result.
 
+The LAP that comes next starts from each row's best columns and a bound of the others. Where they are asked for, the
+tiles leave them behind (`triton_candidates`), so that nobody reads the result for them.
+
 Many small groups (a few hundred units each) are one launch as well: every tile of every group is a program, which
 finds its group's operands in a table of addresses. For those all terms are laid out first, the rows padded with zeros
 to whole vectors; the groups with the longest sums come first.
@@ -24,9 +27,7 @@ to whole vectors; the groups with the longest sums come first.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -36,44 +37,49 @@ from torch import Tensor
 from ..._backend import interpreted
 from ..tuning import size_class, tuned
 from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
-from .terms import Term, common_dtype, common_units
-from .triton_pack import DTYPES, Job, Sides, lay_out, run_jobs, sent, width_of
+from .terms import GainCandidates, Term, common_dtype, common_units
+from .triton_candidates import KEPT, Kept, gain_candidates
+from .triton_operands import Operand, operands_of
+from .triton_pack import DTYPES, Sides, lay_out, sent
 from .triton_product import grouped_kernel, product_kernel
 
-__all__ = ["gain_matrices", "gain_matrix"]
+__all__ = ["gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
 MOST_SPLITS = 16
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
 
-_Indices = tuple[Tensor | None, ...]
-
-
-@dataclass(frozen=True)
-class _Operand:
-    """One side of a product: entry (unit, e) lies at unit * unit_stride + gather[e] * entry_stride."""
-
-    tensor: Tensor
-    unit_stride: int
-    entry_stride: int
-    gather: Tensor | None = None
-
 
 def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: str = "tf32x3") -> Tensor:
     """`ops.gain_matrix.gain_matrix` of terms in float16, bfloat16 or float32; `base` float32, rows in one run."""
+    return _gain(terms, base, precision)[0]
+
+
+def gain_matrix_and_candidates(
+    terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "tf32x3"
+) -> tuple[Tensor, GainCandidates]:
+    """`gain_matrix`, and the candidates of the result, which its tiles leave if they hold whole sums."""
+    duals = column_duals.to(terms[0].a.device, torch.float32).contiguous()
+    gain, kept = _gain(terms, base, precision, duals)
+    return gain, gain_candidates(gain, duals, k) if kept is None else kept.merged(k)
+
+
+def _gain(
+    terms: Sequence[Term], base: Tensor | None, precision: str, duals: Tensor | None = None
+) -> tuple[Tensor, Kept | None]:
     units = common_units(terms)
     dtype = common_dtype(terms)
-    operands = _operands(terms, units, dtype)
+    operands = operands_of(terms, units, dtype)
     add = base is not None
     out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
     if operands is None:
         (sides,) = lay_out([terms], dtype)
         k = sides.a.shape[1]
-        operands = (_Operand(sides.a, k, 1), _Operand(sides.b, k, 1))
+        operands = (Operand(sides.a, k, 1), Operand(sides.b, k, 1))
     else:
         k = terms[0].entry_count()
     if units == 0:
-        return out
+        return out, None
 
     def prepare(config: Config) -> Callable[[], object]:
         # Trials may not add to a base.
@@ -87,8 +93,7 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: st
         "entries": size_class(k),
     }
     config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
-    _multiply(operands, k, out, add, precision, config)
-    return out
+    return out, _multiply(operands, k, out, add, precision, config, duals)
 
 
 def gain_matrices(
@@ -178,8 +183,14 @@ def _prepared(
 
 
 def _multiply(
-    operands: tuple[_Operand, _Operand], k: int, out: Tensor, add: bool, precision: str, config: Config
-) -> None:
+    operands: tuple[Operand, Operand],
+    k: int,
+    out: Tensor,
+    add: bool,
+    precision: str,
+    config: Config,
+    duals: Tensor | None = None,
+) -> Kept | None:
     a, b = operands
     units = out.shape[0]
     tiles = triton.cdiv(units, config.m) * triton.cdiv(units, config.n)
@@ -187,6 +198,7 @@ def _multiply(
     splits = max(1, min(_processors(out.device) // tiles, steps // 4, MOST_SPLITS))
     steps_in_split = max(1, triton.cdiv(steps, splits))
     splits = max(1, triton.cdiv(steps, steps_in_split))
+    kept = None if duals is None or splits > 1 else Kept.empty(units, triton.cdiv(units, config.n), duals)
     # Parts of their own, added in order.
     parts = out if splits == 1 else torch.empty(splits, units, units, dtype=torch.float32, device=out.device)
     product_kernel[(tiles, splits)](
@@ -202,6 +214,7 @@ def _multiply(
         b.entry_stride,
         parts.stride(-2),
         steps_in_split,
+        *((parts,) * 4 if kept is None else (kept.duals, kept.gains, kept.columns, kept.rests)),
         GATHERED=b.gather is not None,
         ADD=add and splits == 1,
         PRECISION=_precision(a.tensor.dtype, precision),
@@ -211,52 +224,14 @@ def _multiply(
         BLOCK_N=config.n,
         BLOCK_K=config.k,
         GROUP=8,
+        KEPT=0 if kept is None else KEPT,
         num_warps=config.warps,
         num_stages=config.stages,
     )
     if splits > 1:
         total = parts.sum(0)
         out.copy_(out + total if add else total)
-
-
-def _operands(terms: Sequence[Term], units: int, dtype: torch.dtype) -> tuple[_Operand, _Operand] | None:
-    """The operands of a single term that are to be read where they lie, or None: lay everything out first."""
-    if len(terms) > 1:
-        return None
-    (term,) = terms
-    if term.before is not None or term.a.dtype != term.b.dtype or term.a.dtype != dtype:
-        return None
-    a, b = _matrix(term.a, term.units, (None,) * term.a.ndim), _matrix(term.b, term.units, term.gathers)
-    if a is None:
-        return None
-    if b is not None and (b.gather is None or b.unit_stride == 1):
-        return a, b
-    k = term.entry_count()
-    packed = torch.empty(units, width_of(k), dtype=dtype, device=term.b.device)
-    run_jobs([Job(term.b, term.units, term.gathers, None, packed, 0)])
-    return a, _Operand(packed, packed.stride(0), 1)
-
-
-def _matrix(tensor: Tensor, unit_dims: tuple[int, ...], gathers: _Indices) -> _Operand | None:
-    """A tensor as units by entries with one stride each, one of them 1, and one gather at most; None if it is not."""
-    units = _joined([(tensor.shape[d], tensor.stride(d)) for d in unit_dims])
-    rest = [d for d in range(tensor.ndim) if d not in unit_dims and tensor.shape[d] != 1]
-    gathered = [d for d in rest if gathers[d] is not None]
-    if gathered and len(rest) > 1:
-        return None
-    entries = _joined([(tensor.shape[d], tensor.stride(d)) for d in rest])
-    if units is None or entries is None or 1 not in (units, entries):
-        return None
-    index = gathers[gathered[0]] if gathered else None
-    return _Operand(tensor, units, entries, None if index is None else index.contiguous())
-
-
-def _joined(dims: list[tuple[int, int]]) -> int | None:
-    """The stride of dimensions (size, stride) taken together, outermost first; None if they have none."""
-    dims = [(size, stride) for size, stride in dims if size != 1]
-    if any(outer != inner * size for (_, outer), (size, inner) in itertools.pairwise(dims)):
-        return None
-    return dims[-1][1] if dims else 1
+    return kept
 
 
 def _precision(dtype: torch.dtype, precision: str) -> str:

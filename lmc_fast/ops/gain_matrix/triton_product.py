@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_candidates import keep_best
+
 __all__ = ["grouped_kernel", "product_kernel"]
 
 
@@ -60,6 +62,10 @@ def product_kernel(
     b_entry,
     out_row,
     steps_in_split,
+    duals,  # read and written as by `keep_best`, if KEPT
+    best_gains,
+    best_columns,
+    rests,
     GATHERED: tl.constexpr,
     ADD: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -69,6 +75,7 @@ def product_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
+    KEPT: tl.constexpr,  # of each row, for one split alone; 0: none
 ):
     """One tile of A @ B^T over one split of K; added to what `out` holds if ADD."""
     tile = tl.program_id(0)
@@ -112,6 +119,8 @@ def product_kernel(
     if ADD:
         total += tl.load(places, mask=stored, other=0)
     tl.store(places, total, mask=stored)
+    if KEPT:
+        keep_best(total, duals, rm, rn, units, units, column, across, best_gains, best_columns, rests, KEPT)
 
 
 @triton.jit

@@ -1,0 +1,67 @@
+"""The sides of a product where they lie in memory, as far as it can read them there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .terms import Term
+from .triton_pack import Job, run_jobs, width_of
+
+__all__ = ["Operand", "operands_of"]
+
+_Indices = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a product: entry (unit, e) lies at unit * unit_stride + gather[e] * entry_stride."""
+
+    tensor: Tensor
+    unit_stride: int
+    entry_stride: int
+    gather: Tensor | None = None
+
+
+def operands_of(terms: Sequence[Term], units: int, dtype: torch.dtype) -> tuple[Operand, Operand] | None:
+    """The operands of a single term that are to be read where they lie, or None: lay everything out first."""
+    if len(terms) > 1:
+        return None
+    (term,) = terms
+    if term.before is not None or term.a.dtype != term.b.dtype or term.a.dtype != dtype:
+        return None
+    a, b = _matrix(term.a, term.units, (None,) * term.a.ndim), _matrix(term.b, term.units, term.gathers)
+    if a is None:
+        return None
+    if b is not None and (b.gather is None or b.unit_stride == 1):
+        return a, b
+    k = term.entry_count()
+    packed = torch.empty(units, width_of(k), dtype=dtype, device=term.b.device)
+    run_jobs([Job(term.b, term.units, term.gathers, None, packed, 0)])
+    return a, Operand(packed, packed.stride(0), 1)
+
+
+def _matrix(tensor: Tensor, unit_dims: tuple[int, ...], gathers: _Indices) -> Operand | None:
+    """A tensor as units by entries with one stride each, one of them 1, and one gather at most; None if it is not."""
+    units = _joined([(tensor.shape[d], tensor.stride(d)) for d in unit_dims])
+    rest = [d for d in range(tensor.ndim) if d not in unit_dims and tensor.shape[d] != 1]
+    gathered = [d for d in rest if gathers[d] is not None]
+    if gathered and len(rest) > 1:
+        return None
+    entries = _joined([(tensor.shape[d], tensor.stride(d)) for d in rest])
+    if units is None or entries is None or 1 not in (units, entries):
+        return None
+    index = gathers[gathered[0]] if gathered else None
+    return Operand(tensor, units, entries, None if index is None else index.contiguous())
+
+
+def _joined(dims: list[tuple[int, int]]) -> int | None:
+    """The stride of dimensions (size, stride) taken together, outermost first; None if they have none."""
+    dims = [(size, stride) for size, stride in dims if size != 1]
+    if any(outer != inner * size for (_, outer), (size, inner) in itertools.pairwise(dims)):
+        return None
+    return dims[-1][1] if dims else 1
