@@ -30,6 +30,8 @@ __all__ = ["CoordinateDescent", "Step"]
 
 # Smaller assignments are solved before another thread has taken one up.
 SIDE_BY_SIDE_FROM = 256
+# Over leading parts: descent over whole weights makes as much of where these lead as of where more would.
+LEADING_SWEEPS = 2
 # Smaller assignments read their gains whatever is known of these.
 CANDIDATES_FROM = 513
 
@@ -148,9 +150,27 @@ class CoordinateDescent:
                     self.choose(root, choices)
         return order
 
+    def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
+        """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
+
+        Args:
+            anchored: whether to settle groups outwards first, instead of going on from the choices as they are.
+            max_sweeps: over leading parts, at most; more than a few are never made.
+
+        Returns:
+            The groups outwards from the fixed axes, the order to go on in.
+        """
+        leading = self.leading()
+        first = self if leading is None else leading
+        order = first.anchor() if anchored else [root for root, _ in first.outward()]
+        if leading is not None:
+            leading.run(lambda: order, min(LEADING_SWEEPS, max_sweeps), progress, title="leading parts")
+            self.choose_all(leading.choices)
+        return order
+
     def settle(self, anchored: bool, max_sweeps: int, progress: Progress) -> tuple[list[Step], bool]:
-        """`run` outwards from the fixed axes, after `anchor` or from the choices as they are."""
-        order = self.anchor() if anchored else [root for root, _ in self.outward()]
+        """`run` after `begin`, outwards from the fixed axes."""
+        order = self.begin(anchored, max_sweeps, progress)
         return self.run(lambda: order, max_sweeps, progress)
 
     def run(

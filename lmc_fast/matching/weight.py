@@ -32,8 +32,6 @@ from .sums import overlap
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 
 SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
-# Of leading parts: the descent over whole weights goes on from there, and makes as much of it as of more.
-LEADING_SWEEPS = 2
 
 
 def weight_matching(
@@ -165,18 +163,16 @@ def _search(
         reached: the objective at the choices as they are, below which it does not end.
     """
     begin = dict(descent.choices)
-    leading = descent.leading() if search == "spectral" else None
-    first = descent if leading is None else leading
-    order = first.anchor() if init == "anchored" else [root for root, _ in first.outward()]
+    if search == "spectral":
+        order = descent.begin(init == "anchored", max_sweeps, progress)
+    else:
+        order = descent.anchor() if init == "anchored" else [root for root, _ in descent.outward()]
     rng = np.random.default_rng(seed) if init == "random" else None
 
     def next_order() -> list[str]:
         return order if rng is None else rng.permutation(order).tolist()
 
-    if leading is not None:
-        leading.run(next_order, min(LEADING_SWEEPS, max_sweeps), progress, title="leading parts")
-        descent.choose_all(leading.choices)
-    elif search == "frank_wolfe":
+    if search == "frank_wolfe":
         start, objective = dict(descent.choices), descent.objective()
         frank_wolfe(descent, max_sweeps, progress)
         if descent.objective() < objective:
