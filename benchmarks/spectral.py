@@ -52,17 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `spectral`; 1 if an R was wrong."""
     device = torch.device(arguments.device)
     with Report(arguments.out, "spectral") as report:
-        rows = _new_permutations(arguments.size, device, arguments.seconds)
-        rows += _polar("random", _random_pair(arguments.polar_size, device), arguments.seconds)
-        rows += _few("random", _random_pair(arguments.polar_size, device), arguments.seconds)
-        for name, pair in _trained_pairs(arguments.trained, device):
-            rows += _polar(name, pair, arguments.seconds)
-            rows += _few(name, pair, arguments.seconds)
-        for row in rows:
+        # A row is written when it is there: the whole takes minutes.
+        for row in _rows(arguments, device):
             report.add(dtype="float32", **row)
         print(table(report.rows, SHOWN))
         print(f"rows: {report.path}")
-    return int(any(row["status"] != "ok" for row in rows))
+    return int(any(row["status"] != "ok" for row in report.rows))
+
+
+def _rows(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    yield from _new_permutations(arguments.size, device, arguments.seconds)
+    random = ("random", _random_pair(arguments.polar_size, device))
+    for name, pair in (random, *_trained_pairs(arguments.trained, device)):
+        yield from _polar(name, pair, arguments.seconds)
+        yield from _few(name, pair, arguments.seconds)
 
 
 def _weight(n: int, seed: int, device: torch.device) -> torch.Tensor:

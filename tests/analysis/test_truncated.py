@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -168,3 +170,25 @@ def test_a_smaller_threshold_is_refused() -> None:
     assert lmc.spectral_alignment(few, b, gammas=(0.3,)).overall == pytest.approx((expected,), abs=1e-6)
     with pytest.raises(ValueError, match=r"gamma must be from 0 to 1, got 1\.5"):
         lmc.singular_factors(a, gamma=1.5)
+
+
+def test_a_vector_that_the_search_cannot_meet_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search converges without it, and the proof alone tells that it is there."""
+    w = torch.zeros(N, N, dtype=torch.float64)
+    w[:-1, :-1] = weight([1.0, 0.9, 0.7], (N - 1, N - 1))
+    w[-1, -1] = 0.8
+    drawn = torch.randn
+
+    def blind(*shape: int, **options: Any) -> Tensor:
+        start = drawn(*shape, **options)
+        start[-1] = 0
+        return start
+
+    monkeypatch.setattr(torch, "randn", blind)
+    factors = lmc.singular_factors({"w": w}, gamma=0.3)["w"]
+    kept = factors.s[factors.s >= 0.3 * factors.s[0]]
+    expected = torch.tensor([1.0, 0.9, 0.8, 0.7], dtype=torch.float64)
+    torch.testing.assert_close(kept, expected, rtol=0, atol=1e-12)
+    monkeypatch.setattr(truncated, "_none_beyond", lambda *_: True)
+    believed = largest_factors(w, 0.3)
+    assert believed is not None and len(believed[1]) == 3
