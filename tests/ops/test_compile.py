@@ -40,11 +40,11 @@ def test_all_that_tuning_tries_is_listed() -> None:
 
     sizes = {"pack_kernel": ("ROWS", "COLUMNS"), "lerp_kernel": ("ROWS", "COLUMNS")}
     sizes |= {"overlap_kernel": ("BLOCK_I", "BLOCK_J", "BLOCK_K")}
-    of_products = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+    sizes |= dict.fromkeys(("product_kernel", "grouped_kernel"), ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
     listed = set()
     for v in variants():
         name = v.kernel.partition(":")[2]
-        tile = [v.constants[size] for size in sizes.get(name, of_products)]
+        tile = [v.constants[size] for size in sizes.get(name, ())]
         listed.add((v.target.partition(" ")[0], name, *tile, v.warps, v.stages))
     tried = {("cuda", "overlap_kernel", *config) for config in overlap.OTHERS}
     tried |= {("cuda", "pack_kernel", *config, 1) for config in PACK_OTHERS}
