@@ -74,7 +74,7 @@ class Barycentre:
             axes: the tensors' dimension -> the parameter's axis.
         """
         dtype = accumulate_dtype(torch.promote_types(a.dtype, b.dtype))
-        gathers = self.descent.gathers(parameter)
+        gathers = self.descent.gains.gathers(parameter)
         for dim, axis in axes.items():
             orbits, index = self._axis_orbits(parameter, axis), gathers[axis]
             # Entries that all change places with each other can be averaged wherever they are.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +21,13 @@ from ..ops.gain_matrix import gain_candidates
 from ..symmetry import Permutations, PermutationSpec, Segment
 from ..symmetry.permutations import axis_index
 from ..symmetry.views import Leaf, leaves
-from .gains import GainCache, Indices, settled_leaves
+from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
 from .nested import Choices, Gain, best_choices, flat_choices
 from .sums import Overlap, squared_norm
 from .workers import SideBySide
 
-__all__ = ["CoordinateDescent", "Step"]
+__all__ = ["CoordinateDescent", "Settled", "Step"]
 
 # Smaller assignments are solved before another thread has taken one up.
 SIDE_BY_SIDE_FROM = 256
@@ -44,6 +45,14 @@ class Step:
     moved: int = 0
     solved: int = 0
     seconds: float = 0.0
+
+
+class Settled(NamedTuple):
+    """The sweeps of a search, whether no group could gain alone at its end, and the objective there."""
+
+    steps: list[Step]
+    converged: bool
+    objective: float
 
 
 class CoordinateDescent:
@@ -168,10 +177,32 @@ class CoordinateDescent:
             self.choose_all(leading.choices)
         return order
 
-    def settle(self, anchored: bool, max_sweeps: int, progress: Progress) -> tuple[list[Step], bool]:
-        """`run` after `begin`, outwards from the fixed axes."""
-        order = self.begin(anchored, max_sweeps, progress)
-        return self.run(lambda: order, max_sweeps, progress)
+    def settle(self, anchored: bool, max_sweeps: int, progress: Progress) -> Settled:
+        """`descend` outwards from the fixed axes after `begin`."""
+
+        def begin() -> Callable[[], Sequence[str]]:
+            order = self.begin(anchored, max_sweeps, progress)
+            return lambda: order
+
+        return self.descend(begin, self.objective(), max_sweeps, progress)
+
+    def descend(
+        self, begin: Callable[[], Callable[[], Sequence[str]]], reached: float, max_sweeps: int, progress: Progress
+    ) -> Settled:
+        """`run` from where `begin` leads; from the choices as they are, if that ends below their objective.
+
+        Args:
+            begin: may put groups elsewhere; gives what `run` takes for the orders of its sweeps.
+            reached: the objective with the choices as they are.
+        """
+        start = dict(self.choices)
+        order = begin()
+        found = Settled(*self.run(order, max_sweeps, progress), self.objective())
+        if found.objective < reached:
+            # Models that lie over each other already, say, and a pass outwards.
+            self.choose_all(start)
+            found = Settled(*self.run(order, max_sweeps, progress), self.objective())
+        return found
 
     def run(
         self,
@@ -282,10 +313,6 @@ class CoordinateDescent:
         """<theta_a, pi(theta_b)> with the choices so far over all parameters (or some), summed in float64."""
         names = self.a if parameters is None else parameters
         return sum(self.gains.dot(name) for name in names)
-
-    def gathers(self, parameter: str) -> Indices:
-        """The indices that permute each axis of a parameter of b now, or None for an axis that stays."""
-        return tuple(self._index(parameter, axis) for axis in range(self.b[parameter].ndim))
 
     def _index(self, parameter: str, axis: int) -> Tensor | None:
         of_axis = self.spec.axes[parameter][axis]

@@ -147,7 +147,11 @@ class GainCache:
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
-        return permuted_dot(self._a[parameter], self._b[parameter], self._gathers(parameter))
+        return permuted_dot(self._a[parameter], self._b[parameter], self.gathers(parameter))
+
+    def gathers(self, parameter: str) -> Indices:
+        """The indices that permute each axis of a parameter of b now, or None for an axis that stays."""
+        return tuple(self._index_of(parameter, axis) for axis in range(self._b[parameter].ndim))
 
     def uses(self, group: str) -> Sequence[Use]:
         """Where the group's own entries are."""
@@ -218,10 +222,6 @@ class GainCache:
                 break
             free += self._kept.pop(name).gain.numel()
         return free >= entries
-
-    def _gathers(self, parameter: str) -> list[Tensor | None]:
-        """What permutes each axis of a parameter of b now."""
-        return [self._index_of(parameter, axis) for axis in range(self._b[parameter].ndim)]
 
     def _indices(self, use: Use) -> Indices:
         """The gathers of the use's other axes, one for each axis of the parameter."""

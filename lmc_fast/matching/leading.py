@@ -114,7 +114,7 @@ class LeadingGains(GainCache):
         factors = self._factors.get(parameter)
         if factors is None:
             return super().dot(parameter)
-        indices = self._gathers(parameter)
+        indices = self.gathers(parameter)
         rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
         return float((rows.double() * rests.double()).sum())
 
@@ -127,7 +127,7 @@ class LeadingGains(GainCache):
 
     def _matrices(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
         """Two matrices [units, columns] whose product is a leaf's part of the gain, all other groups where they are."""
-        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], self._gathers(leaf.parameter)
+        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], list(self.gathers(leaf.parameter))
         factors = self._factors.get(leaf.parameter)
         indices[leaf.axis] = None
         if factors is None:

@@ -256,10 +256,9 @@ def _pairwise(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps:
             work.device,
             work.overlaps[0, m],
         )
-        steps, whole = descent.settle(how == "anchored", max_sweeps, progress)
-        objective = descent.objective()
-        sweeps += sweeps_of(steps, objective)
-        converged = converged and whole
+        settled = descent.settle(how == "anchored", max_sweeps, progress)
+        sweeps += sweeps_of(settled.steps, settled.objective)
+        converged = converged and settled.converged
         found.append(Permutations(work.spec, descent.choices))
     return _Found(found, sweeps, converged)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
+from ..ops.gain_matrix import units_first
 from ..symmetry.views import Leaf
 
 __all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Some", "without_rounding"]
@@ -141,7 +142,7 @@ class CrossMoments:
         return self.count * _row_squares(means_a), self.count * _row_squares(means_b)
 
     def _rows(self, leaf: Leaf, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        rows_a, rows_b = _units_first(leaf, a), _units_first(leaf, b)
+        rows_a, rows_b = (units_first(leaf.view(entries), leaf.unit_dims) for entries in (a, b))
         if leaf.group in self.some:
             some_a, some_b = self.some[leaf.group]
             return rows_a[some_a], rows_b[some_b]
@@ -170,17 +171,6 @@ def _spread(squares: Tensor, means: Tensor) -> Tensor:
     """
     rounding = (ROUNDINGS * torch.finfo(torch.float32).eps) ** 2
     return torch.where(squares > rounding * means, squares, torch.zeros_like(squares))
-
-
-def _units_first(leaf: Leaf, entries: Tensor) -> Tensor:
-    """The leaf's part of [entries, samples] as [units, entries of a unit times samples]."""
-    view = leaf.view(entries)
-    units = leaf.unit_dims
-    view = view.movedim(units, tuple(range(len(units))))
-    count = 1
-    for extent in view.shape[: len(units)]:
-        count *= extent
-    return view.reshape(count, -1)
 
 
 def _row_squares(rows: Tensor) -> Tensor:

@@ -278,7 +278,7 @@ class _Merge:
         """The mean with these shares of model a and of each projection: new tensors, by name."""
         tensors = [[a, *(hat.descent.b[name] for hat in self.hats)] for name, a in zip(self.names, self.a, strict=True)]
         gathers = [
-            [(None,) * a.ndim, *(hat.descent.gathers(name) for hat in self.hats)]
+            [(None,) * a.ndim, *(hat.descent.gains.gathers(name) for hat in self.hats)]
             for name, a in zip(self.names, self.a, strict=True)
         ]
         (merged,) = permuted_lerp_many(tensors, [list(shares)], gathers)

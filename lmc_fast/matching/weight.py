@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -162,28 +162,18 @@ def _search(
     Args:
         reached: the objective at the choices as they are, below which it does not end.
     """
-    begin = dict(descent.choices)
-    if search == "spectral":
-        order = descent.begin(init == "anchored", max_sweeps, progress)
-    else:
-        order = descent.anchor() if init == "anchored" else [root for root, _ in descent.outward()]
     rng = np.random.default_rng(seed) if init == "random" else None
 
-    def next_order() -> list[str]:
-        return order if rng is None else rng.permutation(order).tolist()
+    def begin() -> Callable[[], Sequence[str]]:
+        if search == "spectral":
+            order = descent.begin(init == "anchored", max_sweeps, progress)
+        else:
+            order = descent.anchor() if init == "anchored" else [root for root, _ in descent.outward()]
+        if search == "frank_wolfe":
+            frank_wolfe(descent, max_sweeps, progress)
+        return lambda: order if rng is None else rng.permutation(order).tolist()
 
-    if search == "frank_wolfe":
-        start, objective = dict(descent.choices), descent.objective()
-        frank_wolfe(descent, max_sweeps, progress)
-        if descent.objective() < objective:
-            descent.choose_all(start)
-    steps, converged = descent.run(next_order, max_sweeps, progress)
-    objective = descent.objective()
-    if objective < reached:
-        # Only ways to begin lead there: models that lie over each other already, say, and a pass outwards.
-        descent.choose_all(begin)
-        steps, converged = descent.run(next_order, max_sweeps, progress)
-        objective = descent.objective()
+    steps, converged, objective = descent.descend(begin, reached, max_sweeps, progress)
     return _Search(descent.choices, objective, tuple(sweeps_of(steps, objective)), converged)
 
 

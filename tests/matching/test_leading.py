@@ -189,26 +189,41 @@ def test_a_search_over_leading_parts_leaves_the_other_as_it_is() -> None:
     assert not whole.solvers
 
 
+def lead_astray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let searches over leading parts end anywhere."""
+    found = CoordinateDescent.leading
+
+    def astray(self: CoordinateDescent) -> CoordinateDescent | None:
+        search = found(self)
+        assert search is not None
+        scrambled = lmc.Permutations.random(self.spec, 5).choices
+        monkeypatch.setattr(search, "run", lambda *_, **__: search.choose_all(scrambled))
+        return search
+
+    monkeypatch.setattr(leading, "RANK", 6)
+    monkeypatch.setattr(CoordinateDescent, "leading", astray)
+
+
 @pytest.mark.parametrize("init", ["anchored", "identity", "permutations"])
 def test_it_ends_at_no_less_than_its_start(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = two_of_one_signal(96, 1, 1.0)
+    a, b = two_of_one_signal(96, 1, 2.5)
     spec = architectures.mlp(a).bind(a)
     best = lmc.weight_matching(a, b, spec, search="frank_wolfe")
     if init != "permutations":
         b = best.apply(b)
-    scrambled = lmc.Permutations.random(spec, 5).choices
-    misled = CoordinateDescent.leading
-
-    def leading_astray(self: CoordinateDescent) -> CoordinateDescent | None:
-        found = misled(self)
-        assert found is not None
-        monkeypatch.setattr(found, "run", lambda *_, **__: found.choose_all(scrambled))
-        return found
-
-    monkeypatch.setattr(leading, "RANK", 6)
-    monkeypatch.setattr(CoordinateDescent, "leading", leading_astray)
+    lead_astray(monkeypatch)
     start = best.permutations if init == "permutations" else init
     found = lmc.weight_matching(a, b, spec, init=start)
+    assert found.converged and found.objective >= best.objective * (1 - 1e-12)
+
+
+def test_models_one_by_one_end_at_no_less_than_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = two_of_one_signal(96, 1, 2.5)
+    spec = architectures.mlp(a).bind(a)
+    best = lmc.weight_matching(a, b, spec, search="frank_wolfe")
+    lead_astray(monkeypatch)
+    start = [lmc.Permutations.identity(spec), best.permutations]
+    found = lmc.match_many([a, b], spec, method="pairwise", init=start)
     assert found.converged and found.objective >= best.objective * (1 - 1e-12)
 
 
