@@ -193,10 +193,11 @@ class DenseSolver {
           open_(memory_.take<std::int32_t>(static_cast<std::size_t>(rows_))),
           constant_(memory_.take<char>(static_cast<std::size_t>(rows_))) {}
 
-    LapOutcome run(const LapState& state) {
+    std::optional<LapOutcome> run(const LapState& state, Index most_open) {
         open_all_columns();
         if (!(state.warm ? restart(state) : start())) return outcome_;
         list_open_rows();
+        if (!spare_ && open_count_ > most_open) return std::nullopt;
         if (!reduce_open_rows() || !augment_all()) return outcome_;
         match_set_aside();
         for (Index i = 0; i < rows_; ++i) {
@@ -709,6 +710,7 @@ class DenseSolver {
 };
 
 template <int kSign, typename T>
-LapOutcome solve_dense(const LapCost<T>& cost, const LapState& state, Poll& poll) {
-    return DenseSolver<kSign, T>(cost, state, poll).run(state);
+std::optional<LapOutcome> solve_dense(const LapCost<T>& cost, const LapState& state, Poll& poll,
+                                      Index most_open) {
+    return DenseSolver<kSign, T>(cost, state, poll).run(state, most_open);
 }

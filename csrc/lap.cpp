@@ -26,6 +26,14 @@ using Index = std::int64_t;
 #define LMC_SPARSE_FROM 513
 #endif
 constexpr Index kSparseFrom = LMC_SPARSE_FROM;
+// And from which on one is where its start leaves most rows open, as it does for gains of few columns: a
+// search for each would read dozens of rows.
+#ifndef LMC_SPARSE_IF_OPEN_FROM
+#define LMC_SPARSE_IF_OPEN_FROM 257
+#endif
+constexpr Index kSparseIfOpenFrom = LMC_SPARSE_IF_OPEN_FROM;
+constexpr double kMostOpen = 0.5;
+constexpr double kMostOpenWarm = 0.7;
 // And up to which one that is full of ties is solved without.
 constexpr Index kTiedUpTo = 4096;
 // Entries of the smallest problem for which threads are worth their start.
@@ -119,11 +127,14 @@ bool is_tied(const LapCost<T>& cost) {
 
 template <int kSign, typename T>
 LapOutcome solve(const LapCost<T>& cost, const LapState& state, Poll& poll, int threads) {
-    const bool narrow = cost.columns < kSparseFrom ||
-                        (!state.warm && cost.rows > 0 && cost.columns <= kTiedUpTo && is_tied<kSign>(cost));
-    if (narrow || cost.columns > std::numeric_limits<std::int32_t>::max()) {
+    const bool tied = !state.warm && cost.rows > 0 && cost.columns <= kTiedUpTo && is_tied<kSign>(cost);
+    if (cost.columns < kSparseFrom || tied || cost.columns > std::numeric_limits<std::int32_t>::max()) {
         static const DenseSolve<T> solve_dense = dense_solver<kSign, T>();
-        return solve_dense(cost, state, poll);
+        const bool may_leave = cost.columns >= kSparseIfOpenFrom && cost.columns < kSparseFrom && !tied;
+        const double share = may_leave ? state.warm ? kMostOpenWarm : kMostOpen : 1;
+        const auto most_open = static_cast<Index>(share * static_cast<double>(cost.rows));
+        const auto outcome = solve_dense(cost, state, poll, most_open);
+        if (outcome) return *outcome;
     }
     // Small problems are done before a thread has begun.
     const bool alone = cost.rows * cost.columns < kThreadsFrom;

@@ -17,8 +17,8 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or "g++"
 
 # The longest to compile come first.
 SOURCES = [CSRC / f"{name}.cpp" for name in ("dense_solver", "lap", "lap_batch", "row_kernels")]
-# Lists from 96 columns on, so that small problems reach both solvers.
-BOTH_SOLVERS = "-DLMC_SPARSE_FROM=96"
+# Lists from 96 columns on, and from 48 where one solver may leave it to the other, so that small problems reach both.
+BOTH_SOLVERS = ["-DLMC_SPARSE_FROM=96", "-DLMC_SPARSE_IF_OPEN_FROM=48"]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ BOTH_SOLVERS = "-DLMC_SPARSE_FROM=96"
 def test_core(tmp_path: Path, flags: list[str]) -> None:
     sources = [*SOURCES, CSRC / "tests" / "lap_test.cpp"]
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
-    compiler = [COMPILER, "-std=c++17", "-pthread", *WARNINGS, *flags, BOTH_SOLVERS, f"-I{CSRC}"]
+    compiler = [COMPILER, "-std=c++17", "-pthread", *WARNINGS, *flags, *BOTH_SOLVERS, f"-I{CSRC}"]
 
     def run(*command: object) -> None:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ from benchmarks.problems import assert_certified, assert_optimal
 from lmc_fast import _native
 from lmc_fast.assignment import AssignmentSolver, linear_sum_assignment
 
-SHAPES = [(40, 40), (25, 60), (60, 25), (1, 1), (2, 1), (63, 63), (220, 220), (150, 260), (260, 150)]
+SHAPES = [(40, 40), (25, 60), (60, 25), (1, 1), (2, 1), (63, 63), (220, 220), (150, 260), (260, 150), (300, 300), (270, 400)]
 
 
 def assert_solves(solver: AssignmentSolver, cost: np.ndarray) -> np.ndarray:
@@ -39,6 +39,14 @@ def drift(rng: np.random.Generator, cost: np.ndarray) -> Iterator[np.ndarray]:
     for _ in range(6):
         yield cost
         cost = cost + rng.normal(size=(n, m)).astype(cost.dtype) * np.asarray(0.05, cost.dtype)
+
+
+def few_columns(rng: np.random.Generator, cost: np.ndarray) -> Iterator[np.ndarray]:
+    n, m = cost.shape
+    left, right = rng.normal(size=(n, 6)), rng.normal(size=(6, m))
+    for share in (0.0, 0.1, 1.0, 0.02, 1.0):
+        left = np.where(rng.random((n, 1)) < share, rng.normal(size=left.shape), left)
+        yield (left @ right).astype(cost.dtype)
 
 
 def changed_rows_and_columns(rng: np.random.Generator, cost: np.ndarray) -> Iterator[np.ndarray]:
@@ -86,7 +94,9 @@ def shapes(rng: np.random.Generator, cost: np.ndarray) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("maximize", [False, True], ids=["min", "max"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("sequence", [drift, changed_rows_and_columns, other_problems, forbidden_entries, shapes])
+@pytest.mark.parametrize(
+    "sequence", [drift, few_columns, changed_rows_and_columns, other_problems, forbidden_entries, shapes]
+)
 def test_sequences_stay_optimal(
     sequence: Callable[..., Iterator[np.ndarray]], shape: tuple[int, int], dtype: Any, maximize: bool
 ) -> None:
