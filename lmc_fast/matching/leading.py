@@ -73,6 +73,8 @@ class LeadingGains(GainCache):
     ) -> None:
         super().__init__(a, b, leaves, index_of)
         self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
+        # By group: thin, and the same at every call.
+        self._left: dict[str, Tensor] = {}
 
     def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the leading singular values of most weights, by their entries, are those of more than noise.
@@ -99,7 +101,10 @@ class LeadingGains(GainCache):
 
     def gain(self, group: str) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own."""
-        return self._sum([use.leaf for use in self.uses(group)])
+        found = [use.leaf for use in self.uses(group)]
+        if found and group not in self._left:
+            self._left[group] = torch.cat([self._left_of(leaf) for leaf in found], dim=1)
+        return self._product(self._left[group], found) if found else None
 
     def gains(self, groups: Iterable[str]) -> Iterator[tuple[str, Tensor | None]]:
         """Each group with its `gain`, one after another."""
@@ -107,7 +112,8 @@ class LeadingGains(GainCache):
 
     def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone. None without leaves."""
-        return self._sum([use.leaf for use in self.uses(group) if use.leaf in leaves])
+        found = [use.leaf for use in self.uses(group) if use.leaf in leaves]
+        return self._product(torch.cat([self._left_of(leaf) for leaf in found], dim=1), found) if found else None
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
@@ -118,29 +124,36 @@ class LeadingGains(GainCache):
         rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
         return float((rows.double() * rests.double()).sum())
 
-    def _sum(self, leaves: Sequence[Leaf]) -> Tensor | None:
-        parts = [self._matrices(leaf) for leaf in leaves]
-        if not parts:
-            return None
-        a, b = (torch.cat(matrices, dim=1) for matrices in zip(*parts, strict=True))
-        return gain_matrix([Term(a, b, (0,), (None, None))])
+    def _product(self, left: Tensor, leaves: Sequence[Leaf]) -> Tensor:
+        right = torch.cat([self._right_of(leaf) for leaf in leaves], dim=1)
+        return gain_matrix([Term(left, right, (0,), (None, None))])
 
-    def _matrices(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
-        """Two matrices [units, columns] whose product is a leaf's part of the gain, all other groups where they are."""
-        a, b, indices = self._a[leaf.parameter], self._b[leaf.parameter], list(self.gathers(leaf.parameter))
+    def _left_of(self, leaf: Leaf) -> Tensor:
+        """[units, columns]: what a leaf's part of the gain is of model a, wherever model b's units are."""
+        a, factors = self._a[leaf.parameter], self._factors.get(leaf.parameter)
+        if factors is None:
+            a = a.to(accumulate_dtype(torch.promote_types(a.dtype, self._b[leaf.parameter].dtype)))
+        elif leaf.axis == factors.axis:
+            a = _as_rows(factors.q_a, leaf.axis, a.ndim)
+        else:
+            a = factors.c_a.movedim(0, factors.axis)
+        return units_first(leaf.view(a), leaf.unit_dims)
+
+    def _right_of(self, leaf: Leaf) -> Tensor:
+        """[units, columns]: what `_left_of` is to be multiplied with, all other groups where they are."""
+        b, indices = self._b[leaf.parameter], list(self.gathers(leaf.parameter))
         factors = self._factors.get(leaf.parameter)
         indices[leaf.axis] = None
         if factors is None:
-            dtype = accumulate_dtype(torch.promote_types(a.dtype, b.dtype))
-            a, b = a.to(dtype), _gathered(b, indices).to(dtype)
+            dtype = accumulate_dtype(torch.promote_types(self._a[leaf.parameter].dtype, b.dtype))
+            b = _gathered(b, indices).to(dtype)
         elif leaf.axis == factors.axis:
-            mixed = factors.q_b @ _between_rests(factors, indices).T
-            a, b = (_as_rows(matrix, leaf.axis, a.ndim) for matrix in (factors.q_a, mixed))
+            b = _as_rows(factors.q_b @ _between_rests(factors, indices).T, leaf.axis, b.ndim)
         else:
             mixed = (_between_rows(factors, indices) @ factors.c_b.flatten(1)).reshape(factors.c_b.shape)
             indices[factors.axis] = None
-            a, b = factors.c_a.movedim(0, factors.axis), _gathered(mixed.movedim(0, factors.axis), indices)
-        return units_first(leaf.view(a), leaf.unit_dims), units_first(leaf.view(b), leaf.unit_dims)
+            b = _gathered(mixed.movedim(0, factors.axis), indices)
+        return units_first(leaf.view(b), leaf.unit_dims)
 
 
 def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> bool:
