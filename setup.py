@@ -5,6 +5,14 @@ from pathlib import Path
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, naive_recompile
 from setuptools import setup
 
+HEADERS = [str(path) for path in sorted(Path("csrc").glob("*.hpp"))]
+
+
+def needs_recompile(compiled: str, source: str) -> bool:
+    """Whether the source or any header has changed since: which of them a source includes is not looked up."""
+    return any(naive_recompile(compiled, path) for path in (source, *HEADERS))
+
+
 # No -march=native: one wheel must run on every machine of its platform. csrc/ chooses SIMD at run time.
 native = Pybind11Extension(
     "lmc_fast._native",
@@ -17,10 +25,10 @@ native = Pybind11Extension(
         "csrc/permuted_lerp.cpp",
         "csrc/row_kernels.cpp",
     ],
-    depends=[str(path) for path in sorted(Path("csrc").glob("*.hpp"))],
+    depends=HEADERS,
     include_dirs=["csrc"],
     cxx_std=17,
 )
 
-with ParallelCompile(default=0, needs_recompile=naive_recompile):
+with ParallelCompile(default=0, needs_recompile=needs_recompile):
     setup(ext_modules=[native])
