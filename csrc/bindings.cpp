@@ -355,12 +355,12 @@ lmc::LerpPart lerp_part(const PartFields& fields, std::size_t outputs) {
         throw py::value_error(
             "a part must have a type of 0..3, strides and gathers of every source, and its outputs");
     }
-    lmc::LerpPart part{static_cast<lmc::LerpType>(type), sizes, {}, {}};
+    lmc::LerpPart part{static_cast<lmc::ElementType>(type), sizes, {}, {}};
     for (std::size_t s = 0; s < sources; ++s) {
         if (strides[s].size() != sizes.size() || gathers[s].size() != sizes.size()) {
             throw py::value_error("a source must have a stride and a gather for every dimension");
         }
-        lmc::LerpSource source{reinterpret_cast<const void*>(addresses[s]), strides[s], {}};
+        lmc::GatheredSource source{reinterpret_cast<const void*>(addresses[s]), strides[s], {}};
         for (const std::uintptr_t gather : gathers[s]) {
             source.gathers.push_back(reinterpret_cast<const std::int64_t*>(gather));
         }

@@ -5,23 +5,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "gathered_runs.hpp"
+
 namespace lmc {
-
-enum class LerpType { float16, bfloat16, float32, float64 };
-
-// One model's tensor: element (i, j, ...) of the output is taken from sum over dimensions of
-// strides[d] * (gathers[d] ? gathers[d][index d] : index d), in elements from `data`.
-struct LerpSource {
-    const void* data;
-    std::vector<std::int64_t> strides;
-    std::vector<const std::int64_t*> gathers;
-};
 
 // One tensor of every model, all of one shape and type, and where its sums go.
 struct LerpPart {
-    LerpType type;
+    ElementType type;
     std::vector<std::int64_t> sizes;
-    std::vector<LerpSource> sources;
+    std::vector<GatheredSource> sources;
     std::vector<void*> outputs;  // C-contiguous, apart from the sources; one for each row of weights
 };
 
