@@ -22,6 +22,7 @@ native = Pybind11Extension(
         "csrc/lap.cpp",
         "csrc/lap_batch.cpp",
         "csrc/lerp_kernels.cpp",
+        "csrc/permuted_dot.cpp",
         "csrc/permuted_lerp.cpp",
         "csrc/row_kernels.cpp",
     ],

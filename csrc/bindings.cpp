@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "lap.hpp"
+#include "permuted_dot.hpp"
 #include "permuted_lerp.hpp"
 
 namespace py = pybind11;
@@ -370,6 +371,25 @@ lmc::LerpPart lerp_part(const PartFields& fields, std::size_t outputs) {
     return part;
 }
 
+py::tuple permuted_dot(int type, const Sizes& sizes, const Addresses& addresses,
+                       const std::vector<Sizes>& strides, const std::vector<Addresses>& gathers, bool squares,
+                       int threads) {
+    check_threads(threads);
+    if (addresses.size() != 2) throw py::value_error("permuted_dot takes two sources");
+    const lmc::LerpPart part = lerp_part({type, sizes, addresses, strides, gathers, {}}, 0);
+    lmc::DotOutcome outcome{};
+    {
+        const py::gil_scoped_release no_gil;
+        outcome = lmc::permuted_dot(part.type, part.sizes, part.sources, squares, threads);
+    }
+    if (outcome.status == lmc::DotStatus::no_memory) throw std::bad_alloc();
+    if (outcome.status == lmc::DotStatus::bad_index) {
+        throw py::index_error("gathers[" + std::to_string(outcome.source) + "][" +
+                              std::to_string(outcome.dimension) + "] must hold indices of its dimension");
+    }
+    return py::make_tuple(outcome.squares[0], outcome.squares[1], outcome.product);
+}
+
 void permuted_lerp(const std::vector<PartFields>& fields, const std::vector<std::vector<double>>& weights,
                    int threads) {
     check_threads(threads);
@@ -409,6 +429,9 @@ PYBIND11_MODULE(_native, module) {
                py::arg("candidate_bounds") = py::none(), py::arg("threads") = 0);
     module.add_object("assign", py::reinterpret_steal<py::object>(PyCFunction_New(&assign_method, nullptr)));
     module.def("solve_lap_batch", &solve_lap_batch, py::arg("costs"), py::arg("maximize"), py::kw_only(),
+               py::arg("threads") = 0);
+    module.def("permuted_dot", &permuted_dot, py::arg("type"), py::arg("sizes"), py::arg("addresses"),
+               py::arg("strides"), py::arg("gathers"), py::arg("squares"), py::kw_only(),
                py::arg("threads") = 0);
     module.def("permuted_lerp", &permuted_lerp, py::arg("parts"), py::arg("weights"), py::kw_only(),
                py::arg("threads") = 0);

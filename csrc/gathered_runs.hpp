@@ -262,6 +262,25 @@ class RunReader {
     std::vector<const T*> found_;
 };
 
+// Whether every gather holds indices of its dimension; else which source and dimension has one that does not.
+inline bool gathers_fit(const std::vector<Index>& sizes, const std::vector<GatheredSource>& sources,
+                        std::size_t& source, std::size_t& dimension) {
+    for (std::size_t s = 0; s < sources.size(); ++s) {
+        for (std::size_t d = 0; d < sizes.size(); ++d) {
+            const Index* const gather = sources[s].gathers[d];
+            const Index size = sizes[d];
+            if (gather == nullptr ||
+                std::all_of(gather, gather + size, [size](Index i) { return i >= 0 && i < size; })) {
+                continue;
+            }
+            source = s;
+            dimension = d;
+            return false;
+        }
+    }
+    return true;
+}
+
 // The most outer dimensions that any of the plans has.
 inline std::size_t outer_dimensions(const std::vector<Plan>& plans) {
     std::size_t most = 0;

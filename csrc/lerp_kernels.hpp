@@ -1,4 +1,4 @@
-// What permuted_lerp does to a run of elements, in the widest form that the processor has.
+// What permuted_lerp and permuted_dot do to a run of elements, in the widest form that the processor has.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,8 @@ struct LerpKernels {
     // Copies `count` blocks of `length` elements, block i from from[offsets[i]]; `ahead` as above.
     void (*copy_blocks)(const T* from, const std::int32_t* offsets, std::int64_t count, std::int64_t length,
                         T* to, const T* ahead);
+    // sum over i of a[i] * b[i], multiplied and summed in double.
+    double (*dot)(const T* a, const T* b, std::int64_t n);
     // Asks for n elements that will be read soon.
     void (*fetch)(const T* from, std::int64_t n);
 };

@@ -1,4 +1,5 @@
-// The kernels of permuted_lerp. Included once for every instruction set, inside a namespace of its own.
+// The kernels of permuted_lerp and permuted_dot. Included once for every instruction set, inside a namespace
+// of its own.
 
 #if LMC_LANES == 8
 
@@ -37,6 +38,11 @@ inline __m256i rounded(Floats value, const BFloat16*) {
     const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
     return _mm512_maskz_cvtepi32_epi16(
         0xffff, _mm512_maskz_srli_epi32(0xffff, _mm512_mask_mov_epi32(even, nan, quiet), 16));
+}
+
+inline Doubles low(Floats x) { return _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(x)); }
+inline Doubles high(Floats x) {
+    return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 1));
 }
 
 inline void store(float* to, Floats value) { _mm512_storeu_ps(to, value); }
@@ -81,6 +87,9 @@ inline __m128i rounded(Floats value, const BFloat16*) {
     const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, nan), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
 }
+
+inline Doubles low(Floats x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+inline Doubles high(Floats x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 
 inline void store(float* to, Floats value) { _mm256_storeu_ps(to, value); }
 inline void store(double* to, Doubles value) { _mm256_storeu_pd(to, value); }
@@ -226,6 +235,40 @@ void combine(const T* const* sources, const Sum* weights, std::int64_t count, st
     }
 }
 
+// Products of one step in two sums, so that one does not wait for the other.
+#if LMC_LANES == 1
+inline void add_products(Doubles (&sums)[2], Floats a, Floats b) {
+    sums[0] = plus_times(sums[0], static_cast<Doubles>(a), static_cast<Doubles>(b));
+}
+#else
+inline void add_products(Doubles (&sums)[2], Floats a, Floats b) {
+    sums[0] = plus_times(sums[0], low(a), low(b));
+    sums[1] = plus_times(sums[1], high(a), high(b));
+}
+#endif
+inline void add_products(Doubles (&sums)[2], Doubles a, Doubles b) { sums[0] = plus_times(sums[0], a, b); }
+
+template <typename T>
+double dot(const T* a, const T* b, std::int64_t n) {
+    constexpr std::int64_t step = kStep<T>;
+    Doubles sums[2] = {all(0.0), all(0.0)};
+    std::int64_t at = 0;
+    for (; at + step <= n; at += step) add_products(sums, load(a + at), load(b + at));
+    if (at < n) {
+        T last[2][step] = {};
+        std::copy(a + at, a + n, last[0]);
+        std::copy(b + at, b + n, last[1]);
+        add_products(sums, load(last[0]), load(last[1]));
+    }
+    double lanes[kDoubles];
+    double total = 0;
+    for (const Doubles sum : sums) {
+        store(lanes, sum);
+        for (const double lane : lanes) total += lane;
+    }
+    return total;
+}
+
 // Elements between prefetches: one cache line of them.
 template <typename T>
 constexpr std::int64_t kLine = 64 / sizeof(T);
@@ -294,5 +337,5 @@ void copy_blocks(const T* from, const std::int32_t* offsets, std::int64_t count,
 
 template <typename T>
 constexpr LerpKernels<T> make_kernels() {
-    return {&combine<T, typename LerpSum<T>::type>, &gather<T>, &copy_blocks<T>, &fetch<T>};
+    return {&combine<T, typename LerpSum<T>::type>, &gather<T>, &copy_blocks<T>, &dot<T>, &fetch<T>};
 }

@@ -86,7 +86,8 @@ std::vector<Mix<Sum>> mixes_of(const std::vector<double>& weights, std::size_t s
 
 template <typename T>
 void sum_pieces(const std::vector<const LerpPart*>& parts, const std::vector<Plan>& plans,
-                const std::vector<Piece>& pieces, const std::vector<double>& weights, std::size_t sources, bool past_cache, int threads) {
+                const std::vector<Piece>& pieces, const std::vector<double>& weights, std::size_t sources,
+                bool past_cache, int threads) {
     const auto mixes = mixes_of<typename LerpSum<T>::type>(weights, sources);
     std::vector<char> used(sources, 0);
     for (const auto& mix : mixes) {
@@ -126,16 +127,8 @@ Index count_of(const LerpPart& part) {
 
 LerpOutcome checked(const std::vector<LerpPart>& parts) {
     for (std::size_t p = 0; p < parts.size(); ++p) {
-        for (std::size_t s = 0; s < parts[p].sources.size(); ++s) {
-            for (std::size_t d = 0; d < parts[p].sizes.size(); ++d) {
-                const Index* const gather = parts[p].sources[s].gathers[d];
-                const Index size = parts[p].sizes[d];
-                if (gather != nullptr &&
-                    !std::all_of(gather, gather + size, [&](Index i) { return i >= 0 && i < size; })) {
-                    return {LerpStatus::bad_index, p, s, d};
-                }
-            }
-        }
+        LerpOutcome outcome{LerpStatus::bad_index, p, 0, 0};
+        if (!gathers_fit(parts[p].sizes, parts[p].sources, outcome.source, outcome.dimension)) return outcome;
     }
     return {LerpStatus::ok, 0, 0, 0};
 }

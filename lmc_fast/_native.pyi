@@ -44,6 +44,21 @@ def solve_lap_batch(
     problem that has one.
     """
 
+def permuted_dot(
+    type: int,
+    sizes: Sequence[int],
+    addresses: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    gathers: Sequence[Sequence[int]],
+    squares: bool,
+    *,
+    threads: int = 0,
+) -> tuple[float, float, float]:
+    """<a, a> and <b, b> (0 unless `squares`), and <a, b>, of two tensors given as a part of `permuted_lerp` is.
+
+    Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
+    """
+
 LerpPart = tuple[int, Sequence[int], Sequence[int], Sequence[Sequence[int]], Sequence[Sequence[int]], Sequence[int]]
 
 def permuted_lerp(parts: Sequence[LerpPart], weights: Sequence[Sequence[float]], *, threads: int = 0) -> None:

@@ -21,7 +21,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
     {"_version", "_checks", "_extras", "_files", "_native"},
-    {"_backend", "_models", "_progress"},
+    {"_backend", "_chunks", "_models", "_progress"},
     {"ops", "assignment"},
     {"symmetry"},
     {"matching"},

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from .._models import accumulate_dtype
 from ..ops.gain_matrix import Term, gain_matrix
+from ..ops.permuted_dot import permuted_dot
 from ..symmetry import PermutationSpec, Segment
 from ..symmetry.views import axis_orbits
 from .descent import CoordinateDescent
 from .nested import Gain, flat_choices
-from .sums import permuted_dot
 
 __all__ = ["Barycentre"]
 

@@ -16,6 +16,7 @@ from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
+from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .descent import CoordinateDescent
 from .many_result import ManyMatching
@@ -23,7 +24,6 @@ from .measures import distance_between, distance_from, objective_of
 from .merge_many import ManyDescent
 from .result import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
-from .sums import Overlap, overlap
 from .task import LossFn, TaskLoss
 from .universe import frank_wolfe_many
 from .weight import check_finite_weights, sweeps_of

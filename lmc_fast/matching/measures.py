@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from .._chunks import Gathers
+from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations
-from .sums import Gathers, permuted_dot, squared_distance
+from .sums import squared_distance
 
 __all__ = ["distance_between", "distance_from", "objective_of"]
 

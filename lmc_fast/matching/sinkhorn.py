@@ -25,10 +25,11 @@ from .._models import (
     tensors_of,
 )
 from .._progress import Progress, tracking
+from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
 from .result import Matching, Sweep
 from .sinkhorn_operator import Relaxed, mixed
-from .sums import permuted_dot, squared_distance
+from .sums import squared_distance
 from .task import LossFn, TaskLoss
 
 __all__ = ["sinkhorn_matching"]

@@ -21,6 +21,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._chunks import rows_at_once
 from .._models import accumulate_dtype
 from .._progress import Progress, tracking
 from ..ops.gain_matrix import Term, gain_matrix
@@ -28,7 +29,6 @@ from ..symmetry import Permutations
 from .frank_wolfe import rounded
 from .merge_many import ManyDescent
 from .nested import Choices, Gain, best_choices
-from .sums import rows_at_once
 
 __all__ = ["frank_wolfe_many"]
 

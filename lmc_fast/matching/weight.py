@@ -22,12 +22,12 @@ from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
+from ..ops.permuted_dot import overlap
 from ..symmetry import Permutations, PermutationSpec
 from .descent import CoordinateDescent, Step
 from .frank_wolfe import check_two_axes, frank_wolfe
 from .measures import distance_between, distance_from
 from .result import Matching, Sweep
-from .sums import overlap
 
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 

@@ -17,7 +17,7 @@ from lmc_fast import architectures
 from lmc_fast.matching import universe
 from lmc_fast.matching.merge_many import ManyDescent
 from lmc_fast.matching.nested import value_of
-from lmc_fast.matching.sums import overlap
+from lmc_fast.ops.permuted_dot import overlap
 
 from .. import models
 

@@ -1,0 +1,74 @@
+"""Inner products of gathered tensors: the choice of a backend."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._backend import choose
+from ..._checks import fail_value
+from ..._chunks import Gathers
+from ..permuted_lerp.native import TYPES
+from . import naive, native
+
+__all__ = ["Overlap", "overlap", "permuted_dot"]
+
+
+class Overlap(NamedTuple):
+    """||a||^2, ||b||^2 and <a, b>."""
+
+    a: float
+    b: float
+    dot: float
+
+
+def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers, *, backend: str = "auto") -> float:
+    """<a, b gathered on every dimension>: what a permutation is worth (the objective of Ainsworth et al. 2023, eq. 1).
+
+    Args:
+        a, b: real, of one shape, any strides, on one device.
+        gathers: for every dimension the indices (int64, on that device) that permute b along it, or None.
+        backend: "auto", "torch" or "native" (CPU, both of one dtype of float16 to float64).
+
+    Returns:
+        The sum of all products, each made and added in float64 (float16 to float32: products are exact).
+
+    Raises:
+        TypeError, ValueError: what does not fit the above.
+        IndexError: indices beyond their dimension.
+        RuntimeError: a backend that cannot be used here; the message says why.
+    """
+    if len(gathers) != a.ndim:
+        raise ValueError(f"gathers must have one entry for each of {a.ndim} dimensions, got {len(gathers)}")
+    for d, (index, size) in enumerate(zip(gathers, b.shape, strict=False)):
+        if index is not None and (index.dtype != torch.int64 or index.shape != (size,)):
+            fail_value(f"gathers[{d}]", f"int64 indices, {size} of them", index)
+    if _chosen(backend, "permuted_dot", a, b) == "torch":
+        return naive.permuted_dot(a, b, gathers)
+    return native.sums(a, b, gathers, False)[2]
+
+
+def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
+    """||a||^2, ||b||^2 and <a, b> in one pass.
+
+    Args, Raises:
+        as `permuted_dot`.
+    """
+    if _chosen(backend, "overlap", a, b) == "torch":
+        return Overlap(*naive.overlap(a, b))
+    return Overlap(*native.sums(a, b, (None,) * a.ndim, True))
+
+
+def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:
+    if a.shape != b.shape:
+        fail_value("b", f"a tensor of the shape of a, {tuple(a.shape)}", b)
+    if backend == "auto" and (a.device.type != "cpu" or _no_native(a, b)):
+        return "torch"
+    return choose(backend, operation, a.device, {"native": partial(_no_native, a, b)})
+
+
+def _no_native(a: Tensor, b: Tensor) -> str | None:
+    return None if a.dtype == b.dtype and a.dtype in TYPES else f"it takes one dtype of both, got {a.dtype}, {b.dtype}"
