@@ -18,6 +18,7 @@ native = Pybind11Extension(
     "lmc_fast._native",
     sources=[
         "csrc/bindings.cpp",
+        "csrc/contract.cpp",
         "csrc/dense_solver.cpp",
         "csrc/lap.cpp",
         "csrc/lap_batch.cpp",

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "contract.hpp"
 #include "lap.hpp"
 #include "permuted_dot.hpp"
 #include "permuted_lerp.hpp"
@@ -390,6 +392,26 @@ py::tuple permuted_dot(int type, const Sizes& sizes, const Addresses& addresses,
     return py::make_tuple(outcome.squares[0], outcome.squares[1], outcome.product);
 }
 
+void contract(int type, std::uintptr_t address, const std::array<std::int64_t, 3>& sizes,
+              const std::array<std::int64_t, 2>& strides, std::uintptr_t vector, std::uintptr_t out,
+              bool units, int threads) {
+    check_threads(threads);
+    if (type < 0 || type > 3) throw py::value_error("type must be 0..3");
+    if (std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 1; })) {
+        throw py::value_error("sizes must be 1 or more");
+    }
+    const lmc::Contracted x{static_cast<lmc::ElementType>(type),
+                            reinterpret_cast<const void*>(address),
+                            sizes[0],
+                            sizes[1],
+                            sizes[2],
+                            strides[0],
+                            strides[1]};
+    const py::gil_scoped_release no_gil;
+    const auto run = units ? &lmc::contract_units : &lmc::contract_others;
+    run(x, reinterpret_cast<const double*>(vector), reinterpret_cast<double*>(out), threads);
+}
+
 void permuted_lerp(const std::vector<PartFields>& fields, const std::vector<std::vector<double>>& weights,
                    int threads) {
     check_threads(threads);
@@ -429,6 +451,9 @@ PYBIND11_MODULE(_native, module) {
                py::arg("candidate_bounds") = py::none(), py::arg("threads") = 0);
     module.add_object("assign", py::reinterpret_steal<py::object>(PyCFunction_New(&assign_method, nullptr)));
     module.def("solve_lap_batch", &solve_lap_batch, py::arg("costs"), py::arg("maximize"), py::kw_only(),
+               py::arg("threads") = 0);
+    module.def("contract", &contract, py::arg("type"), py::arg("address"), py::arg("sizes"),
+               py::arg("strides"), py::arg("vector"), py::arg("out"), py::arg("units"), py::kw_only(),
                py::arg("threads") = 0);
     module.def("permuted_dot", &permuted_dot, py::arg("type"), py::arg("sizes"), py::arg("addresses"),
                py::arg("strides"), py::arg("gathers"), py::arg("squares"), py::kw_only(),

@@ -1,4 +1,5 @@
-// What permuted_lerp and permuted_dot do to a run of elements, in the widest form that the processor has.
+// What permuted_lerp and the sums in double do to a run of elements, in the widest form that the processor
+// has.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,10 @@ struct LerpKernels {
                         T* to, const T* ahead);
     // sum over i of a[i] * b[i], multiplied and summed in double.
     double (*dot)(const T* a, const T* b, std::int64_t n);
+    // The same with a vector of doubles.
+    double (*dot_wide)(const T* a, const double* b, std::int64_t n);
+    // to[i] += a[i] * weight, in double.
+    void (*add_times)(const T* a, double weight, double* to, std::int64_t n);
     // Asks for n elements that will be read soon.
     void (*fetch)(const T* from, std::int64_t n);
 };

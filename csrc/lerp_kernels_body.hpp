@@ -1,5 +1,5 @@
-// The kernels of permuted_lerp and permuted_dot. Included once for every instruction set, inside a namespace
-// of its own.
+// The kernels of permuted_lerp and of sums in double. Included once for every instruction set, inside a
+// namespace of its own.
 
 #if LMC_LANES == 8
 
@@ -248,6 +248,16 @@ inline void add_products(Doubles (&sums)[2], Floats a, Floats b) {
 #endif
 inline void add_products(Doubles (&sums)[2], Doubles a, Doubles b) { sums[0] = plus_times(sums[0], a, b); }
 
+inline double sum_of(const Doubles (&sums)[2]) {
+    double lanes[kDoubles];
+    double total = 0;
+    for (const Doubles sum : sums) {
+        store(lanes, sum);
+        for (const double lane : lanes) total += lane;
+    }
+    return total;
+}
+
 template <typename T>
 double dot(const T* a, const T* b, std::int64_t n) {
     constexpr std::int64_t step = kStep<T>;
@@ -260,13 +270,68 @@ double dot(const T* a, const T* b, std::int64_t n) {
         std::copy(b + at, b + n, last[1]);
         add_products(sums, load(last[0]), load(last[1]));
     }
-    double lanes[kDoubles];
-    double total = 0;
-    for (const Doubles sum : sums) {
-        store(lanes, sum);
-        for (const double lane : lanes) total += lane;
+    return sum_of(sums);
+}
+
+// The doubles of one step: `visit(part)(half of the elements)`.
+#if LMC_LANES == 1
+template <typename Visit>
+inline void each_half(Floats x, Visit&& visit) {
+    visit(0, static_cast<Doubles>(x));
+}
+#else
+template <typename Visit>
+inline void each_half(Floats x, Visit&& visit) {
+    visit(0, low(x));
+    visit(1, high(x));
+}
+#endif
+template <typename Visit>
+inline void each_half(Doubles x, Visit&& visit) {
+    visit(0, x);
+}
+
+template <typename T>
+double dot_wide(const T* a, const double* b, std::int64_t n) {
+    constexpr std::int64_t step = kStep<T>;
+    Doubles sums[2] = {all(0.0), all(0.0)};
+    const auto add = [&](const T* from, const double* with) {
+        each_half(load(from), [&](int half, Doubles x) {
+            sums[half] = plus_times(sums[half], x, load(with + half * kDoubles));
+        });
+    };
+    std::int64_t at = 0;
+    for (; at + step <= n; at += step) add(a + at, b + at);
+    if (at < n) {
+        T last[step] = {};
+        double last_wide[step] = {};
+        std::copy(a + at, a + n, last);
+        std::copy(b + at, b + n, last_wide);
+        add(last, last_wide);
     }
-    return total;
+    return sum_of(sums);
+}
+
+template <typename T>
+void add_times(const T* a, double weight, double* to, std::int64_t n) {
+    constexpr std::int64_t step = kStep<T>;
+    const Doubles weights = all(weight);
+    const auto add = [&](const T* from, double* sums) {
+        each_half(load(from), [&](int half, Doubles x) {
+            double* const part = sums + half * kDoubles;
+            store(part, plus_times(load(part), weights, x));
+        });
+    };
+    std::int64_t at = 0;
+    for (; at + step <= n; at += step) add(a + at, to + at);
+    if (at < n) {
+        T last[step] = {};
+        double last_sums[step] = {};
+        std::copy(a + at, a + n, last);
+        std::copy(to + at, to + n, last_sums);
+        add(last, last_sums);
+        std::copy_n(last_sums, n - at, to + at);
+    }
 }
 
 // Elements between prefetches: one cache line of them.
@@ -337,5 +402,11 @@ void copy_blocks(const T* from, const std::int32_t* offsets, std::int64_t count,
 
 template <typename T>
 constexpr LerpKernels<T> make_kernels() {
-    return {&combine<T, typename LerpSum<T>::type>, &gather<T>, &copy_blocks<T>, &dot<T>, &fetch<T>};
+    return {&combine<T, typename LerpSum<T>::type>,
+            &gather<T>,
+            &copy_blocks<T>,
+            &dot<T>,
+            &dot_wide<T>,
+            &add_times<T>,
+            &fetch<T>};
 }

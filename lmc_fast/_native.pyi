@@ -59,6 +59,23 @@ def permuted_dot(
     Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
     """
 
+def contract(
+    type: int,
+    address: int,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    vector: int,
+    out: int,
+    units: bool,
+    *,
+    threads: int = 0,
+) -> None:
+    """Contract a tensor [before, units, after] with a vector of float64, over its units or over all else.
+
+    `strides` are those of before and units, in elements; after, or units where that is 1, lies in one run. None of
+    the three is 0. Over units `vector` has [units] and `out` [before, after], else the other way round.
+    """
+
 LerpPart = tuple[int, Sequence[int], Sequence[int], Sequence[Sequence[int]], Sequence[Sequence[int]], Sequence[int]]
 
 def permuted_lerp(parts: Sequence[LerpPart], weights: Sequence[Sequence[float]], *, threads: int = 0) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._chunks import Gathers, pairs, rows_at_once, total
+from ..ops.contraction import over_others, over_units
 from ..ops.permuted_dot import permuted_dot
 
 __all__ = ["gain_times", "matrix_times", "squared_distance", "squared_norm"]
@@ -36,12 +37,13 @@ def gain_times(a: Tensor, b: Tensor, units: tuple[int, ...], gathers: Gathers, v
         vector: [units].
     """
     others = [dim for dim in range(a.ndim) if dim not in units]
-    entries = _over_units(_spread(b, units), vector).reshape([b.shape[dim] for dim in others])
+    entries = over_units(_spread(b, units), vector).reshape([b.shape[dim] for dim in others])
     for place, dim in enumerate(others):
         index = gathers[dim]
         if index is not None:
             entries = entries.index_select(place, index)
-    return _over_others(_spread(a, units), entries)
+    spread = _spread(a, units)
+    return over_others(spread, entries.reshape(spread.shape[0], spread.shape[2]))
 
 
 def _spread(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
@@ -52,31 +54,3 @@ def _spread(tensor: Tensor, units: tuple[int, ...]) -> Tensor:
     before, run = tensor.shape[:first], tensor.shape[first : first + count]
     after = tensor.shape[first + count :]
     return tensor.reshape(math.prod(before), math.prod(run), math.prod(after))
-
-
-def _over_units(tensor: Tensor, vector: Tensor) -> Tensor:
-    """[before, units, after], [units] -> [before, after], in float64 without a float64 copy of the tensor."""
-    before, _, after = tensor.shape
-    if before == 1:
-        rows = rows_at_once(tensor[0])
-        total = vector.new_zeros(after)
-        for part, piece in zip(torch.split(tensor[0], rows), torch.split(vector, rows), strict=True):
-            total += piece @ part.double()
-        return total[None]
-    parts = torch.split(tensor, rows_at_once(tensor))
-    if after == 1:
-        return torch.cat([part[..., 0].double() @ vector for part in parts])[:, None]
-    return torch.cat([vector @ part.double() for part in parts])
-
-
-def _over_others(tensor: Tensor, entries: Tensor) -> Tensor:
-    """[before, units, after], that many entries -> [units], in float64 without a float64 copy of the tensor."""
-    before, units, after = tensor.shape
-    factor = entries.reshape(before, after, 1)
-    if before == 1:
-        return torch.cat([part.double() @ factor[0, :, 0] for part in torch.split(tensor[0], rows_at_once(tensor[0]))])
-    rows = rows_at_once(tensor)
-    total = entries.new_zeros(units)
-    for part, piece in zip(torch.split(tensor, rows), torch.split(factor, rows), strict=True):
-        total += piece[:, 0, 0] @ part[..., 0].double() if after == 1 else (part.double() @ piece).sum((0, 2))
-    return total

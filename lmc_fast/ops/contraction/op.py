@@ -1,0 +1,67 @@
+"""Contractions with a vector: the choice of a backend."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..._backend import choose
+from ..._checks import fail_value
+from . import naive, native
+
+__all__ = ["over_others", "over_units"]
+
+
+def over_units(tensor: Tensor, vector: Tensor, *, backend: str = "auto") -> Tensor:
+    """The sum over u of vector[u] * tensor[:, u], each product and sum in float64.
+
+    Args:
+        tensor: real [before, units, after], any strides.
+        vector: float64 [units], on the same device.
+        backend: "auto", "torch" or "native" (CPU; float16 to float64, entries in runs).
+
+    Returns:
+        float64 [before, after].
+
+    Raises:
+        TypeError, ValueError: what does not fit the above.
+        RuntimeError: a backend that cannot be used here; the message says why.
+    """
+    _check(tensor, "vector", vector, (tensor.shape[1],) if tensor.ndim == 3 else ())
+    if _chosen(backend, "over_units", tensor) == "torch":
+        return naive.over_units(tensor, vector)
+    return native.over_units(tensor, vector)
+
+
+def over_others(tensor: Tensor, entries: Tensor, *, backend: str = "auto") -> Tensor:
+    """The sum over all but u of tensor[b, u, a] * entries[b, a], each product and sum in float64.
+
+    Args:
+        tensor, backend: as `over_units` takes them.
+        entries: float64 [before, after], on the same device.
+
+    Returns:
+        float64 [units].
+
+    Raises:
+        as `over_units`.
+    """
+    _check(tensor, "entries", entries, (tensor.shape[0], tensor.shape[2]) if tensor.ndim == 3 else ())
+    if _chosen(backend, "over_others", tensor) == "torch":
+        return naive.over_others(tensor, entries)
+    return native.over_others(tensor, entries)
+
+
+def _check(tensor: Tensor, name: str, vector: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.ndim != 3:
+        fail_value("tensor", "a tensor of 3 dimensions", tensor)
+    if vector.dtype != torch.float64 or vector.shape != shape:
+        fail_value(name, f"float64 {list(shape)}", vector)
+
+
+def _chosen(backend: str, operation: str, tensor: Tensor) -> str:
+    if backend == "auto" and (tensor.device.type != "cpu" or native.why_not(tensor) is not None):
+        return "torch"
+    return choose(backend, operation, tensor.device, {"native": partial(native.why_not, tensor)})
