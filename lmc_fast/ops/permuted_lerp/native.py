@@ -1,8 +1,7 @@
 """Permuted interpolation in the compiled core: every tensor read once, gathered and summed in the cache.
 
-A sum of two float32 tensors of n entries reads 8n bytes and writes 4n: memory is all that bounds it. Gathers on outer
-axes choose which rows are read and cost nothing. One on the last axis is done in runs of a few thousand entries,
-whose source row lies in the first or second level of the cache; the next row is asked for meanwhile.
+A sum of two float32 tensors of n entries reads 8n bytes and writes 4n: memory is all that bounds it. How gathers keep
+up with it is told at the top of csrc/permuted_lerp.cpp.
 """
 
 from __future__ import annotations
