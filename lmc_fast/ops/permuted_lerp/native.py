@@ -35,9 +35,14 @@ def permuted_lerp_many(
         out: contiguous, of that dtype, apart from the tensors.
     """
     # What is made contiguous here has to live until the core is done.
-    kept = {id(index): index.contiguous() for part in gathers for one in part for index in one if index is not None}
-    address = {key: index.data_ptr() for key, index in kept.items()}
-    address[id(None)] = 0
+    kept: list[Tensor] = []
+    address = {id(None): 0}
+    for part in gathers:
+        for one in part:
+            for index in one:
+                if id(index) not in address and index is not None:
+                    kept.append(index.contiguous())
+                    address[id(index)] = kept[-1].data_ptr()
     parts: list[LerpPart] = [
         (
             TYPES[part[0].dtype],

@@ -145,7 +145,7 @@ def _run(
                 place.copy_(result)
         return [list(row) for row in out]
     moved: dict[int, Tensor] = {}
-    ready = [_ready(part) for part in tensors]
+    ready = [_ready(part, device) for part in tensors]
     distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
     indices = gathers
     if any(index.device != device for index in distinct.values()):
@@ -155,7 +155,7 @@ def _run(
         [
             place
             if out is not None and _takes(place := out[k][p], part[0])
-            else torch.empty(part[0].shape, dtype=part[0].dtype, device=device)
+            else torch.empty_like(part[0], memory_format=torch.contiguous_format)
             for p, part in enumerate(ready)
         ]
         for k in range(len(weights))
@@ -172,7 +172,7 @@ def _run(
                 if out[k][p] is not place:
                     out[k][p].copy_(place)
                 row[p] = out[k][p]
-            elif place.dtype != tensors[p][0].dtype:
+            elif ready[p] is not tensors[p] and place.dtype != tensors[p][0].dtype:
                 row[p] = place.to(tensors[p][0].dtype)
     return places
 
@@ -195,9 +195,15 @@ def _run_by_device(
     return [[results[p] for p in range(len(tensors))] for results in found]
 
 
-def _ready(part: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of a part on one device, in one dtype, without gradients."""
-    dtype, device = part[0].dtype, part[0].device
+def _ready(part: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """The tensors of a part on `device`, in one dtype, without gradients."""
+    dtype = part[0].dtype
+    # Thousands of small tensors: a part that is ready is looked at once.
+    for tensor in part:
+        if tensor.dtype != dtype or tensor.device != device or tensor.is_neg():
+            break
+    else:
+        return part
     if any(tensor.dtype != dtype for tensor in part):
         for tensor in part:
             dtype = torch.promote_types(dtype, accumulate_dtype(tensor.dtype))
@@ -260,21 +266,27 @@ def _check(
     for k, row in enumerate(weights):
         if tensors and len(row) != models:
             raise ValueError(f"weights[{k}] must have one entry for each of {models} tensors, got {len(row)}")
-    right: set[tuple[int, int]] = set()
+    seen: dict[int, int] = {}
     for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
         if not part or len(part) != models:
             raise ValueError(f"tensors[{p}] must hold {max(models, 1)} tensors, got {len(part)}")
         if len(indices) != models:
             raise ValueError(f"gathers[{p}] must have one entry for each of {models} tensors, got {len(indices)}")
-        shape = part[0].shape
-        for m, (tensor, index) in enumerate(zip(part, indices, strict=True)):
+        first = part[0]
+        shape = first.shape if isinstance(first, Tensor) else torch.Size()
+        for m, tensor in enumerate(part):
             # Thousands of small tensors: names are put together for what may be wrong only, and an index is seen once.
-            if not isinstance(tensor, Tensor) or tensor.shape != shape or not _is_float(tensor):
+            if not _is_float(tensor) or (m > 0 and tensor.shape != shape):
                 _check_tensor(f"tensors[{p}][{m}]", tensor, shape)
-            keys = [(id(one), size) for one, size in zip(index, shape, strict=False) if one is not None]
-            if len(index) != len(shape) or not right.issuperset(keys):
+            index = indices[m]
+            right = len(index) == len(shape)
+            if right:
+                for one, size in zip(index, shape, strict=True):
+                    if one is not None and seen.get(id(one)) != size:
+                        right = False
+            if not right:
                 _check_gather(f"gathers[{p}][{m}]", index, shape)
-                right.update(keys)
+                seen.update((id(one), size) for one, size in zip(index, shape, strict=True))
     if out is None:
         return
     if len(out) != len(weights) or any(len(row) != len(tensors) for row in out):
@@ -294,7 +306,7 @@ def _check_tensor(name: str, tensor: Tensor, shape: torch.Size) -> None:
 
 
 def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype in FLOATS and tensor.layout == torch.strided
+    return isinstance(tensor, Tensor) and tensor.dtype in FLOATS and tensor.layout is torch.strided
 
 
 def _check_gather(name: str, index: Gather, shape: torch.Size) -> None:
@@ -320,8 +332,8 @@ def _check_out(k: int, p: int, place: Tensor, part: Sequence[Tensor]) -> None:
         )
     begin, end = _extent(place)
     for tensor in part:
-        low, high = _extent(tensor)
-        if begin < high and low < end and tensor.device == place.device:
+        # Half of all tensors lie behind it: their ends are not needed.
+        if tensor.data_ptr() < end and begin < _extent(tensor)[1] and tensor.device == place.device:
             raise ValueError(f"out[{k}][{p}] must share no memory with the tensors that are summed")
 
 
