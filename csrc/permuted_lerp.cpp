@@ -24,6 +24,8 @@
 #include <limits>
 #include <new>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "lerp_kernels.hpp"
 #include "threads.hpp"
@@ -94,11 +96,9 @@ bool follows(const LerpPart& part, std::size_t d) {
 
 // Drops dimensions of one entry, whose index can only be 0, and joins the others where they can be.
 LerpPart joined(const LerpPart& part) {
-    LerpPart seen{part.type, {}, part.sources, part.outputs};
-    for (LerpSource& source : seen.sources) {
-        source.strides.clear();
-        source.gathers.clear();
-    }
+    LerpPart seen{part.type, {}, {}, {}};
+    seen.sources.reserve(part.sources.size());
+    for (const LerpSource& source : part.sources) seen.sources.push_back({source.data, {}, {}});
     for (std::size_t d = 0; d < part.sizes.size(); ++d) {
         if (part.sizes[d] == 1) continue;
         seen.sizes.push_back(part.sizes[d]);
@@ -377,15 +377,18 @@ Index count_of(const LerpPart& part) {
 }
 
 LerpOutcome checked(const std::vector<LerpPart>& parts) {
+    // Most tensors share their indices with others.
+    std::set<std::pair<const Index*, Index>> sound;
     for (std::size_t p = 0; p < parts.size(); ++p) {
         for (std::size_t s = 0; s < parts[p].sources.size(); ++s) {
             for (std::size_t d = 0; d < parts[p].sizes.size(); ++d) {
                 const Index* const gather = parts[p].sources[s].gathers[d];
                 const Index size = parts[p].sizes[d];
-                if (gather != nullptr &&
-                    !std::all_of(gather, gather + size, [&](Index i) { return i >= 0 && i < size; })) {
+                if (gather == nullptr || sound.count({gather, size}) > 0) continue;
+                if (!std::all_of(gather, gather + size, [&](Index i) { return i >= 0 && i < size; })) {
                     return {LerpStatus::bad_index, p, s, d};
                 }
+                sound.insert({gather, size});
             }
         }
     }
@@ -432,9 +435,9 @@ void sum_type(LerpType type, const std::vector<LerpPart>& parts, const std::vect
 
 LerpOutcome permuted_lerp(const std::vector<LerpPart>& parts, const std::vector<double>& weights,
                           int threads) noexcept {
-    const LerpOutcome outcome = checked(parts);
-    if (outcome.status != LerpStatus::ok || parts.empty()) return outcome;
     try {
+        const LerpOutcome outcome = checked(parts);
+        if (outcome.status != LerpStatus::ok || parts.empty()) return outcome;
         for (const LerpType type :
              {LerpType::float16, LerpType::bfloat16, LerpType::float32, LerpType::float64}) {
             sum_type(type, parts, weights, parts.front().sources.size(), threads);
@@ -442,7 +445,7 @@ LerpOutcome permuted_lerp(const std::vector<LerpPart>& parts, const std::vector<
     } catch (const std::bad_alloc&) {
         return {LerpStatus::no_memory, 0, 0, 0};
     }
-    return outcome;
+    return {LerpStatus::ok, 0, 0, 0};
 }
 
 }  // namespace lmc
