@@ -350,25 +350,28 @@ using Addresses = std::vector<std::uintptr_t>;
 using Sizes = std::vector<std::int64_t>;
 using PartFields = std::tuple<int, Sizes, Addresses, std::vector<Sizes>, std::vector<Addresses>, Addresses>;
 
-lmc::LerpPart lerp_part(const PartFields& fields, std::size_t outputs) {
-    const auto& [type, sizes, addresses, strides, gathers, outs] = fields;
+lmc::LerpPart lerp_part(PartFields&& fields, std::size_t outputs) {
+    auto& [type, sizes, addresses, strides, gathers, outs] = fields;
     const std::size_t sources = addresses.size();
     if (type < 0 || type > 3 || strides.size() != sources || gathers.size() != sources ||
         outs.size() != outputs) {
         throw py::value_error(
             "a part must have a type of 0..3, strides and gathers of every source, and its outputs");
     }
-    lmc::LerpPart part{static_cast<lmc::ElementType>(type), sizes, {}, {}};
+    lmc::LerpPart part{static_cast<lmc::ElementType>(type), {}, {}, {}};
+    part.sources.reserve(sources);
     for (std::size_t s = 0; s < sources; ++s) {
         if (strides[s].size() != sizes.size() || gathers[s].size() != sizes.size()) {
             throw py::value_error("a source must have a stride and a gather for every dimension");
         }
-        lmc::GatheredSource source{reinterpret_cast<const void*>(addresses[s]), strides[s], {}};
+        lmc::GatheredSource source{reinterpret_cast<const void*>(addresses[s]), std::move(strides[s]), {}};
+        source.gathers.reserve(sizes.size());
         for (const std::uintptr_t gather : gathers[s]) {
             source.gathers.push_back(reinterpret_cast<const std::int64_t*>(gather));
         }
         part.sources.push_back(std::move(source));
     }
+    part.sizes = std::move(sizes);
     for (const std::uintptr_t out : outs) part.outputs.push_back(reinterpret_cast<void*>(out));
     return part;
 }
@@ -378,7 +381,7 @@ py::tuple permuted_dot(int type, const Sizes& sizes, const Addresses& addresses,
                        int threads) {
     check_threads(threads);
     if (addresses.size() != 2) throw py::value_error("permuted_dot takes two sources");
-    const lmc::LerpPart part = lerp_part({type, sizes, addresses, strides, gathers, {}}, 0);
+    const lmc::LerpPart part = lerp_part(PartFields{type, sizes, addresses, strides, gathers, {}}, 0);
     lmc::DotOutcome outcome{};
     {
         const py::gil_scoped_release no_gil;
@@ -412,15 +415,15 @@ void contract(int type, std::uintptr_t address, const std::array<std::int64_t, 3
     run(x, reinterpret_cast<const double*>(vector), reinterpret_cast<double*>(out), threads);
 }
 
-void permuted_lerp(const std::vector<PartFields>& fields, const std::vector<std::vector<double>>& weights,
+void permuted_lerp(std::vector<PartFields> fields, const std::vector<std::vector<double>>& weights,
                    int threads) {
     check_threads(threads);
     std::vector<double> flat;
     for (const std::vector<double>& row : weights) flat.insert(flat.end(), row.begin(), row.end());
     std::vector<lmc::LerpPart> parts;
     parts.reserve(fields.size());
-    for (const PartFields& part : fields) {
-        parts.push_back(lerp_part(part, weights.size()));
+    for (PartFields& part : fields) {
+        parts.push_back(lerp_part(std::move(part), weights.size()));
         for (const std::vector<double>& row : weights) {
             if (row.size() != parts.back().sources.size()) {
                 throw py::value_error("weights must have one entry for every source");

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -35,8 +37,11 @@ struct GatheredSource {
 
 using Index = std::int64_t;
 
-// Elements read at a time: what is gathered for them stays in the first-level cache.
-constexpr Index kRun = 2048;
+// Elements read at a time, at most: what is gathered for them, and what lies in order beside it, stays in the
+// first-level cache.
+constexpr Index kRun = 1024;
+// Bytes of a cache line.
+constexpr Index kLineBytes = 64;
 // From here on copying a block costs more than starting another row.
 constexpr Index kLongBlock = 128;
 // Rows longer than this are read well enough by the processor's own foresight.
@@ -70,6 +75,7 @@ struct Plan {
     Index run;
     Index runs_in_row;
     std::vector<Reader> readers;
+    bool gathers;  // some source's row is no single run
 
     Index runs() const { return rows * runs_in_row; }
 };
@@ -89,11 +95,9 @@ inline bool follows(const Joined& part, std::size_t d) {
 
 // Drops dimensions of one entry, whose index can only be 0, and joins the others where they can be.
 inline Joined joined(const std::vector<Index>& sizes, const std::vector<GatheredSource>& sources) {
-    Joined seen{{}, sources};
-    for (GatheredSource& source : seen.sources) {
-        source.strides.clear();
-        source.gathers.clear();
-    }
+    Joined seen;
+    seen.sources.reserve(sources.size());
+    for (const GatheredSource& source : sources) seen.sources.push_back({source.data, {}, {}});
     for (std::size_t d = 0; d < sizes.size(); ++d) {
         if (sizes[d] == 1) continue;
         seen.sizes.push_back(sizes[d]);
@@ -115,9 +119,18 @@ inline Joined joined(const std::vector<Index>& sizes, const std::vector<Gathered
     return seen;
 }
 
-inline Plan plan_of(const std::vector<Index>& sizes, const std::vector<GatheredSource>& sources) {
+// Elements in a run of whole blocks: whole cache lines too where they fit, as half a line that is written
+// around the cache costs memory a line read and a line written.
+inline Index run_of(Index length, std::size_t bytes) {
+    const Index whole = std::lcm(length, kLineBytes / static_cast<Index>(bytes));
+    return whole <= kRun ? kRun / whole * whole : kRun / length * length;
+}
+
+// `bytes` are those of an element.
+inline Plan plan_of(const std::vector<Index>& sizes, const std::vector<GatheredSource>& sources,
+                    std::size_t bytes) {
     Joined seen = joined(sizes, sources);
-    Plan plan{{}, 1, 1, 1, 1, 1, {}};
+    Plan plan{{}, 1, 1, 1, 1, 1, {}, false};
     const auto in_order = [&](std::size_t d) {
         return std::all_of(seen.sources.begin(), seen.sources.end(), [&](const GatheredSource& source) {
             return source.gathers[d] == nullptr && source.strides[d] == 1;
@@ -130,7 +143,7 @@ inline Plan plan_of(const std::vector<Index>& sizes, const std::vector<GatheredS
     const bool long_block = plan.length >= kLongBlock;
     if (!long_block && dimensions > 0) blocks = seen.sizes[--dimensions];
     plan.row_length = blocks * plan.length;
-    plan.run = long_block ? kRun : kRun / plan.length * plan.length;
+    plan.run = long_block ? kRun : run_of(plan.length, bytes);
     plan.runs_in_row = (plan.row_length + plan.run - 1) / plan.run;
     plan.outer.assign(seen.sizes.begin(), seen.sizes.begin() + static_cast<std::ptrdiff_t>(dimensions));
     for (const Index size : plan.outer) plan.rows *= size;
@@ -149,6 +162,7 @@ inline Plan plan_of(const std::vector<Index>& sizes, const std::vector<GatheredS
                 reader.offsets[static_cast<std::size_t>(j)] = static_cast<std::int32_t>(reader.inner(j));
             }
         }
+        plan.gathers = plan.gathers || !reader.in_order;
         plan.readers.push_back(std::move(reader));
     }
     return plan;
@@ -213,6 +227,7 @@ class RunReader {
             const Index run = k % plan.runs_in_row;
             const Index first = run * plan.run;
             const Index n = std::min(plan.run, plan.row_length - first);
+            if (plan.gathers) fetch_in_order(plan, used, first, n);
             for (std::size_t s = 0; s < plan.readers.size(); ++s) {
                 if (used[s] != 0) found_[s] = read(plan, s, first, n);
             }
@@ -223,6 +238,14 @@ class RunReader {
 
   private:
     static constexpr auto kScratch = static_cast<std::size_t>(kRun);
+
+    // Asks for what lies in order, so that it comes while the other sources are gathered.
+    void fetch_in_order(const Plan& plan, const std::vector<char>& used, Index first, Index n) const {
+        for (std::size_t s = 0; s < plan.readers.size(); ++s) {
+            if (used[s] == 0 || !plan.readers[s].in_order) continue;
+            lerp_kernels<T>().fetch(static_cast<const T*>(plan.readers[s].data) + rows_.start(s) + first, n);
+        }
+    }
 
     // Elements [first, first + n) of the row, where they lie or gathered.
     const T* read(const Plan& plan, std::size_t s, Index first, Index n) {
@@ -262,15 +285,19 @@ class RunReader {
     std::vector<const T*> found_;
 };
 
+// Gathers that were looked at, each with how many entries it chooses among.
+using SoundGathers = std::set<std::pair<const Index*, Index>>;
+
 // Whether every gather holds indices of its dimension; else which source and dimension has one that does not.
 inline bool gathers_fit(const std::vector<Index>& sizes, const std::vector<GatheredSource>& sources,
-                        std::size_t& source, std::size_t& dimension) {
+                        SoundGathers& sound, std::size_t& source, std::size_t& dimension) {
     for (std::size_t s = 0; s < sources.size(); ++s) {
         for (std::size_t d = 0; d < sizes.size(); ++d) {
             const Index* const gather = sources[s].gathers[d];
             const Index size = sizes[d];
-            if (gather == nullptr ||
-                std::all_of(gather, gather + size, [size](Index i) { return i >= 0 && i < size; })) {
+            if (gather == nullptr || sound.count({gather, size}) > 0) continue;
+            if (std::all_of(gather, gather + size, [size](Index i) { return i >= 0 && i < size; })) {
+                sound.insert({gather, size});
                 continue;
             }
             source = s;

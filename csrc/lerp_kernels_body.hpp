@@ -338,6 +338,28 @@ void add_times(const T* a, double weight, double* to, std::int64_t n) {
 template <typename T>
 constexpr std::int64_t kLine = 64 / sizeof(T);
 
+#if LMC_LANES == 4
+// 16 bytes of gathered elements, put together in a register: elements that were stored one by one could not
+// be read again as a vector before they have reached the cache.
+inline __m128i gathered(const float* from, const std::int32_t* offsets) {
+    // Two offsets a load, as loads are what takes the time; none is negative.
+    std::uint64_t low, high;
+    std::memcpy(&low, offsets, sizeof(low));
+    std::memcpy(&high, offsets + 2, sizeof(high));
+    const auto at = [from](std::uint64_t i) { return _mm_load_ss(from + static_cast<std::uint32_t>(i)); };
+    const __m128 found = _mm_insert_ps(_mm_insert_ps(at(low), at(low >> 32), 0x10), at(high), 0x20);
+    return _mm_castps_si128(_mm_insert_ps(found, at(high >> 32), 0x30));
+}
+template <typename Half>
+inline __m128i gathered(const Half* from, const std::int32_t* offsets) {
+    const auto at = [&](int i) { return from[offsets[i]].bits; };
+    __m128i found = _mm_insert_epi16(_mm_cvtsi32_si128(at(0)), at(1), 1);
+    found = _mm_insert_epi16(_mm_insert_epi16(found, at(2), 2), at(3), 3);
+    found = _mm_insert_epi16(_mm_insert_epi16(found, at(4), 4), at(5), 5);
+    return _mm_insert_epi16(_mm_insert_epi16(found, at(6), 6), at(7), 7);
+}
+#endif
+
 template <typename T>
 inline void gather_line(const T* from, const std::int32_t* offsets, T* to) {
 #if LMC_LANES == 8
@@ -347,12 +369,11 @@ inline void gather_line(const T* from, const std::int32_t* offsets, T* to) {
         return;
     }
 #elif LMC_LANES == 4
-    if constexpr (sizeof(T) == 4) {
-        for (int part = 0; part < 16; part += 8) {
-            const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + part));
-            const __m256i found = _mm256_mask_i32gather_epi32(
-                _mm256_setzero_si256(), reinterpret_cast<const int*>(from), at, _mm256_set1_epi32(-1), 4);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + part), found);
+    // AVX2 has a gather of its own; where it was measured (Zen 3) it takes 1.6 times as long.
+    if constexpr (sizeof(T) <= 4) {
+        constexpr std::int64_t step = 16 / sizeof(T);
+        for (std::int64_t i = 0; i < kLine<T>; i += step) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), gathered(from, offsets + i));
         }
         return;
     }

@@ -64,13 +64,14 @@ Sums sum(ElementType type, const Plan& plan, bool squares, int threads) {
 DotOutcome permuted_dot(ElementType type, const std::vector<Index>& sizes,
                         const std::vector<GatheredSource>& sources, bool squares, int threads) noexcept {
     DotOutcome outcome{DotStatus::ok, 0, 0, {0, 0}, 0};
-    if (!gathers_fit(sizes, sources, outcome.source, outcome.dimension)) {
-        outcome.status = DotStatus::bad_index;
-        return outcome;
-    }
-    if (std::any_of(sizes.begin(), sizes.end(), [](Index size) { return size == 0; })) return outcome;
     try {
-        const Sums found = sum(type, plan_of(sizes, sources), squares, thread_count(threads));
+        SoundGathers sound;
+        if (!gathers_fit(sizes, sources, sound, outcome.source, outcome.dimension)) {
+            outcome.status = DotStatus::bad_index;
+            return outcome;
+        }
+        if (std::any_of(sizes.begin(), sizes.end(), [](Index size) { return size == 0; })) return outcome;
+        const Sums found = sum(type, plan_of(sizes, sources, size_of(type)), squares, thread_count(threads));
         outcome.product = found.product;
         std::copy_n(found.squares, 2, outcome.squares);
     } catch (const std::bad_alloc&) {

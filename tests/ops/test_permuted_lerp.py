@@ -22,6 +22,8 @@ SHAPES = [
     (4097, 3),
     (33, 17, 3, 3),
     (6, 40, 9),
+    (2, 150, 9),
+    (3, 40, 49),
     (3, 5, 140),
     (2, 5000),
 ]
@@ -115,6 +117,22 @@ def test_a_whole_model_and_several_lambdas_at_once(dtype: torch.dtype) -> None:
     for k, m in ((0, 0), (2, 1)):
         for part, indices, out in zip(tensors, gathers, results[k], strict=True):
             assert torch.equal(out, naive.permuted_lerp([part[m]], [1.0], [indices[m]]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1050, 4100), (300, 1600, 9)], ids=str)
+def test_outputs_larger_than_a_cache_are_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """They are written around it, by whole lines and by what is left over where a run begins amid one."""
+    tensors = [torch.randn(shape).to(dtype) for _ in range(2)]
+    gathers: list[Gather] = [
+        (None,) * len(shape),
+        (torch.randperm(shape[0]), torch.randperm(shape[1]), None)[: len(shape)],
+    ]
+    whole = torch.full((tensors[0].numel() + 1,), torch.nan, dtype=dtype)
+    out = whole[1:].view(shape)
+    permuted_lerp(tensors, [0.5, 0.5], gathers, out=out, backend="native")
+    assert torch.equal(out, naive.permuted_lerp(tensors, [0.5, 0.5], gathers))
+    assert whole[0].isnan()
 
 
 def test_threads_do_not_change_the_result() -> None:
@@ -231,6 +249,8 @@ def test_bad_input_is_named() -> None:
         permuted_lerp([a], [1.0], [none], out=torch.empty(3, 2))
     with pytest.raises(ValueError, match=r"out\[0\]\[0\] must share no memory"):
         permuted_lerp([a], [1.0], [none], out=a)
+    with pytest.raises(TypeError, match=r"tensors\[0\]\[0\] must be a tensor, got 1"):
+        permuted_lerp([1], [1.0], [none])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="out must hold 1 rows of 1 tensors"):
         permuted_lerp_many([[a]], [[1.0]], [[none]], out=[])
     with pytest.raises(ValueError, match=r"tensors\[1\] must hold 1 tensors, got 2"):
@@ -247,3 +267,22 @@ def test_an_index_that_fits_one_part_is_checked_for_the_next() -> None:
         permuted_lerp_many(tensors, [[1.0]], [[(index,)]] * 3)
     with pytest.raises(TypeError, match=r"gathers\[1\]\[0\]\[0\] must be an int64 tensor or None"):
         permuted_lerp_many(tensors[:2], [[1.0]], [[(index,)], [(index.int(),)]])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_out_may_lie_beside_the_tensors_but_not_on_them(layout: str) -> None:
+    """Each part against its own tensors: all places but one are right, and that one by a single entry is not."""
+    memory = torch.zeros(5, 12)
+    flat = memory.view(-1)
+
+    def cut(start: int) -> Tensor:
+        found = flat[start : start + 12].view(3, 4)
+        return found if layout == "contiguous" else found.view(4, 3).T
+
+    tensors = [[torch.randn(3, 4), torch.randn(3, 4)], [cut(0), cut(24)]]
+    gathers: list[list[Gather]] = [[(None, None)] * 2] * 2
+    (right,) = permuted_lerp_many(tensors, [[0.5, 0.5]], gathers, out=[[torch.empty(3, 4), cut(12)]])
+    assert right[1].data_ptr() == flat[12:].data_ptr()
+    for start in (11, 13, 35, 24):
+        with pytest.raises(ValueError, match=r"out\[0\]\[1\] must share no memory"):
+            permuted_lerp_many(tensors, [[0.5, 0.5]], gathers, out=[[torch.empty(3, 4), cut(start)]])

@@ -1,13 +1,13 @@
 """Permuted interpolation in the compiled core: every tensor read once, gathered and summed in the cache.
 
-A sum of two float32 tensors of n entries reads 8n bytes and writes 4n: memory is all that bounds it. Gathers on outer
-axes choose which rows are read and cost nothing. One on the last axis is done in runs of a few thousand entries,
-whose source row lies in the first or second level of the cache; the next row is asked for meanwhile.
+A sum of two float32 tensors of n entries reads 8n bytes and writes 4n: memory is all that bounds it. How gathers keep
+up with it is told at the top of csrc/permuted_lerp.cpp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,18 +36,21 @@ def permuted_lerp_many(
         out: contiguous, of that dtype, apart from the tensors.
     """
     # What is made contiguous here has to live until the core is done.
-    kept = {id(index): index.contiguous() for part in gathers for one in part for index in one if index is not None}
-    address = {key: index.data_ptr() for key, index in kept.items()}
-    address[id(None)] = 0
+    distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
+    kept = {key: index.contiguous() for key, index in distinct.items()}
+    address = {id(None): 0} | {key: index.data_ptr() for key, index in kept.items()}
+    flat, models = list(chain.from_iterable(tensors)), len(weights[0])
+    data, strides = list(map(Tensor.data_ptr, flat)), list(map(Tensor.stride, flat))
+    outs = zip(*(map(Tensor.data_ptr, row) for row in out), strict=True)
     parts: list[LerpPart] = [
         (
             TYPES[part[0].dtype],
             part[0].shape,
-            [tensor.data_ptr() for tensor in part],
-            [tensor.stride() for tensor in part],
+            data[p * models : (p + 1) * models],
+            strides[p * models : (p + 1) * models],
             [[address[id(index)] for index in one] for one in indices],
-            [row[position].data_ptr() for row in out],
+            places,
         )
-        for position, (part, indices) in enumerate(zip(tensors, gathers, strict=True))
+        for p, (part, indices, places) in enumerate(zip(tensors, gathers, outs, strict=True))
     ]
     _native.permuted_lerp(parts, weights, threads=torch.get_num_threads())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._backend import check_backend, choose
-from ..._checks import check_floats, fail_type
-from ..._models import FLOATS, accumulate_dtype
+from ..._checks import check_floats
+from ..._models import accumulate_dtype
 from . import naive, native
+from .checks import check
 
 __all__ = ["permuted_lerp", "permuted_lerp_many"]
 
@@ -74,7 +77,7 @@ def permuted_lerp_many(
     """
     check_backend(backend)
     rows = [check_floats(f"weights[{k}]", row) for k, row in enumerate(weights)]
-    _check(tensors, rows, gathers, out)
+    check(tensors, rows, gathers, out)
     if not rows or not tensors:
         return [[] for _ in rows]
     if out is None and torch.is_grad_enabled() and any(t.requires_grad for part in tensors for t in part):
@@ -145,21 +148,19 @@ def _run(
                 place.copy_(result)
         return [list(row) for row in out]
     moved: dict[int, Tensor] = {}
-    ready = [_ready(part) for part in tensors]
+    ready = tensors if _are_ready(tensors, device) else [_ready(part, device) for part in tensors]
     distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
     indices = gathers
     if any(index.device != device for index in distinct.values()):
         indices = [[tuple(_moved(index, device, moved) for index in one) for one in part] for part in gathers]
     # Mixed dtypes are summed in the wider one and rounded to the first at the end.
-    places = [
-        [
-            place
-            if out is not None and _takes(place := out[k][p], part[0])
-            else torch.empty(part[0].shape, dtype=part[0].dtype, device=device)
-            for p, part in enumerate(ready)
+    if out is None:
+        places = [[_new(part[0]) for part in ready] for _ in weights]
+    else:
+        places = [
+            [place if _takes(place, part[0]) else _new(part[0]) for place, part in zip(row, ready, strict=True)]
+            for row in out
         ]
-        for k in range(len(weights))
-    ]
     if chosen == "native":
         native.permuted_lerp_many(ready, weights, indices, places)
     else:
@@ -172,7 +173,7 @@ def _run(
                 if out[k][p] is not place:
                     out[k][p].copy_(place)
                 row[p] = out[k][p]
-            elif place.dtype != tensors[p][0].dtype:
+            elif ready is not tensors and place.dtype != tensors[p][0].dtype:
                 row[p] = place.to(tensors[p][0].dtype)
     return places
 
@@ -195,9 +196,20 @@ def _run_by_device(
     return [[results[p] for p in range(len(tensors))] for results in found]
 
 
-def _ready(part: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of a part on one device, in one dtype, without gradients."""
-    dtype, device = part[0].dtype, part[0].device
+def _are_ready(tensors: Sequence[Sequence[Tensor]], device: torch.device) -> bool:
+    """Whether `_ready` would change nothing."""
+    flat = list(chain.from_iterable(tensors))
+    dtypes, models = list(map(attrgetter("dtype"), flat)), len(tensors[0])
+    return (
+        set(map(attrgetter("device"), flat)) == {device}
+        and all(dtypes[m::models] == dtypes[::models] for m in range(1, models))
+        and not any(map(Tensor.is_neg, flat))
+    )
+
+
+def _ready(part: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The tensors of a part on `device`, in one dtype, without gradients."""
+    dtype = part[0].dtype
     if any(tensor.dtype != dtype for tensor in part):
         for tensor in part:
             dtype = torch.promote_types(dtype, accumulate_dtype(tensor.dtype))
@@ -207,6 +219,10 @@ def _ready(part: Sequence[Tensor]) -> list[Tensor]:
             tensor = tensor.detach().resolve_neg().to(device, dtype)
         ready.append(tensor)
     return ready
+
+
+def _new(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _takes(place: Tensor, like: Tensor) -> bool:
@@ -245,90 +261,4 @@ def _split(flat: Sequence[Tensor], counts: list[int]) -> list[Sequence[Tensor]]:
 
 
 def _can() -> None:
-    """No reason against a backend that takes whatever `_check` lets through."""
-
-
-def _check(
-    tensors: Sequence[Sequence[Tensor]],
-    weights: list[list[float]],
-    gathers: Sequence[Sequence[Gather]],
-    out: Sequence[Sequence[Tensor]] | None,
-) -> None:
-    if len(gathers) != len(tensors):
-        raise ValueError(f"gathers must have one entry for each of {len(tensors)} parts, got {len(gathers)}")
-    models = len(tensors[0]) if tensors else 0
-    for k, row in enumerate(weights):
-        if tensors and len(row) != models:
-            raise ValueError(f"weights[{k}] must have one entry for each of {models} tensors, got {len(row)}")
-    right: set[tuple[int, int]] = set()
-    for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
-        if not part or len(part) != models:
-            raise ValueError(f"tensors[{p}] must hold {max(models, 1)} tensors, got {len(part)}")
-        if len(indices) != models:
-            raise ValueError(f"gathers[{p}] must have one entry for each of {models} tensors, got {len(indices)}")
-        shape = part[0].shape
-        for m, (tensor, index) in enumerate(zip(part, indices, strict=True)):
-            # Thousands of small tensors: names are put together for what may be wrong only, and an index is seen once.
-            if not isinstance(tensor, Tensor) or tensor.shape != shape or not _is_float(tensor):
-                _check_tensor(f"tensors[{p}][{m}]", tensor, shape)
-            keys = [(id(one), size) for one, size in zip(index, shape, strict=False) if one is not None]
-            if len(index) != len(shape) or not right.issuperset(keys):
-                _check_gather(f"gathers[{p}][{m}]", index, shape)
-                right.update(keys)
-    if out is None:
-        return
-    if len(out) != len(weights) or any(len(row) != len(tensors) for row in out):
-        raise ValueError(f"out must hold {len(weights)} rows of {len(tensors)} tensors")
-    for k, places in enumerate(out):
-        for p, place in enumerate(places):
-            _check_out(k, p, place, tensors[p])
-
-
-def _check_tensor(name: str, tensor: Tensor, shape: torch.Size) -> None:
-    if not isinstance(tensor, Tensor):
-        fail_type(name, "a tensor", tensor)
-    if not _is_float(tensor):
-        fail_type(name, "a dense float16, bfloat16, float32 or float64 tensor", tensor)
-    if tensor.shape != shape:
-        raise ValueError(f"{name} must have the shape of the first, {tuple(shape)}, got {tuple(tensor.shape)}")
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype in FLOATS and tensor.layout == torch.strided
-
-
-def _check_gather(name: str, index: Gather, shape: torch.Size) -> None:
-    if len(index) != len(shape):
-        raise ValueError(f"{name} must have one entry for each of {len(shape)} dimensions, got {len(index)}")
-    for d, one in enumerate(index):
-        if one is None:
-            continue
-        if not isinstance(one, Tensor) or one.dtype != torch.int64:
-            fail_type(f"{name}[{d}]", "an int64 tensor or None", one)
-        if one.shape != shape[d : d + 1]:
-            raise ValueError(f"{name}[{d}] must have shape ({shape[d]},), got {tuple(one.shape)}")
-
-
-def _check_out(k: int, p: int, place: Tensor, part: Sequence[Tensor]) -> None:
-    first = part[0]
-    if not isinstance(place, Tensor):
-        fail_type(f"out[{k}][{p}]", "a tensor", place)
-    if place.shape != first.shape or place.dtype != first.dtype or place.device != first.device:
-        raise ValueError(
-            f"out[{k}][{p}] must have shape {tuple(first.shape)}, dtype {first.dtype} and device {first.device}, "
-            f"got {tuple(place.shape)}, {place.dtype} and {place.device}"
-        )
-    begin, end = _extent(place)
-    for tensor in part:
-        low, high = _extent(tensor)
-        if begin < high and low < end and tensor.device == place.device:
-            raise ValueError(f"out[{k}][{p}] must share no memory with the tensors that are summed")
-
-
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """Addresses between which a tensor's entries lie."""
-    begin = tensor.data_ptr()
-    if tensor.is_contiguous() or tensor.numel() == 0:
-        return begin, begin + tensor.nbytes
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return begin, begin + (last + 1) * tensor.element_size()
+    """No reason against a backend that takes whatever `check` lets through."""
