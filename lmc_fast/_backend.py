@@ -77,7 +77,12 @@ def check_backend(backend: object) -> str:
 
 
 def choose(
-    backend: str, operation: str, device: torch.device, cannot: Mapping[str, Callable[[], str | None]] | None = None
+    backend: str,
+    operation: str,
+    device: torch.device,
+    cannot: Mapping[str, Callable[[], str | None]] | None = None,
+    *,
+    tell: bool = True,
 ) -> str:
     """The backend that an operation is to use on tensors of `device`: "torch", "native" or "triton".
 
@@ -87,6 +92,7 @@ def choose(
         operation: its name, for messages.
         device: where its tensors are.
         cannot: for the backends that the operation has beside torch, why this call cannot use them (None: it can).
+        tell: whether "auto" says so; not where plain torch is what some inputs are for.
 
     Raises:
         TypeError, ValueError: no backend's name.
@@ -107,7 +113,8 @@ def choose(
     reason = _why_not(fastest, operation, device, checks)
     if reason is None:
         return fastest
-    warn_once(f"{operation} on {device.type} runs in plain torch: {reason}", stacklevel=4)
+    if tell:
+        warn_once(f"{operation} on {device.type} runs in plain torch: {reason}", stacklevel=4)
     return "torch"
 
 

@@ -62,6 +62,4 @@ def _check(tensor: Tensor, name: str, vector: Tensor, shape: tuple[int, ...]) ->
 
 
 def _chosen(backend: str, operation: str, tensor: Tensor) -> str:
-    if backend == "auto" and (tensor.device.type != "cpu" or native.why_not(tensor) is not None):
-        return "torch"
-    return choose(backend, operation, tensor.device, {"native": partial(native.why_not, tensor)})
+    return choose(backend, operation, tensor.device, {"native": partial(native.why_not, tensor)}, tell=False)

@@ -65,9 +65,7 @@ def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
 def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:
     if a.shape != b.shape:
         fail_value("b", f"a tensor of the shape of a, {tuple(a.shape)}", b)
-    if backend == "auto" and (a.device.type != "cpu" or _no_native(a, b)):
-        return "torch"
-    return choose(backend, operation, a.device, {"native": partial(_no_native, a, b)})
+    return choose(backend, operation, a.device, {"native": partial(_no_native, a, b)}, tell=False)
 
 
 def _no_native(a: Tensor, b: Tensor) -> str | None:
