@@ -19,6 +19,7 @@ from lmc_fast._backend import backends
 from .kernel_works import Work, works
 from .options import add_out
 from .report import COLUMNS, Report, table
+from .solvers import version_of
 from .timing import Timing, alternate
 
 __all__ = ["ceilings", "measure", "register"]
@@ -30,7 +31,7 @@ TOLERANCE = 1e-6
 FLUSH_BYTES = 256 << 20
 # From so many bytes on glibc takes what it gives from the system each time, and gives it back.
 NEW_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-_KERNEL_COLUMNS = ("gb_s", "tflop_s", "of_roofline", "device")
+_KERNEL_COLUMNS = ("gb_s", "tflop_s", "of_roofline", "device", "driver", "triton")
 SHOWN = ("family", "n", "dtype", "solver", "p20_ms", "p50_ms", "p80_ms", "ratio", "gb_s", "tflop_s", "of_roofline")
 
 
@@ -100,6 +101,8 @@ def measure(work: Work, device: torch.device, seconds: float, limits: Mapping[st
             relative_error=error if name == names[0] else None,
             status="ok" if name != names[0] or error <= TOLERANCE else f"wrong: relative error {error:.2g}",
             device=_device_name(device),
+            driver=_driver(device),
+            triton=version_of("triton"),
         )
     return error
 
@@ -153,6 +156,17 @@ def _short(dtype: torch.dtype) -> str:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _driver(device: torch.device) -> str:
+    """The version of NVIDIA's driver; "" on a CPU and where its tool is not there to ask."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", str(device.index or 0)]
+    if device.type != "cuda":
+        return ""
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path | None:

@@ -51,15 +51,16 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    """The commit that is measured; "unknown" without git or outside a clone."""
+    """The commit that is measured; outside a clone what LMC_FAST_COMMIT says, for copies of a tree, or "unknown"."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
         )
+        described = done.stdout.strip()
     except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        described = ""
+    return described or os.environ.get("LMC_FAST_COMMIT", "unknown")
 
 
 class Report:
