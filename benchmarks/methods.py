@@ -19,8 +19,8 @@ from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.experiments.datasets import Batches, Dataset, load_dataset
 from lmc_fast.experiments.models import MLP, ResNet
 from lmc_fast.experiments.training import train
+from lmc_fast.matching.engine.task import TaskLoss
 from lmc_fast.matching.straight_through import Hat
-from lmc_fast.matching.task import TaskLoss
 
 from . import textbook
 from .options import add_data

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 import lmc_fast as lmc
 from lmc_fast import architectures
 from lmc_fast.experiments.models import ResNet
-from tests import models
 
-from . import textbook
+from . import models, textbook
 from .options import add_out
 from .report import COLUMNS, Report, table
 from .solvers import OURS, version_of

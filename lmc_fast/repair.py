@@ -15,8 +15,8 @@ from ._checks import check_floats, check_type, fail_type
 from ._models import check_batches, check_same_tensors, modes_kept, tensors_of
 from ._progress import Progress, tracking
 from .matching import ManyMatching, Matching
-from .matching.moments import Moments
-from .matching.watching import Place, entries_first, places_of, places_used, run, watching
+from .matching.activations.moments import Moments
+from .matching.activations.watching import Place, entries_first, places_of, places_used, run, watching
 from .symmetry import Permutations, PermutationSpec
 from .symmetry.groups import axis_size
 

@@ -13,11 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.cli import cli
-
-from . import models
 
 
 @pytest.fixture

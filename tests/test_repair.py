@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.experiments.datasets import digits
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
 from lmc_fast.repair import has_batchnorm, repair
-
-from . import models
 
 
 def test_statistics_become_those_of_the_data() -> None:

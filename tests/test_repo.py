@@ -72,6 +72,26 @@ def test_imports_go_down(path: Path) -> None:
     assert wrong_imports(path) == []
 
 
+# Rooms of matching/ below its methods.
+MATCHING_ROOMS = ("engine", "activations", "results")
+
+
+@pytest.mark.parametrize("name", MATCHING_ROOMS)
+def test_rooms_of_matching_take_nothing_from_methods_or_each_other(name: str) -> None:
+    for path in (PACKAGE / "matching" / name).glob("*.py"):
+        for module in imported_modules(path):
+            if room(module) == "matching":
+                assert module.split(".")[2] == name, f"{path.name} imports {module}"
+
+
+def test_benchmarks_never_import_tests() -> None:
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not [name for name in names if name.split(".")[0] == "tests"], path.name
+
+
 def test_an_import_that_goes_up_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "symmetry").mkdir()

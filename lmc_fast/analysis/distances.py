@@ -12,7 +12,7 @@ from torch import Tensor
 from .._backend import check_device
 from .._models import Model
 from .._progress import Progress, tracking
-from ..matching.sums import squared_distance
+from ..matching.engine.sums import squared_distance
 from .factors import LayerFactors, SpectralFactors, decomposed_pair
 from .layers import Match, gathers_of, permutations_of
 

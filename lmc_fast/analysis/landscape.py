@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._checks import check_finite, check_int, fail_type
 from .._models import Model, check_batches, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress, tracking
-from ..matching.sums import squared_distance
+from ..matching.engine.sums import squared_distance
 from ..merging import weighted_sums
 from .barrier import scores_of, states_at_once
 from .evaluation import LossFn, Score, check_loss_fn

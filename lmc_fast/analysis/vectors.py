@@ -17,7 +17,7 @@ from .._backend import check_device
 from .._checks import check_int, check_type
 from .._models import Model, check_batches, modes_kept
 from .._progress import Progress, tracking
-from ..matching.watching import Place, run, watching
+from ..matching.activations.watching import Place, run, watching
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, singular_factors
 from .layers import Match, gathers_of, permutations_of
 

@@ -2,8 +2,8 @@
 
 from .activation import activation_matching
 from .many import match_many
-from .many_result import ManyMatching
-from .result import Matching, Sweep
+from .results.many import ManyMatching
+from .results.matching import Matching, Sweep
 from .sinkhorn import sinkhorn_matching
 from .straight_through import straight_through_matching
 from .weight import weight_matching

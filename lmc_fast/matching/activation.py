@@ -21,10 +21,10 @@ from .._checks import check_type
 from .._models import check_batches, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
-from .crossing import activation_gains
-from .measures import distance_between, objective_of
-from .nested import best_choices
-from .result import Matching, Sweep
+from .activations.crossing import activation_gains
+from .engine.measures import distance_between, objective_of
+from .engine.nested import best_choices
+from .results.matching import Matching, Sweep
 
 __all__ = ["activation_matching"]
 

@@ -18,14 +18,14 @@ from .._models import Model, check_numbers, check_same_tensors, counted_names, t
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
-from .descent import CoordinateDescent
-from .many_result import ManyMatching
-from .measures import distance_between, distance_from, objective_of
-from .merge_many import ManyDescent
-from .result import Sweep
+from .engine.descent import CoordinateDescent
+from .engine.measures import distance_between, distance_from, objective_of
+from .engine.merge_many import ManyDescent
+from .engine.task import LossFn, TaskLoss
+from .engine.universe import frank_wolfe_many
+from .results.many import ManyMatching
+from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
-from .task import LossFn, TaskLoss
-from .universe import frank_wolfe_many
 from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]

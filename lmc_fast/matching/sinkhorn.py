@@ -27,10 +27,10 @@ from .._models import (
 from .._progress import Progress, tracking
 from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
-from .result import Matching, Sweep
-from .sinkhorn_operator import Relaxed, mixed
-from .sums import squared_distance
-from .task import LossFn, TaskLoss
+from .engine.sinkhorn_operator import Relaxed, mixed
+from .engine.sums import squared_distance
+from .engine.task import LossFn, TaskLoss
+from .results.matching import Matching, Sweep
 
 __all__ = ["sinkhorn_matching"]
 

@@ -21,10 +21,10 @@ from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors
 from .._progress import Progress, tracking
 from ..ops.permuted_lerp import permuted_lerp_many
 from ..symmetry import Permutations, PermutationSpec
-from .descent import CoordinateDescent
-from .measures import distance_between, objective_of
-from .result import Matching, Sweep
-from .task import LossFn, TaskLoss
+from .engine.descent import CoordinateDescent
+from .engine.measures import distance_between, objective_of
+from .engine.task import LossFn, TaskLoss
+from .results.matching import Matching, Sweep
 from .weight import start_of
 
 __all__ = ["Hat", "Optimizer", "check_training", "straight_through_matching", "train_hats"]

@@ -24,10 +24,10 @@ from .._models import Model, check_numbers, check_same_tensors, counted_names, t
 from .._progress import Progress
 from ..ops.permuted_dot import overlap
 from ..symmetry import Permutations, PermutationSpec
-from .descent import CoordinateDescent, Step
-from .frank_wolfe import check_two_axes, frank_wolfe
-from .measures import distance_between, distance_from
-from .result import Matching, Sweep
+from .engine.descent import CoordinateDescent, Step
+from .engine.frank_wolfe import check_two_axes, frank_wolfe
+from .engine.measures import distance_between, distance_from
+from .results.matching import Matching, Sweep
 
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 

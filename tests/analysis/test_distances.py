@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 
-from .. import models
 from .test_spectral import STRUCTURES, make
 
 

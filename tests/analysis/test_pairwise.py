@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-
-from .. import models
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.analysis.factors import LayerFactors
-
-from .. import models
 
 GAMMAS = (0.0, 0.3, 0.6)
 STRUCTURES = {

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.analysis.taylor import hessian_vector_product
-
-from .. import models
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lmc_fast as lmc
+from benchmarks import models
 
-from .. import models
 from .test_spectral import STRUCTURES, make
 
 

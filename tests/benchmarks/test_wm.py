@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
-from benchmarks import pairs, textbook, wm
+from benchmarks import models, pairs, textbook, wm
 from benchmarks.matchers import CONTENDERS, IDENTITY, TEXTBOOK, Contender, Found, Match
 from benchmarks.pairs import Pair, PairStore
 from benchmarks.report import COLUMNS
@@ -25,8 +25,6 @@ from benchmarks.solvers import OURS
 from benchmarks.textbook import objective_of, textbook_matching
 from benchmarks.wm import compare
 from lmc_fast import architectures
-
-from .. import models
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
     "mlp": (lambda: models.small_mlp((9, 8, 7)), architectures.mlp),

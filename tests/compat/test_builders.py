@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.models import randomise
 from lmc_fast.compat import git_re_basin, git_re_basin_pytorch
 from lmc_fast.compat.git_re_basin import PermutationSpec, apply_permutation, weight_matching
-
-from ..models import randomise
 
 
 class MLP(nn.Module):

@@ -10,11 +10,10 @@ import torch
 from click.testing import CliRunner, Result
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast.checkpoints import save_checkpoint
 from lmc_fast.cli import cli
 from lmc_fast.experiments.analyze import analyze_checkpoints
-
-from .. import models
 
 
 @pytest.fixture

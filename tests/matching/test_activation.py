@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.matching.activation import activation_matching
-from lmc_fast.matching.crossing import activation_gains
-
-from .. import models
+from lmc_fast.matching.activations.crossing import activation_gains
 
 # Model, spec, shape of one example.
 Kind = tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec], tuple[int, ...]]

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import lmc_fast as lmc
-from benchmarks import planted
+from benchmarks import models, planted
 from lmc_fast import architectures
-from lmc_fast.matching import frank_wolfe, weight
-from lmc_fast.matching.barycentre import Barycentre
-from lmc_fast.matching.descent import CoordinateDescent
-from lmc_fast.matching.nested import flat_choices
+from lmc_fast.matching import weight
+from lmc_fast.matching.engine import frank_wolfe
+from lmc_fast.matching.engine.barycentre import Barycentre
+from lmc_fast.matching.engine.descent import CoordinateDescent
+from lmc_fast.matching.engine.nested import flat_choices
 
-from .. import models
 from .test_planted import KINDS
 from .test_weight import PLANTED
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-from lmc_fast.matching import gains
-from lmc_fast.matching.gains import GainCache
+from lmc_fast.matching.engine import gains
+from lmc_fast.matching.engine.gains import GainCache
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.symmetry.views import leaves
-
-from .. import models
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
     "mlp": (lambda: models.small_mlp((33, 17, 20)), architectures.mlp),

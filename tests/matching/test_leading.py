@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.experiments.datasets import digits
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
-from lmc_fast.matching import leading
-from lmc_fast.matching.descent import CoordinateDescent
-from lmc_fast.matching.leading import LeadingGains, is_worth_leading
+from lmc_fast.matching.engine import leading
+from lmc_fast.matching.engine.descent import CoordinateDescent
+from lmc_fast.matching.engine.leading import LeadingGains, is_worth_leading
 
-from .. import models
 from .test_gains import KINDS
 
 

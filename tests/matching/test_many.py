@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-from lmc_fast.matching import universe
-from lmc_fast.matching.merge_many import ManyDescent
-from lmc_fast.matching.nested import value_of
+from lmc_fast.matching.engine import universe
+from lmc_fast.matching.engine.merge_many import ManyDescent
+from lmc_fast.matching.engine.nested import value_of
 from lmc_fast.ops.permuted_dot import overlap
-
-from .. import models
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec], tuple[int, ...]]] = {
     "mlp": (lambda: models.small_mlp((33, 17)), architectures.mlp, (4,)),

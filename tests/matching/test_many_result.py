@@ -15,8 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import lmc_fast as lmc
-
-from .. import models
+from benchmarks import models
 
 
 def matched(count: int = 3) -> tuple[lmc.ManyMatching, list[models.Attention]]:

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.matching import Matching
-
-from .. import models
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
     "mlp": (models.small_mlp, architectures.mlp),

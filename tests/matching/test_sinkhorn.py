@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.experiments.datasets import Batches, Dataset, digits
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
+from lmc_fast.matching.engine.sinkhorn_operator import Relaxed, doubly_stochastic, mixed
 from lmc_fast.matching.sinkhorn import sinkhorn_matching
-from lmc_fast.matching.sinkhorn_operator import Relaxed, doubly_stochastic, mixed
 
-from .. import models
 from .test_weight import PLANTED
 
 SIZES = [1, 2, 7, 63]

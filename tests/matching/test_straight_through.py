@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.experiments.datasets import Dataset, digits
 from lmc_fast.experiments.models import MLP, ResNet
 from lmc_fast.experiments.training import train
 from lmc_fast.matching import straight_through
 from lmc_fast.matching.straight_through import straight_through_matching
-
-from .. import models
 
 Batches = list[tuple[Tensor, Tensor]]
 

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-from lmc_fast.matching.nested import best_choices
-
-from .. import models
+from lmc_fast.matching.engine.nested import best_choices
 
 PLANTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
     "mlp": (lambda: models.small_mlp((33, 17)), architectures.mlp),

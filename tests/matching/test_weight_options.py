@@ -11,11 +11,10 @@ import pytest
 import torch
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-from lmc_fast.matching import descent
-from lmc_fast.matching.nested import best_choices
-
-from .. import models
+from lmc_fast.matching.engine import descent
+from lmc_fast.matching.engine.nested import best_choices
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 import lmc_fast as lmc
-from lmc_fast.matching import gains as kept_gains
+from benchmarks import models
+from lmc_fast.matching.engine import gains as kept_gains
 from lmc_fast.ops.gain_matrix import (
     Term,
     gain_candidates,
@@ -32,7 +33,6 @@ from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
 from lmc_fast.ops.spectral_overlap import spectral_overlap
 
-from .. import models
 from .candidates import assert_promised
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import architectures
-
-from .. import models
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec], tuple[int, ...]]] = {
     "mlp": (models.small_mlp, architectures.mlp, (5, 4)),

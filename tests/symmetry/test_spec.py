@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 import lmc_fast as lmc
+from benchmarks import models
 from lmc_fast import Axis, Group, PermutationSpec, Segment, architectures
-
-from .. import models
 
 TWO_LAYERS = {"a.weight": ("p", None), "a.bias": ("p",), "b.weight": (None, "p"), "b.bias": (None,)}
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._models import accumulate_dtype
-from ..ops.gain_matrix import Term, gain_matrix
-from ..ops.permuted_dot import permuted_dot
-from ..symmetry import PermutationSpec, Segment
-from ..symmetry.views import axis_orbits
+from ..._models import accumulate_dtype
+from ...ops.gain_matrix import Term, gain_matrix
+from ...ops.permuted_dot import permuted_dot
+from ...symmetry import PermutationSpec, Segment
+from ...symmetry.views import axis_orbits
 from .descent import CoordinateDescent
 from .nested import Gain, flat_choices
 

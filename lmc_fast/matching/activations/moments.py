@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .._models import accumulate_dtype
-from ..ops.gain_matrix import units_first
-from ..symmetry.views import Leaf
+from ..._models import accumulate_dtype
+from ...ops.gain_matrix import units_first
+from ...symmetry.views import Leaf
 
 __all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Some", "without_rounding"]
 

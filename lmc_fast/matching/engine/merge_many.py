@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._progress import Progress, tracking
-from ..assignment import AssignmentSolver
-from ..ops.permuted_dot import Overlap
-from ..symmetry import Permutations, PermutationSpec
+from ..._progress import Progress, tracking
+from ...assignment import AssignmentSolver
+from ...ops.permuted_dot import Overlap
+from ...symmetry import Permutations, PermutationSpec
 from .descent import CoordinateDescent, Step
 from .nested import Choices, Gain, best_choices, flat_choices
 

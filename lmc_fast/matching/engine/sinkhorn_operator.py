@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..assignment import AssignmentSolver
-from ..symmetry import Permutations, PermutationSpec, Segment
-from ..symmetry.groups import axis_size
+from ...assignment import AssignmentSolver
+from ...symmetry import Permutations, PermutationSpec, Segment
+from ...symmetry.groups import axis_size
 from .nested import Gain, best_choices
 
 __all__ = ["Relaxed", "doubly_stochastic", "mixed"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from .._chunks import Gathers
-from ..ops.permuted_dot import permuted_dot
-from ..symmetry import Permutations
+from ..._chunks import Gathers
+from ...ops.permuted_dot import permuted_dot
+from ...symmetry import Permutations
 from .sums import squared_distance
 
 __all__ = ["distance_between", "distance_from", "objective_of"]

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .._chunks import Gathers, pairs, rows_at_once, total
-from ..ops.contraction import over_others, over_units
-from ..ops.permuted_dot import permuted_dot
+from ..._chunks import Gathers, pairs, rows_at_once, total
+from ...ops.contraction import over_others, over_units
+from ...ops.permuted_dot import permuted_dot
 
 __all__ = ["gain_times", "matrix_times", "squared_distance", "squared_norm"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._checks import fail_type
-from .._models import STATISTICS, check_batches, tensor_identity, tensors_of
+from ..._checks import fail_type
+from ..._models import STATISTICS, check_batches, tensor_identity, tensors_of
 
 __all__ = ["LossFn", "TaskLoss"]
 

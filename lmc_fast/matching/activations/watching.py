@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .._checks import fail_type
-from .._models import device_of
-from ..symmetry import PermutationSpec
+from ..._checks import fail_type
+from ..._models import device_of
+from ...symmetry import PermutationSpec
 
 __all__ = ["Place", "entries_first", "places_of", "places_used", "run", "watching"]
 

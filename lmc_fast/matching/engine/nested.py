@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assignment import AssignmentSolver, Candidates, linear_sum_assignment_batched
-from ..symmetry import PermutationSpec
+from ...assignment import AssignmentSolver, Candidates, linear_sum_assignment_batched
+from ...symmetry import PermutationSpec
 
 __all__ = ["Choices", "Gain", "best_choices", "flat_choices", "value_of"]
 

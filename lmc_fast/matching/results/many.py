@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._checks import check_int, fail_type
-from .._models import ModelT
-from ..symmetry import Permutations
-from .result import PREFIX, Sweep, history_from, history_to
+from ..._checks import check_int, fail_type
+from ..._models import ModelT
+from ...symmetry import Permutations
+from .matching import PREFIX, Sweep, history_from, history_to
 from .saved import Parts, checked, read_parts, write_parts
 
 __all__ = ["ManyMatching"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .._models import ModelT
-from ..symmetry import Permutations
+from ..._models import ModelT
+from ...symmetry import Permutations
 from .saved import Parts, checked, read_parts, write_parts
 
 __all__ = ["PREFIX", "Matching", "Sweep", "history_from", "history_to"]

@@ -10,10 +10,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from .._models import accumulate_dtype
-from ..ops.gain_matrix import Term, gain_matrices, gain_matrix
-from ..ops.permuted_dot import permuted_dot
-from ..symmetry.views import Leaf
+from ..._models import accumulate_dtype
+from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
+from ...ops.permuted_dot import permuted_dot
+from ...symmetry.views import Leaf
 from .sums import gain_times, matrix_times
 
 __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]

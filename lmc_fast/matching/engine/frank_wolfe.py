@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .._progress import Progress, tracking
-from ..symmetry import PermutationSpec
+from ..._progress import Progress, tracking
+from ...symmetry import PermutationSpec
 from .barycentre import Barycentre
 from .descent import CoordinateDescent
 from .nested import Choices, Gain, best_choices, flat_choices, value_of

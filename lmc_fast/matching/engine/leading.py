@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._models import accumulate_dtype
-from ..ops.gain_matrix import Term, gain_matrix, units_first
-from ..symmetry.views import Leaf
+from ..._models import accumulate_dtype
+from ...ops.gain_matrix import Term, gain_matrix, units_first
+from ...symmetry.views import Leaf
 from .gains import GainCache, IndexOf
 
 __all__ = ["LeadingGains", "is_worth_leading"]

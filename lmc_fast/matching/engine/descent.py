@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._models import accumulate_dtype
-from .._progress import Progress, tracking
-from ..assignment import AssignmentSolver, Candidates
-from ..assignment.solver import last_solution
-from ..ops.gain_matrix import gain_candidates
-from ..ops.permuted_dot import Overlap
-from ..symmetry import Permutations, PermutationSpec, Segment
-from ..symmetry.permutations import axis_index
-from ..symmetry.views import Leaf, leaves
+from ..._models import accumulate_dtype
+from ..._progress import Progress, tracking
+from ...assignment import AssignmentSolver, Candidates
+from ...assignment.solver import last_solution
+from ...ops.gain_matrix import gain_candidates
+from ...ops.permuted_dot import Overlap
+from ...symmetry import Permutations, PermutationSpec, Segment
+from ...symmetry.permutations import axis_index
+from ...symmetry.views import Leaf, leaves
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
 from .nested import Choices, Gain, best_choices, flat_choices

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._models import modes_kept
-from .._progress import Progress, tracking
-from ..symmetry import PermutationSpec
-from ..symmetry.views import Leaf, leaves
+from ..._models import modes_kept
+from ..._progress import Progress, tracking
+from ...symmetry import PermutationSpec
+from ...symmetry.views import Leaf, leaves
 from .moments import Centred, CrossMoments, CrossSums, Some, without_rounding
 from .watching import Place, entries_first, places_of, places_used, run, watching
 

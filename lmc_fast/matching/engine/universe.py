@@ -21,11 +21,11 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._chunks import rows_at_once
-from .._models import accumulate_dtype
-from .._progress import Progress, tracking
-from ..ops.gain_matrix import Term, gain_matrix
-from ..symmetry import Permutations
+from ..._chunks import rows_at_once
+from ..._models import accumulate_dtype
+from ..._progress import Progress, tracking
+from ...ops.gain_matrix import Term, gain_matrix
+from ...symmetry import Permutations
 from .frank_wolfe import rounded
 from .merge_many import ManyDescent
 from .nested import Choices, Gain, best_choices

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .._checks import describe
-from .._extras import require
-from .._files import check_writable, write_aside
-from ..symmetry import PermutationSpec
+from ..._checks import describe
+from ..._extras import require
+from ..._files import check_writable, write_aside
+from ...symmetry import PermutationSpec
 
 __all__ = ["Parts", "checked", "read_parts", "write_parts"]
 

@@ -1,0 +1,1 @@
+"""What a matching found, and how it is kept."""
