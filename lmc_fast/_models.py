@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ._checks import fail_type
+from ._tensors import plain, tensor_identity
 
 __all__ = [
     "Model",
@@ -20,11 +21,13 @@ __all__ = [
     "check_batches",
     "check_numbers",
     "check_same_tensors",
+    "copied",
     "counted_names",
     "device_of",
     "modes_kept",
     "tensor_identity",
     "tensors_of",
+    "unwrapped",
     "with_tensors",
 ]
 
@@ -58,8 +61,25 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
             fail_type(f"{argument}[{name!r}]", "a tensor under its parameter's name", tensor)
         if is_lazy(tensor):
             raise ValueError(f"{argument} must have its weights, but {name!r} is lazy: run the model once first")
-        tensors[name] = tensor.detach()
+        tensors[name] = plain(f"{argument}[{name!r}]", tensor)
     return tensors
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def unwrapped(argument: str, model: object) -> nn.Module:
+    """The module inside wrappers of parallel or compiled execution; TypeError for what is no module."""
+    if not isinstance(model, nn.Module):
+        fail_type(argument, "a torch.nn.Module", model)
+    return model
+
+
+def copied(module: ModuleT) -> ModuleT:
+    """A copy with tensors of its own: hooks and training modes stay, gradients do not."""
+    module = copy.deepcopy(module)
+    module.zero_grad(set_to_none=True)
+    return module
 
 
 def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
@@ -87,9 +107,8 @@ def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
     """
     if not isinstance(model, nn.Module):
         return tensors  # type: ignore[return-value]
-    module = copy.deepcopy(model)
+    module = copied(model)
     module.load_state_dict({**module.state_dict(), **tensors})
-    module.zero_grad(set_to_none=True)
     return module
 
 
@@ -130,13 +149,6 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's tensors are; the CPU for one without any."""
     return next((tensor.device for tensor in tensors_of("model", module).values()), torch.device("cpu"))
-
-
-def tensor_identity(tensor: Tensor) -> Hashable:
-    """Equal for two names of one tensor (tied weights), different for different tensors."""
-    if tensor.numel() == 0 or tensor.device.type == "meta":
-        return id(tensor)
-    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def counted_names(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -21,7 +21,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
     {"_version", "_checks", "_extras", "_files", "_native"},
-    {"_backend", "_chunks", "_models", "_progress"},
+    {"_modes", "_tensors"},
+    {"_backend", "_batches", "_chunks", "_models", "_progress"},
     {"ops", "assignment"},
     {"symmetry"},
     {"matching"},
