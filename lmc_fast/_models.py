@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ._checks import fail_type
+from ._copies import copied
+from ._derived import refresh
 from ._tensors import plain, tensor_identity
+from ._wrappers import met, unwrapped
 
 __all__ = [
     "Model",
@@ -24,6 +26,7 @@ __all__ = [
     "copied",
     "counted_names",
     "device_of",
+    "equal_names",
     "modes_kept",
     "tensor_identity",
     "tensors_of",
@@ -42,17 +45,18 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
     """The named tensors of a module (its state dict) or of a mapping, detached and not copied.
 
+    Wrappers around a module are looked through, so that names are those of the module inside.
+
     Raises:
         TypeError: `model` is neither, or a mapping of something other than names to tensors.
         ValueError: a lazy module that has no weights yet.
     """
-    if isinstance(model, nn.Module):
+    if isinstance(model, Mapping):
+        found: Mapping[Any, Any] = model
+    elif isinstance(model, (nn.Module, torch.export.ExportedProgram)):
+        module = unwrapped(argument, model)
         # A module may keep things of its own beside its tensors.
-        found: Mapping[Any, Any] = {
-            name: entry for name, entry in model.state_dict().items() if isinstance(entry, Tensor)
-        }
-    elif isinstance(model, Mapping):
-        found = model
+        found = {name: entry for name, entry in module.state_dict().items() if isinstance(entry, Tensor)}
     else:
         fail_type(argument, "a torch.nn.Module or a state dict", model)
     tensors = {}
@@ -63,23 +67,6 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
             raise ValueError(f"{argument} must have its weights, but {name!r} is lazy: run the model once first")
         tensors[name] = plain(f"{argument}[{name!r}]", tensor)
     return tensors
-
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def unwrapped(argument: str, model: object) -> nn.Module:
-    """The module inside wrappers of parallel or compiled execution; TypeError for what is no module."""
-    if not isinstance(model, nn.Module):
-        fail_type(argument, "a torch.nn.Module", model)
-    return model
-
-
-def copied(module: ModuleT) -> ModuleT:
-    """A copy with tensors of its own: hooks and training modes stay, gradients do not."""
-    module = copy.deepcopy(module)
-    module.zero_grad(set_to_none=True)
-    return module
 
 
 def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
@@ -102,20 +89,27 @@ def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
 def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
     """A model of the same kind as `model` that holds `tensors`: a new module, or `tensors` as they are.
 
-    A module is deep-copied (hooks and training mode stay, gradients do not); `tensors` are copied into it, in its
-    own dtypes and on its own devices.
+    A module is copied out of its wrappers (hooks and training mode stay, gradients do not); `tensors` are copied into
+    it, in its own dtypes and on its own devices.
     """
     if not isinstance(model, nn.Module):
         return tensors  # type: ignore[return-value]
-    module = copied(model)
+    module = copied(unwrapped("model", model))
     module.load_state_dict({**module.state_dict(), **tensors})
-    return module
+    refresh(module)
+    return module  # type: ignore[return-value]
 
 
 def check_same_tensors(
     argument: str, tensors: Mapping[str, Tensor], reference_argument: str, reference: Mapping[str, Tensor]
-) -> None:
-    """Raise ValueError, naming the first difference, unless both hold the same names, shapes and kinds of number."""
+) -> dict[str, Tensor]:
+    """The tensors under the reference's names, which may differ by what wrappers put into them.
+
+    Raises:
+        ValueError: the two do not hold the same names, shapes and kinds of number; the message names the first
+            difference.
+    """
+    tensors = met(tensors, reference)
     for name, tensor in reference.items():
         if name not in tensors:
             raise ValueError(f"{argument} must have the tensors of {reference_argument}, but lacks {name!r}")
@@ -133,6 +127,7 @@ def check_same_tensors(
     extra = next((name for name in tensors if name not in reference), None)
     if extra is not None:
         raise ValueError(f"{argument} must have the tensors of {reference_argument}, but has {extra!r} as well")
+    return tensors
 
 
 @contextmanager
@@ -157,7 +152,7 @@ def counted_names(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:
     A tied weight counts under its first name. Of a state dict, which does not tell buffers from weights, the
     running statistics of normalisation layers are known by name.
     """
-    buffers = {name for name, _ in model.named_buffers()} if isinstance(model, nn.Module) else set()
+    buffers = {name for name, _ in unwrapped("model", model).named_buffers()} if isinstance(model, nn.Module) else set()
     seen: set[Hashable] = set()
     names = []
     for name, tensor in tensors.items():
@@ -169,6 +164,25 @@ def counted_names(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:
             seen.add(identity)
             names.append(name)
     return names
+
+
+def equal_names(states: Sequence[Mapping[str, Tensor]], names: Sequence[str], axes: Mapping[str, object]) -> set[str]:
+    """Of these names those of matrices that are, in every state dict, equal to one named before on the same axes.
+
+    A file does not tell that weights are tied, and equal ones are moved alike.
+    """
+    first: dict[Hashable, list[str]] = {}
+    again = set()
+    for name in names:
+        tensor = states[0][name]
+        if tensor.ndim < 2 or tensor.numel() == 0:
+            continue
+        alike = first.setdefault((tensor.shape, tensor.dtype, axes.get(name)), [])
+        if any(all(torch.equal(state[name], state[other]) for state in states) for other in alike):
+            again.add(name)
+        else:
+            alike.append(name)
+    return again
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

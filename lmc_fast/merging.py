@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._checks import check_finite, check_floats, check_type, fail_type
+from ._derived import Derived, derived_weights
 from ._models import Model, ModelT, check_numbers, check_same_tensors, tensors_of, with_tensors
+from ._wrappers import unwrapped
 from .matching import ManyMatching, Matching
 from .ops.permuted_lerp import permuted_lerp_many
 from .symmetry import Permutations
@@ -40,7 +42,9 @@ def interpolate(
 
     Returns:
         A new model of the kind of `model_a`, in its dtypes and on its devices. Running statistics are interpolated
-        (see `reestimate_batchnorm`); integer tensors are model a's.
+        (see `reestimate_batchnorm`); integer tensors are model a's. Of layers with weight normalisation or pruning
+        it is the effective weight that is interpolated; those with a spectral norm get the singular vectors of their
+        interpolated matrix, computed anew.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -53,7 +57,8 @@ def interpolate(
     names = ["model_a", "model_b"]
     tensors = _tensors(names, [model_a, model_b])
     permutations = _permutations(["", "match"], [None, match], tensors)
-    weighted = _weighted(tensors, [[1.0 - v, v] for v in values], permutations, backend)
+    derived = _derived([model_a, model_b], tensors)
+    weighted = _weighted(tensors, [[1.0 - v, v] for v in values], permutations, backend, derived)
     merged = [with_tensors(model_a, sums) for sums in weighted]
     return merged if several else merged[0]
 
@@ -75,7 +80,8 @@ def merge(
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
     Returns:
-        A new model of the kind of ``models[0]``, in its dtypes and on its devices; integer tensors are its.
+        A new model of the kind of ``models[0]``, in its dtypes and on its devices; integer tensors are its. Derived
+        weights are merged as `interpolate` does.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -103,32 +109,45 @@ def merge(
         raise ValueError(f"weights must sum to 1, got {sum(shares)}")
     tensors = _tensors([f"models[{i}]" for i in range(count)], models)
     permutations = _permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
-    (sums,) = _weighted(tensors, [shares], permutations, backend)
+    (sums,) = _weighted(tensors, [shares], permutations, backend, _derived(models, tensors))
     return with_tensors(models[0], sums)
 
 
 def weighted_sums(
-    states: Sequence[dict[str, Tensor]], weights: Sequence[Sequence[float]], *, backend: str = "auto"
+    states: Sequence[dict[str, Tensor]],
+    weights: Sequence[Sequence[float]],
+    model: nn.Module | None = None,
+    *,
+    backend: str = "auto",
 ) -> list[dict[str, Tensor]]:
     """For every row of weights the sum of state dicts of the same tensors, all in one read.
 
     Args:
         states: as `tensors_of` gives them.
         weights: [outputs][states].
+        model: a module whose states these are, which tells how weights are derived.
 
     Returns:
         [outputs]; integer tensors are those of the first.
     """
-    return _weighted(states, weights, [None] * len(states), backend)
+    derived = _derived([*states[:1], *([] if model is None else [model])], states)
+    return _weighted(states, weights, [None] * len(states), backend, derived)
 
 
 def _tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:
     """The tensors of all models, checked against those of the first."""
     tensors = [tensors_of(name, model) for name, model in zip(names, models, strict=True)]
+    met = []
     for name, others in zip(names, tensors, strict=True):
-        check_same_tensors(name, others, names[0], tensors[0])
+        met.append(check_same_tensors(name, others, names[0], tensors[0]))
         check_numbers(name, others)
-    return tensors
+    return met
+
+
+def _derived(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]]) -> list[Derived]:
+    """The derived weights of models of one architecture: a module tells more than a state dict."""
+    module = next((model for model in models if isinstance(model, nn.Module)), None)
+    return derived_weights(tensors[0] if module is None else unwrapped("model", module), tensors[0])
 
 
 def _permutations(
@@ -151,34 +170,45 @@ def _weighted(
     weights: Sequence[Sequence[float]],
     permutations: Sequence[Permutations | None],
     backend: str,
+    derived: Sequence[Derived],
 ) -> list[dict[str, Tensor]]:
     """For every row of weights the sums of all floating tensors; integer ones from the first model."""
     parts: list[list[Tensor]] = []
     gathers: list[list[tuple[Tensor | None, ...]]] = []
-    names = [name for name, first in tensors[0].items() if first.is_floating_point()]
-    for name in names:
+    # By the name of each sum the tensor that tells its axes.
+    names = {name: name for name, first in tensors[0].items() if first.is_floating_point()}
+    averaged = [one for one in derived if one.is_averaged]
+    if averaged:
+        names |= {one.name: one.main for one in averaged}
+        tensors = [{**model, **{one.name: one.effective(model) for one in averaged}} for model in tensors]
+    for name, told in names.items():
         first = tensors[0][name]
-        shape = next((p.spec.view(name, first).shape for p in permutations if p is not None), first.shape)
+        shape = next((p.spec.view(told, first).shape for p in permutations if p is not None), first.shape)
         parts.append([])
         gathers.append([])
         for model, permutation in zip(tensors, permutations, strict=True):
             tensor = model[name]
             if permutation is None:
                 gather: tuple[Tensor | None, ...] = (None,) * len(shape)
-            elif permutation.spec.view(name, tensor).shape == shape:
-                gather = permutation.gathers(name)
+            elif permutation.spec.view(told, tensor).shape == shape:
+                gather = permutation.gathers(told)
             else:
                 # A spec that takes this tensor's dimensions together in another way than the first one.
-                tensor, gather = permutation.apply_to(name, tensor), (None,) * len(shape)
+                tensor, gather = permutation.apply_to(told, tensor), (None,) * len(shape)
             parts[-1].append(tensor.reshape(shape))
             gathers[-1].append(gather)
     merged = []
-    for row in permuted_lerp_many(parts, weights, gathers, backend=backend):
+    for shares, row in zip(weights, permuted_lerp_many(parts, weights, gathers, backend=backend), strict=True):
         sums = dict(zip(names, row, strict=True))
-        merged.append(
-            {
-                name: sums[name].reshape(first.shape) if name in sums else first.clone()
-                for name, first in tensors[0].items()
-            }
-        )
+        state = {
+            name: sums[name].reshape(first.shape) if name in sums else first.clone()
+            for name, first in tensors[0].items()
+        }
+        for one in derived:
+            # One model alone stays what it was.
+            if sorted(shares)[-1] != 1.0 or any(share not in (0.0, 1.0) for share in shares):
+                state |= one.settled(state, state[one.name] if one.is_averaged else state[one.main])
+        for one in averaged:
+            del state[one.name]
+        merged.append(state)
     return merged

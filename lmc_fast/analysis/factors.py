@@ -12,6 +12,7 @@ from .._backend import check_device
 from .._checks import check_finite, check_type
 from .._models import Model, accumulate_dtype, tensors_of
 from .._progress import Progress, tracking
+from .._wrappers import met
 from ..ops.spectral_overlap.naive import counted
 from ..symmetry import Permutations, PermutationSpec
 from .layers import check_names, matrices_of
@@ -205,7 +206,9 @@ def decomposed_pair(
             for name in a:
                 model[name].check_reaches(gamma)
     given_a, given_b = (
-        model.only(list(a)) if isinstance(model, SpectralFactors) else decomposed(matrices, gamma, device, progress)
+        SpectralFactors(met(model.only(list(a)), a))
+        if isinstance(model, SpectralFactors)
+        else decomposed(matrices, gamma, device, progress)
         for model, matrices in ((model_a, a), (model_b, b))
     )
     return given_a, given_b
@@ -219,7 +222,7 @@ def matrices_of_both(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of both as matrices: those of model a, or the ones named."""
     a = _matrices("model_a", model_a, permutations, parameters)
-    b = _matrices("model_b", model_b, permutations, parameters)
+    b = met(_matrices("model_b", model_b, permutations, parameters), a)
     for name, matrix in a.items():
         if name not in b:
             raise ValueError(f"model_b must have the weights of model_a, but lacks {name!r}")

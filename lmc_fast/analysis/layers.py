@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._checks import check_type, fail_type
+from .._derived import derived_weights, effective_tensors, main_source
 from .._models import Model, check_numbers, counted_names, tensors_of
+from .._wrappers import met_name, unwrapped
 from ..matching import Matching
 from ..symmetry import Permutations, PermutationSpec
 
@@ -22,9 +24,13 @@ def matrices_of(
 ) -> dict[str, Tensor]:
     """The weights as matrices [first axis, all others], by name; views of the model's tensors where they can be.
 
+    Weights are those that the function sees: one that is normalised, pruned or parametrised goes by its layer's name
+    for it, and what it is computed from is left out.
+
     Args:
         argument: what the caller calls the model.
-        parameters: names of weights; None: every one with two dimensions or more, tied ones once.
+        parameters: names of weights; None: every one with two dimensions or more, tied ones once. What a weight is
+            computed from may stand for it.
         spec: says which dimensions are one axis (stacked experts); None: each is an axis of its own.
 
     Raises:
@@ -32,13 +38,19 @@ def matrices_of(
             numbers.
     """
     tensors = tensors_of(argument, model)
+    derived = derived_weights(unwrapped(argument, model) if isinstance(model, nn.Module) else model, tensors)
+    tensors = effective_tensors(tensors, derived)
     counted = [name for name in counted_names(model, tensors) if tensors[name].ndim > 1 and tensors[name].numel()]
-    names = counted if parameters is None else check_names(parameters, tensors)
+    names = counted
+    if parameters is not None:
+        known = {source: one.name for one in derived for source in one.sources} | {name: name for name in tensors}
+        names = list(dict.fromkeys(known[name] for name in check_names(parameters, known)))
     found = {}
     for name in names:
         tensor = tensors[name]
-        if spec is not None and name in spec.axes:
-            tensor = spec.view(name, tensor)
+        told = None if spec is None else named_axes(spec, name)
+        if spec is not None and told is not None:
+            tensor = spec.view(told, tensor)
         if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.numel() == 0:
             if parameters is None:
                 continue
@@ -56,16 +68,19 @@ def matrices_of(
 
 
 def check_names(parameters: object, known: Mapping[str, object]) -> list[str]:
-    """Return `parameters` as a list of names, each once; ValueError for one that is not among the known."""
+    """The known names that `parameters` names, each once; ValueError for one that is not among them."""
     if isinstance(parameters, str) or not isinstance(parameters, Sequence):
         fail_type("parameters", "a sequence of names or None", parameters)
+    found = []
     for name in parameters:
         check_type("parameters", name, str, "a sequence of names or None")
-        if name not in known:
+        other = met_name(name, known)
+        if other is None:
             raise ValueError(f"parameters must name weights of the model, got {name!r}")
+        found.append(other)
     if not parameters:
         raise ValueError("parameters must name one weight at least, got none")
-    return list(dict.fromkeys(parameters))
+    return list(dict.fromkeys(found))
 
 
 def permutations_of(match: Match) -> Permutations | None:
@@ -74,6 +89,12 @@ def permutations_of(match: Match) -> Permutations | None:
         return None
     check_type("match", match, (Matching, Permutations), "a Matching, Permutations or None")
     return match.permutations if isinstance(match, Matching) else match
+
+
+def named_axes(spec: PermutationSpec, name: str) -> str | None:
+    """The spec's name for a weight, or for what it is computed from along the same axes; None where it has neither."""
+    found = met_name(name, spec.axes)
+    return main_source(name, spec.axes) if found is None else found
 
 
 def gathers_of(
@@ -90,9 +111,10 @@ def gathers_of(
     if permutations is None:
         return None, None
     spec = permutations.spec
-    if name not in spec.axes:
+    told = named_axes(spec, name)
+    if told is None:
         raise ValueError(f"match must be for these models, but its spec lacks parameter {name!r}")
-    sizes = [len(permutations.index(name, axis)) for axis in range(len(spec.axes[name]))]
+    sizes = [len(permutations.index(told, axis)) for axis in range(len(spec.axes[told]))]
     columns = 1
     for size in sizes[1:]:
         columns *= size
@@ -100,7 +122,7 @@ def gathers_of(
         raise ValueError(
             f"match must be for these models, but {name!r} is {shape} as a matrix here and {(sizes[0], columns)} there"
         )
-    rows, *rest = permutations.gathers(name)
+    rows, *rest = permutations.gathers(told)
     if all(index is None for index in rest):
         return rows, None
     flat = torch.zeros(1, dtype=torch.int64)

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
-from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._progress import Progress
 from ..ops.permuted_dot import overlap
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent, Step
 from .engine.frank_wolfe import check_two_axes, frank_wolfe
 from .engine.measures import distance_between, distance_from
+from .engine.seen import seen
 from .results.matching import Matching, Sweep
 
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
@@ -93,7 +94,7 @@ def weight_matching(
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
@@ -108,8 +109,9 @@ def weight_matching(
         check_two_axes(spec)
     start = start_of(init, spec, seed)
     frozen = _check_freeze(freeze, spec)
-    counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
-    shares = _check_weights(weights, [name for name in tensors_a if name in counted], tensors_a)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    tensors_a, tensors_b = view.tensors
+    shares = _check_weights(weights, view.names, tensors_a, view.renamed)
     check_finite_weights("model_a", tensors_a, shares)
     check_finite_weights("model_b", tensors_b, shares)
 
@@ -118,19 +120,19 @@ def weight_matching(
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
-        descent = CoordinateDescent(spec, tensors_a, tensors_b, shares, begin, frozen, device, overlaps)
+        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, overlaps)
         how = init if attempt == 0 else "random"
         reached = inner if how in ("anchored", "identity") else descent.objective()
         searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
-    permutations, identity = Permutations(spec, best.choices), Permutations.identity(spec)
+    moved, identity = Permutations(view.spec, best.choices), Permutations.identity(view.spec)
     squares = sum(weight * (overlaps[name].a + overlaps[name].b) for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
     return Matching(
-        permutations=permutations,
+        permutations=Permutations(spec, best.choices),
         objective=best.objective,
         l2_before=distance_from(squares, inner, partial(direct, identity)),
-        l2_after=distance_from(squares, best.objective, partial(direct, permutations)),
+        l2_after=distance_from(squares, best.objective, partial(direct, moved)),
         converged=best.converged,
         history=best.history,
         seconds=time.perf_counter() - began,
@@ -218,13 +220,17 @@ def _check_freeze(freeze: Iterable[str], spec: PermutationSpec) -> frozenset[str
 
 
 def _check_weights(
-    weights: Mapping[str, float] | None, counted: Iterable[str], tensors: Mapping[str, Tensor]
+    weights: Mapping[str, float] | None,
+    counted: Iterable[str],
+    tensors: Mapping[str, Tensor],
+    renamed: Mapping[str, str],
 ) -> dict[str, float]:
-    """The weight of every parameter that counts."""
+    """The weight of every parameter that counts; what an effective weight is computed from may stand for it."""
     given = {} if weights is None else weights
     check_type("weights", given, Mapping, "a mapping from names of parameters to numbers")
     shares = dict.fromkeys(counted, 1.0)
     for name, weight in given.items():
+        name = renamed.get(name, name)
         if name not in shares:
             why = "does not count" if name in tensors else "the models lack"
             raise ValueError(f"weights names {name!r}, which {why}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._checks import check_int, check_type, fail_type
 from .._models import STATISTICS, Model, tensor_identity, tensors_of
+from .._wrappers import met
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
 from .serialise import spec_from_json, spec_to_json
 
@@ -147,7 +148,8 @@ class PermutationSpec:
         """This spec with every size filled in from `model`, after checking that the two fit.
 
         Running statistics of a normalisation layer that the spec leaves out take the axis of the layer's `weight`,
-        since a unit must not leave its statistics behind. Integer tensors need no entry.
+        since a unit must not leave its statistics behind. Integer tensors need no entry. Names that differ only by
+        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's.
 
         Raises:
             TypeError: `model` is neither a module nor a state dict.
@@ -156,7 +158,7 @@ class PermutationSpec:
                 with different axes. The message names the parameter.
         """
         tensors = tensors_of("model", model)
-        axes = dict(self.axes)
+        axes = met(self.axes, tensors)
         for name in tensors:
             layer, _, kind = name.rpartition(".")
             weight = f"{layer}.weight" if layer else "weight"
