@@ -1,16 +1,18 @@
-"""Copies of modules, of those too that keep things beside their tensors that cannot be copied."""
+"""Copies of modules, of those too that keep what cannot be copied, or whose parameters are spread over processes."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["copied"]
+from ._tensors import plain
+
+__all__ = ["FSDP1", "copied", "is_sharded", "unsharded"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -22,6 +24,11 @@ _REFUSALS = (
 # What nn.Module keeps by itself.
 _OWN = frozenset(nn.Module().__dict__)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+
+FSDP1 = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+_DISTRIBUTED = "torch.distributed"
+# What sharding leaves on a module: its state by a key of its own, marks, and the flattened parameters.
+_SHARDING_KEYS = ("__composable_api_state_key", "_fsdp_use_orig_params", "_is_fsdp_managed_module", "_flat_param")
 
 
 def copied(module: ModuleT) -> ModuleT:
@@ -40,6 +47,80 @@ def copied(module: ModuleT) -> ModuleT:
         twin = _copied_around(module)
     twin.zero_grad(set_to_none=True)
     return twin
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether parameters are spread over processes (fully_shard, tensor parallel), or wrapped to be."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters()) or any(
+        _is_fsdp1(part) for part in module.modules()
+    )
+
+
+def unsharded(module: nn.Module) -> nn.Module:
+    """An ordinary module with the whole parameters, gathered, of one that is sharded; that stays as it is.
+
+    All processes that hold a part have to call this together. Hooks of torch.distributed are left out.
+    """
+    wrappers: list[Any] = [part for part in module.modules() if _is_fsdp1(part)]
+    if not wrappers:
+        return _gathered(module, {})
+    with type(wrappers[0]).summon_full_params(module, writeback=False):
+        return _gathered(module, {})
+
+
+def _gathered(part: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """The copy of one module of a sharded one, with all that is in it."""
+    while _is_fsdp1(part):
+        part = part.get_submodule("_fsdp_wrapped_module")
+    if id(part) in memo:
+        known: nn.Module = memo[id(part)]
+        return known
+    kind: Any = type(part)
+    while kind.__module__.startswith(f"{_DISTRIBUTED}.fsdp"):
+        kind = kind.__bases__[-1]
+    twin: nn.Module = kind.__new__(kind)
+    memo[id(part)] = twin
+    modules = {name: child and _gathered(child, memo) for name, child in part._modules.items()}
+    state = {name: value for name, value in part.__dict__.items() if not name.startswith(_SHARDING_KEYS)}
+    for name, value in state.items():
+        if name == "_modules":
+            state[name] = modules
+        elif name in ("_parameters", "_buffers"):
+            state[name] = _whole_tensors(value, memo)
+        elif name.endswith("_hooks"):
+            state[name] = type(value)((key, hook) for key, hook in value.items() if not _is_distributed(hook))
+        else:
+            for refusing, stand_in in _stand_ins(value, set()):
+                memo[id(refusing)] = stand_in
+            state[name] = copy.deepcopy(value, memo)
+    twin.__dict__.update(state)
+    return twin
+
+
+def _whole_tensors(tensors: Mapping[str, Tensor | None], memo: dict[int, Any]) -> dict[str, Tensor | None]:
+    """New tensors with the whole content of these, tied ones once."""
+    whole: dict[str, Tensor | None] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_SHARDING_KEYS):
+            continue
+        if tensor is not None and id(tensor) not in memo:
+            content = plain(name, tensor).clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(content, tensor.requires_grad) if is_parameter else content
+        whole[name] = None if tensor is None else memo[id(tensor)]
+    return whole
+
+
+def _is_fsdp1(part: nn.Module) -> bool:
+    return any(f"{kind.__module__}.{kind.__qualname__}" == FSDP1 for kind in type(part).__mro__)
+
+
+def _is_distributed(hook: Any) -> bool:
+    """Whether a hook, or the wrapper of one, belongs to torch.distributed."""
+    hook = getattr(hook, "hook", hook)
+    owner = getattr(hook, "__self__", None)
+    kind = getattr(hook, "__module__", None) if owner is None else type(owner).__module__
+    return str(kind or type(hook).__module__).startswith(_DISTRIBUTED)
 
 
 def _copied_around(module: ModuleT) -> ModuleT:

@@ -136,7 +136,7 @@ def main_source(weight: str, names: Collection[str]) -> str | None:
     """Of the names of tensors the one whose axes a derived weight has; None if the weight is not derived from any."""
     layer, _, leaf = weight.rpartition(".")
     inside = f"{layer}.parametrizations.{leaf}".lstrip(".")
-    candidates = (f"{weight}_v", f"{weight}_orig", f"{inside}.original1", f"{inside}.original0", f"{inside}.original")
+    candidates = (f"{weight}_orig", f"{weight}_v", f"{inside}.original1", f"{inside}.original0", f"{inside}.original")
     return next((name for name in candidates if name in names), None)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ._checks import fail_type
+from ._copies import is_sharded, unsharded
 
 __all__ = ["canonical", "met", "met_name", "unwrapped"]
 
@@ -22,7 +23,6 @@ _WRAPPERS = {
     "torch.optim.swa_utils.AveragedModel": "module",
     "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper": "_checkpoint_wrapped_module",
 }
-_SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 # What wrappers put into names: at the front of all, or wherever a part was wrapped.
 _FRONT = "module"
 _ANYWHERE = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -33,9 +33,10 @@ _OWN = frozenset({"n_averaged"})
 def unwrapped(argument: str, model: object) -> nn.Module:
     """The module itself, without wrappers of parallel, compiled or averaged execution around it.
 
+    Of one whose parameters are spread over processes it is an ordinary module with the whole parameters, a new one.
+
     Raises:
-        TypeError: no module; one of TorchScript, whose code cannot be run with other weights; one whose parameters
-            FullyShardedDataParallel has flattened.
+        TypeError: no module; one of TorchScript, whose code cannot be run with other weights; an ExportedProgram.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
@@ -51,24 +52,16 @@ def unwrapped(argument: str, model: object) -> nn.Module:
         fail_type(argument, "a torch.nn.Module", model)
     where = _kept_at(model)
     while where is not None:
-        if where == _SHARDED:
-            raise TypeError(
-                f"{argument} must be a torch.nn.Module with parameters of its own, got one in "
-                "FullyShardedDataParallel, which flattens them: pass the module that was wrapped, or the full state "
-                "dict (torch.distributed.checkpoint.state_dict.get_model_state_dict) where no forward pass is needed"
-            )
         model = getattr(model, where)
         assert isinstance(model, nn.Module)
         where = _kept_at(model)
-    return model
+    return unsharded(model) if is_sharded(model) else model
 
 
 def _kept_at(model: nn.Module) -> str | None:
     """The attribute of a wrapper that holds the module; None for what is no wrapper."""
     for kind in type(model).__mro__:
         name = f"{kind.__module__}.{kind.__qualname__}"
-        if name == _SHARDED:
-            return _SHARDED
         if name in _WRAPPERS:
             return _WRAPPERS[name]
     return None
