@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import compile as compile_kernels
 from . import (
+    cells,
     fuzz,
     kernels,
     lap,
@@ -21,12 +21,13 @@ from . import (
     spectral,
     wm,
 )
+from . import compile as compile_kernels
 
 __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, spectral, compile_kernels, plot),
+    *(kernels, spectral, compile_kernels, plot, cells),
 )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,7 +82,7 @@ MAKERS = {
     "a logger": with_attribute(lambda model: logging.getLogger("lmc_fast.test")),
     "a trainer": with_attribute(Trainer),
     "a generator": with_attribute(lambda model: (i for i in range(3))),
-    "a file": with_attribute(lambda model: open("/dev/null")),  # noqa: SIM115
+    "a file": with_attribute(lambda model: Path(os.devnull).open()),
     "a list that holds itself": with_attribute(lambda model: (lambda circle: circle.append(circle) or circle)([])),
     "old weight_norm": prepared(lambda layer: nn.utils.weight_norm(layer)),
     "old spectral_norm": prepared(lambda layer: nn.utils.spectral_norm(layer)),
@@ -154,5 +156,5 @@ def test_an_attribute_that_stands_in_the_way_is_named() -> None:
             raise RuntimeError("no copies of this")
 
     model = nn.Sequential(nn.Linear(2, 2), Stubborn(2, 2))
-    with pytest.raises(TypeError, match="cannot be copied .*no copies of this.*state dicts"):
+    with pytest.raises(TypeError, match=r"cannot be copied .*no copies of this.*state dicts"):
         copied(model)

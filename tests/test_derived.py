@@ -39,7 +39,10 @@ PREPARED = {
     "spectral_norm": parametrizations.spectral_norm,
     "old spectral_norm": old(nn.utils.spectral_norm),
     "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.4),
-    "pruned twice": lambda layer: (prune.l1_unstructured(layer, "weight", 0.4), prune.random_unstructured(layer, "weight", 0.2)),
+    "pruned twice": lambda layer: (
+        prune.l1_unstructured(layer, "weight", 0.4),
+        prune.random_unstructured(layer, "weight", 0.2),
+    ),
     "parametrised": lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
 }
 NAMES = {
@@ -218,6 +221,8 @@ def test_equal_matrices_of_files_count_once_and_equal_layers_apart() -> None:
     apart = lmc.weight_matching(tied, {**other, "head": torch.randn(7, 4)}, spec)
     assert apart.l2_before > once.l2_before
     copies = {**tensors, "up2": tensors["up"].clone()}
-    distance = lmc.weight_matching(copies, {**{name: other[name] for name in tensors}, "up2": other["up"].clone()}, without, init="identity").l2_before
+    distance = lmc.weight_matching(
+        copies, {**{name: other[name] for name in tensors}, "up2": other["up"].clone()}, without, init="identity"
+    ).l2_before
     squares = [(copies[name] - other["up" if name == "up2" else name]).double().square().sum() for name in copies]
     assert distance == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-6)

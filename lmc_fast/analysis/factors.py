@@ -201,15 +201,14 @@ def decomposed_pair(
         ValueError: before anything is decomposed, for weights that differ, or factors that end above `gamma`.
     """
     a, b = matrices_of_both(model_a, model_b, permutations, parameters)
-    for model in (model_a, model_b):
-        if isinstance(model, SpectralFactors):
+    held = [SpectralFactors(met(m, a)) if isinstance(m, SpectralFactors) else None for m in (model_a, model_b)]
+    for factors in held:
+        if factors is not None:
             for name in a:
-                model[name].check_reaches(gamma)
+                factors[name].check_reaches(gamma)
     given_a, given_b = (
-        SpectralFactors(met(model.only(list(a)), a))
-        if isinstance(model, SpectralFactors)
-        else decomposed(matrices, gamma, device, progress)
-        for model, matrices in ((model_a, a), (model_b, b))
+        decomposed(matrices, gamma, device, progress) if factors is None else factors.only(list(a))
+        for factors, matrices in zip(held, (a, b), strict=True)
     )
     return given_a, given_b
 
