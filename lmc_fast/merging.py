@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ._checks import check_finite, check_floats, check_type, fail_type
 from ._derived import Derived, derived_weights
 from ._models import Model, ModelT, check_numbers, check_same_tensors, tensors_of, with_tensors
+from ._modes import neutral
 from ._wrappers import unwrapped
 from .matching import ManyMatching, Matching
 from .ops.permuted_lerp import permuted_lerp_many
@@ -28,6 +29,7 @@ def interpolate(
 def interpolate(
     model_a: ModelT, model_b: Model, lam: Sequence[float], match: Match = None, *, backend: str = "auto"
 ) -> list[ModelT]: ...
+@neutral
 def interpolate(
     model_a: ModelT, model_b: Model, lam: float | Sequence[float], match: Match = None, *, backend: str = "auto"
 ) -> ModelT | list[ModelT]:
@@ -63,6 +65,7 @@ def interpolate(
     return merged if several else merged[0]
 
 
+@neutral
 def merge(
     models: Sequence[ModelT],
     matches: Sequence[Match] | ManyMatching | None = None,

@@ -82,7 +82,7 @@ MAKERS = {
     "a logger": with_attribute(lambda model: logging.getLogger("lmc_fast.test")),
     "a trainer": with_attribute(Trainer),
     "a generator": with_attribute(lambda model: (i for i in range(3))),
-    "a file": with_attribute(lambda model: Path(os.devnull).open()),
+    "a file": with_attribute(lambda model: Path(os.devnull).open()),  # noqa: SIM115
     "a list that holds itself": with_attribute(lambda model: (lambda circle: circle.append(circle) or circle)([])),
     "old weight_norm": prepared(lambda layer: nn.utils.weight_norm(layer)),
     "old spectral_norm": prepared(lambda layer: nn.utils.spectral_norm(layer)),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._backend import check_device
 from .._models import Model
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.engine.sums import squared_distance
 from .factors import LayerFactors, SpectralFactors, decomposed_pair
@@ -88,6 +89,7 @@ class DistanceDecomposition:
         return "\n".join(lines)
 
 
+@neutral
 def distance_decomposition(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._backend import check_device
 from .._checks import check_finite, check_type
 from .._models import Model, accumulate_dtype, tensors_of
+from .._modes import neutral
 from .._progress import Progress, tracking
 from .._wrappers import met
 from ..ops.spectral_overlap.naive import counted
@@ -123,6 +124,7 @@ class SpectralFactors(Mapping[str, LayerFactors]):
         return {name: layer.s for name, layer in self._layers.items()}
 
 
+@neutral
 def singular_factors(
     model: Model,
     *,

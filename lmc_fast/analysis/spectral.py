@@ -12,6 +12,7 @@ from torch import Tensor
 from .._backend import check_backend, check_device
 from .._checks import check_floats
 from .._models import Model, tensors_of
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..ops.permuted_lerp import permuted_lerp
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
@@ -92,6 +93,7 @@ class SpectralAlignment:
         return "\n".join(line.rstrip() for line in lines)
 
 
+@neutral
 def spectral_alignment(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,

@@ -21,6 +21,7 @@ from torch import Tensor
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
+from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import overlap
 from ..symmetry import Permutations, PermutationSpec
@@ -35,6 +36,7 @@ __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
 
 
+@neutral
 def weight_matching(
     model_a: Model,
     model_b: Model,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._checks import check_int, check_type, fail_type
 from .._models import ModelT, tensors_of, with_tensors
+from .._modes import neutral
 from .groups import Segment, axis_size
 from .spec import PermutationSpec
 
@@ -190,6 +191,7 @@ class Permutations(Mapping[str, Tensor]):
         out = view.reshape(tensor.shape)
         return out.clone() if out.data_ptr() == tensor.data_ptr() else out
 
+    @neutral
     def apply(self, model: ModelT) -> ModelT:
         """A new model with permuted units that computes the same function; `model` stays as it was.
 
