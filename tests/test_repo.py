@@ -155,7 +155,7 @@ def test_the_native_module_is_the_one_that_is_typed() -> None:
 
 def test_the_readme_and_ci_say_the_same_test_line() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^python3 -m venv .*pytest$", readme, re.MULTILINE)
+    lines = re.findall(r"^python3 -m venv .*pytest -n auto$", readme, re.MULTILINE)
     assert len(lines) == 1
     assert lines[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
