@@ -360,9 +360,13 @@ def test_candidates_are_what_they_promise(n: int, m: int, kind: str, device: str
                 assert torch.equal(found.columns, reference.columns)
 
 
-def test_candidates_of_rows_that_are_not_finite_are_none(device: str) -> None:
+@pytest.mark.parametrize("width", [16, 64], ids=["three tiles", "one tile"])
+def test_candidates_of_rows_that_are_not_finite_are_none(
+    width: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lmc_fast.ops.gain_matrix import triton_candidates as candidates
 
+    monkeypatch.setattr(candidates, "SEARCH_TILE", (32, width, 4))
     gain, duals = torch.randn(6, 40, device=device), torch.randn(40)
     gain[1, 3], gain[2, 39], gain[4, 0] = torch.nan, torch.inf, -torch.inf
     # A difference beyond the numbers' range is none, too.
@@ -371,7 +375,7 @@ def test_candidates_of_rows_that_are_not_finite_are_none(device: str) -> None:
     assert found.bounds.isinf().tolist() == [False, True, True, False, True, True]
     assert (found.columns[[1, 2, 4, 5]] == -1).all()
     # Each tile of a row keeps so many; a row that is one tile lists no more.
-    listed = min(5, -(-40 // candidates.SEARCH_TILE[1]) * candidates.KEPT)
+    listed = min(5, -(-40 // width) * candidates.KEPT)
     assert (found.columns[[0, 3], :listed] >= 0).all() and (found.columns[[0, 3], listed:] == -1).all()
     for mine, reference in zip(found, gain_naive.gain_candidates(gain, duals, 5), strict=True):
         assert mine.shape == reference.shape and mine.dtype == reference.dtype
