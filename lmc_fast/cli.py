@@ -60,6 +60,7 @@ def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) ->
     """
     with _one_line_errors():
         from .experiments.demo import run_demo, standard_cases
+        from .experiments.processes import cores
 
         names = [name.strip() for name in methods.split(",")]
         folder = _free_name(Path("lmc-fast-demo")) if out is None else out
@@ -71,6 +72,8 @@ def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) ->
                 models=models,
                 seed=seed,
                 methods=names,
+                # Quick models are trained before another process has begun.
+                processes=1 if quick else cores(),
                 stage=stages.begin,
             )
         from .experiments.demo_tables import merged_table, method_table, pair_table
@@ -94,7 +97,8 @@ def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) ->
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained models.  [default: OUT/models]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
 @click.option("--quick", is_flag=True, help="Fewer and narrower models: under three minutes on two cores.")
-def paper(data: str, out: Path, cache: Path | None, seed: int, quick: bool) -> None:
+@click.option("--processes", type=click.IntRange(1), help="How many work side by side.  [default: one a core]")
+def paper(data: str, out: Path, cache: Path | None, seed: int, quick: bool, processes: int | None) -> None:
     """Measure every claim of the paper on models trained here, and write a report page.
 
     Writes report.html, tables as CSV and figures as SVG and PNG. What is done is kept: after an interruption the same
@@ -103,11 +107,20 @@ def paper(data: str, out: Path, cache: Path | None, seed: int, quick: bool) -> N
     with _one_line_errors():
         from .experiments.paper import quick_settings, run_paper, standard_settings
         from .experiments.paper.terminal import Watch
+        from .experiments.processes import cores
 
         settings = quick_settings(seed) if quick else standard_settings(seed)
         try:
             with Watch() as watch:
-                result = run_paper(out, settings, data=data, cache=cache, watch=watch.stage, say=watch.say)
+                result = run_paper(
+                    out,
+                    settings,
+                    data=data,
+                    cache=cache,
+                    processes=processes or cores(),
+                    watch=watch.stage,
+                    say=watch.say,
+                )
         except KeyboardInterrupt:
             click.echo("lmc-fast: interrupted; the same command goes on from here", err=True)
             sys.exit(130)

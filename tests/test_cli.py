@@ -170,12 +170,22 @@ def test_links_are_followed_and_need_force(folder: Path) -> None:
     assert link.is_symlink() and (folder / "target.safetensors").is_file()
 
 
-def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder in which one run has been made, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run("demo", "--quick", "--methods", "am, ste,wm")
+
+
+@pytest.mark.xdist_group("quick demo")
+def test_demo_quick(quick_demo: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run("demo", "--quick")
+    folder, result = quick_demo
     assert result.exit_code == 0, result.output
     assert "middle" in result.output and "lmc-fast align lmc-fast-demo/mlp_seed0.safetensors" in result.output
-    out = tmp_path / "lmc-fast-demo"
+    out = folder / "lmc-fast-demo"
     names = {path.name for path in out.iterdir()}
     assert {
         "barrier_mlp.png",
@@ -199,15 +209,16 @@ def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
+    rows = json.loads(Path("my demo/results.json").read_text())["methods"]
+    assert [row["method"] for row in rows] == ["wm", "am", "ste"] * 2
     line = next(line for line in result.output.splitlines() if line.startswith("Next: lmc-fast "))
     assert run(*shlex.split(line.removeprefix("Next: lmc-fast "))).exit_code == 0
     assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
 
 
-def test_the_demo_compares_the_methods_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    run("demo", "--quick", "--methods", "am, ste,wm", "--out", "out")
-    rows = json.loads(Path("out/results.json").read_text())["methods"]
+@pytest.mark.xdist_group("quick demo")
+def test_the_demo_compares_the_methods_that_are_named(quick_demo: tuple[Path, Result]) -> None:
+    rows = json.loads((quick_demo[0] / "lmc-fast-demo" / "results.json").read_text())["methods"]
     assert [(row["model"], row["method"]) for row in rows] == [
         (model, method) for model in ("mlp", "resnet") for method in ("am", "ste", "wm")
     ]

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
 from .demo_methods import METHODS, ByMethod, by_method, check_methods
 from .models import MLP, ResNet
+from .processes import one_thread, side_by_side
 from .training import train
 
 __all__ = ["Case", "DemoResult", "Merged", "Pair", "run_demo", "standard_cases"]
@@ -36,7 +38,7 @@ __all__ = ["Case", "DemoResult", "Merged", "Pair", "run_demo", "standard_cases"]
 
 @dataclass(frozen=True)
 class Case:
-    """An architecture, how it is trained, and its spec."""
+    """An architecture, how it is trained, and its spec. Functions of modules: other processes are to find them."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -51,8 +53,8 @@ def standard_cases(quick: bool = False) -> list[Case]:
     width, epochs = (64, 3) if quick else (512, 20)
     channels, rounds = (8, 2) if quick else (32, 10)
     return [
-        Case("mlp", lambda: MLP(64, (width,) * 3, 10), architectures.mlp, epochs, 2e-3, 0.5),
-        Case("resnet", lambda: ResNet(1, channels, (1, 1, 1), 10), architectures.resnet, rounds, 1e-2, 1.0),
+        Case("mlp", partial(MLP, 64, (width,) * 3, 10), architectures.mlp, epochs, 2e-3, 0.5),
+        Case("resnet", partial(ResNet, 1, channels, (1, 1, 1), 10), architectures.resnet, rounds, 1e-2, 1.0),
     ]
 
 
@@ -131,9 +133,12 @@ def run_demo(
     seed: int = 0,
     lambdas: int = 25,
     methods: Sequence[str] = ("wm", "am", "ste"),
+    processes: int = 1,
     stage: Stage = lambda case, work: False,
 ) -> DemoResult:
     """Train, match, merge and measure every case, and write plots, numbers and checkpoints to `folder`.
+
+    Everything is done on one thread: the models are small.
 
     Args:
         folder: must not exist; it appears when everything in it is whole.
@@ -142,6 +147,7 @@ def run_demo(
         seed: of the first model; the others follow.
         lambdas: points of each curve.
         methods: which of `METHODS` to compare.
+        processes: how many train side by side; the results are the same for any number.
         stage: gives the progress hook for each piece of work.
 
     Raises:
@@ -166,14 +172,16 @@ def run_demo(
     merged: list[Merged] = []
     compared: list[ByMethod] = []
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+    seeds = tuple(range(seed, seed + models))
     try:
-        for case in cases:
-            found, average, rows = _run_case(case, data, aside, models, seed, lambdas, methods, stage)
-            pairs += found
-            merged.append(average)
-            compared += rows
-        seconds = time.perf_counter() - began
-        _write_results(aside / "results.json", data, pairs, merged, compared, seconds)
+        with one_thread():
+            for case, trained in zip(cases, _train(cases, data, seeds, processes, stage), strict=True):
+                found, average, rows = _run_case(case, data, aside, trained, seeds, lambdas, methods, stage)
+                pairs += found
+                merged.append(average)
+                compared += rows
+            seconds = time.perf_counter() - began
+            _write_results(aside / "results.json", data, pairs, merged, compared, seconds)
         aside.chmod(0o755)
         aside.rename(folder)
     finally:
@@ -181,29 +189,61 @@ def run_demo(
     return DemoResult(folder, tuple(pairs), tuple(merged), tuple(compared), seconds)
 
 
+def _train(
+    cases: Sequence[Case], data: Dataset, seeds: Sequence[int], processes: int, stage: Stage
+) -> list[list[nn.Module]]:
+    """The models of every case, one for each seed."""
+    tasks = [(case, seed) for case in cases for seed in seeds]
+    trained: dict[int, nn.Module] = {}
+    hook: Progress = False
+    epochs = [0] * len(tasks)
+
+    def begin(place: int) -> None:
+        nonlocal hook
+        case, seed = tasks[place]
+        if processes == 1:
+            hook = stage(case.name, f"train seed {seed}")
+        elif not place:
+            hook = stage(", ".join(case.name for case in cases), f"train {len(tasks)} models")
+
+    def hear(place: int, step: tuple[str, int, int]) -> None:
+        if processes == 1:
+            description, done, total = step
+        else:
+            epochs[place] = step[1]
+            description, done, total = "training", sum(epochs), sum(case.epochs for case, _ in tasks)
+        if callable(hook):
+            hook(description, done, total)
+
+    for place, model in side_by_side(_train_one, data, tasks, processes=processes, begin=begin, hear=hear):
+        trained[place] = model
+    return [[trained[k * len(seeds) + j] for j in range(len(seeds))] for k in range(len(cases))]
+
+
+def _train_one(data: Dataset, task: tuple[Case, int], tell: Callable[[tuple[str, int, int]], None]) -> nn.Module:
+    case, seed = task
+    return train(
+        case.build,
+        data,
+        seed=seed,
+        epochs=case.epochs,
+        learning_rate=case.learning_rate,
+        weight_decay=case.weight_decay,
+        progress=lambda *step: tell(step),
+    )
+
+
 def _run_case(
     case: Case,
     data: Dataset,
     folder: Path,
-    models: int,
-    seed: int,
+    trained: Sequence[nn.Module],
+    seeds: tuple[int, ...],
     lambdas: int,
     methods: Sequence[str],
     stage: Stage,
 ) -> tuple[list[Pair], Merged, list[ByMethod]]:
-    seeds = tuple(range(seed, seed + models))
-    trained = [
-        train(
-            case.build,
-            data,
-            seed=s,
-            epochs=case.epochs,
-            learning_rate=case.learning_rate,
-            weight_decay=case.weight_decay,
-            progress=stage(case.name, f"train seed {s}"),
-        )
-        for s in seeds
-    ]
+    seed = seeds[0]
     spec = case.spec(trained[0])
     spec.to_json(folder / f"{case.name}_spec.json")
     save_checkpoint(folder / f"{case.name}_seed{seeds[0]}.safetensors", trained[0].state_dict())

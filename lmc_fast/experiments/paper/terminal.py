@@ -46,7 +46,7 @@ class Watch:
 
     @contextmanager
     def stage(self, stage: Stage, left: Sequence[Stage]) -> Iterator[Hook]:
-        """Show one stage; `left` holds it and those that follow."""
+        """Show one stage; `left` holds all that are not done: at first it as well, at the end not any more."""
         costs = sum(each.cost for each in left)
         self._first = self._first or costs
         eta = remaining(time.perf_counter() - self._began, self._spent, costs)
@@ -60,8 +60,8 @@ class Watch:
             self._bar.remove_task(task)
         self._spent += stage.cost
         if not self._console.is_terminal:
-            eta = remaining(time.perf_counter() - self._began, self._spent, costs - stage.cost)
-            self.say(f"{stage.title}: {time.perf_counter() - began:.0f} s; {len(left) - 1} stages left{eta}")
+            eta = remaining(time.perf_counter() - self._began, self._spent, sum(each.cost for each in left))
+            self.say(f"{stage.title}: {time.perf_counter() - began:.0f} s; {len(left)} stages left{eta}")
 
     def _hook(self, task: object, work: str) -> Callable[[str, int, int], None]:
         self._bar.reset(task, total=None, description=f"  {work}")  # type: ignore[arg-type]
