@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._models import unwrapped
 from ..symmetry import PermutationSpec
 from ..symmetry.bench import generators_kept
-from ..symmetry.calls import mapped
+from ..symmetry.calls import calls_of, mapped
 from ..symmetry.verification import Verification
 from ..symmetry.verify import CannotVerifyError, examine
 
@@ -59,7 +59,7 @@ def ensure_verified(
     why_not = ""
     for inputs in (_few(example_inputs), example_inputs):
         try:
-            return Verified(examine(module, spec, inputs, by=by), "")
+            return Verified(examine(module, spec, calls_of(module, inputs), by=by), "")
         except CannotVerifyError as error:
             why_not = " ".join(str(error).split())
     return Verified(None, why_not)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, tensors_of, unsaved_buffers
 from .._modes import as_caller
-from .calls import mapped, tensors_in
+from .calls import Call, mapped, tensors_in
 from .exact import FLOATS, Exact
 
 __all__ = ["FAILURES", "SCALES", "Bench", "CannotVerifyError", "Weights", "generators_kept", "is_number"]
@@ -97,7 +97,7 @@ class Bench:
 
     Args:
         module: left as it is.
-        arguments, keywords: of the call; each run gets a copy.
+        call: the forward pass; each run gets a copy of what it takes.
         dtype: what parameters and inputs are cast to, and what the forward pass is kept in; None: as they are.
         buffers: names of unsaved buffers that belong to the weights.
 
@@ -113,8 +113,7 @@ class Bench:
     def __init__(
         self,
         module: nn.Module,
-        arguments: tuple[Any, ...],
-        keywords: Mapping[str, Any],
+        call: Call,
         dtype: torch.dtype | None,
         buffers: tuple[str, ...],
     ) -> None:
@@ -132,11 +131,14 @@ class Bench:
             return tensor.detach().to(device, dtype if is_cast else tensor.dtype, copy=True)
 
         with torch.inference_mode(False):
-            self.arguments, self.keywords = mapped(arguments, prepared), mapped(dict(keywords), prepared)
+            self.call = Call(mapped(call.given, prepared), call.run)
 
     def _unused(self) -> nn.Module:
         """A copy that has never run, in the precision asked for."""
-        module = copied(self.module)
+        try:
+            module = copied(self.module)
+        except FAILURES as error:
+            raise CannotVerifyError(f"model cannot be copied: {type(error).__name__}: {error}") from error
         if self.kept_in is not None:
             module = module.double() if self.kept_in == torch.float64 else module.float()
         for attribute in self.emptied:
@@ -156,7 +158,7 @@ class Bench:
                 continue
             values = torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape))))
             if tensor.is_complex():
-                values = torch.complex(values, torch.from_numpy(rng.standard_normal(tuple(tensor.shape)))) / 2**0.5
+                values = torch.complex(values, torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape)))))
             kind = name.rpartition(".")[2]
             if kind == STATISTICS[1]:
                 values = 0.5 + torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape))))
@@ -185,13 +187,13 @@ class Bench:
         return self._forward(module)
 
     def _forward(self, module: nn.Module) -> list[Tensor]:
-        arguments, keywords = mapped((self.arguments, self.keywords), torch.clone)
+        given = mapped(self.call.given, torch.clone)
         if self.is_seeded:
             torch.manual_seed(0)
             np.random.seed(0)  # noqa: NPY002
             random.seed(0)
         with torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
-            returned = module(*arguments, **keywords)
+            returned = self.call.run(module, given)
         self.coarsest = watch.coarsest
         outputs = []
         for tensor in tensors_in(returned):
@@ -223,6 +225,7 @@ class Bench:
             (True, False, False),
             (False, True, False),
             (True, True, False),
+            (False, True, True),
             (True, True, True),
         ):
             self.is_fresh, self.is_calm, self.is_seeded = is_fresh, is_calm, is_seeded

@@ -12,25 +12,47 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["call_of", "mapped", "shapes_of", "tensors_in"]
+__all__ = ["Call", "calls_of", "mapped", "shapes_of", "tensors_in"]
 
 # What a language model hands on to its own next call: hidden units, which a right spec permutes.
 STATE = ("past_key_values", "past_key_value", "mems")
 
 
-def call_of(module: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: a tuple or list holds the former, a mapping with the forward's names the
-    latter; anything else is the only argument."""
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One forward pass.
+
+    Attributes:
+        given: what it takes, nested; copied for every run.
+        run: (model, given) -> outputs.
+    """
+
+    given: Any
+    run: Callable[[nn.Module, Any], Any]
+
+    @classmethod
+    def of(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Call:
+        """The plain call of a module."""
+        return cls((arguments, dict(keywords)), lambda module, given: module(*given[0], **given[1]))
+
+
+def calls_of(module: nn.Module, example_inputs: Any) -> list[Call]:
+    """How a module may be called, the likelier way first.
+
+    A tuple or list holds positional arguments, a mapping with names of the forward's arguments keywords, or is itself
+    the only argument, as anything else is.
+    """
     if type(example_inputs) in (tuple, list):
-        return tuple(example_inputs), {}
+        return [Call.of(tuple(example_inputs), {})]
+    whole = Call.of((example_inputs,), {})
     if isinstance(example_inputs, Mapping) and all(isinstance(name, str) for name in example_inputs):
         keywords = dict(example_inputs)
         try:
             inspect.signature(module.forward).bind(**keywords)
         except TypeError:
-            return (example_inputs,), {}
-        return (), keywords
-    return (example_inputs,), {}
+            return [whole]
+        return [Call.of((), keywords), whole]
+    return [whole]
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -240,7 +240,7 @@ class PermutationSpec:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The spec as JSON text, written to `path` as well where one is given."""
-        text = json.dumps(spec_to_json(self.groups, self.axes), indent=1)
+        text = json.dumps(spec_to_json(self.groups, self.axes, self.unsaved), indent=1)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text

@@ -15,7 +15,7 @@ from .._models import unwrapped
 from .._modes import neutral
 from .._version import __version__
 from .bench import FAILURES, SCALES, Bench, CannotVerifyError, Weights, generators_kept, is_number
-from .calls import call_of, shapes_of
+from .calls import Call, calls_of, shapes_of
 from .exact import FLOATS
 from .permutations import Permutations
 from .spec import PermutationSpec
@@ -93,7 +93,8 @@ def verify_spec(
     check_int("seed", seed, 0)
     if not check_finite("tolerance", tolerance) > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance}")
-    found = examine(module, spec.bind(module), example_inputs, seed=seed, tolerance=tolerance, trials=TRIALS)
+    calls = calls_of(module, example_inputs)
+    found = examine(module, spec.bind(module), calls, seed=seed, tolerance=tolerance, trials=TRIALS)
     object.__setattr__(spec, "verified", found)
     return found.error
 
@@ -101,49 +102,48 @@ def verify_spec(
 def examine(
     module: nn.Module,
     bound: PermutationSpec,
-    example_inputs: Any,
+    calls: Sequence[Call],
     *,
     seed: int = 0,
     tolerance: float = 1e-10,
     trials: int = 2,
     by: str = "verify_spec",
 ) -> Verification:
-    """What `verify_spec` does, with a bound spec; the spec is left as it is. Raises as that does."""
-    arguments, keywords = call_of(module, example_inputs)
+    """What `verify_spec` does, with a bound spec, which is left as it is, and the ways in which the forward pass may
+    be called, the first that runs. Raises as that does."""
     with generators_kept():
-        bench = _running(module, arguments, keywords, bound, seed)
+        bench = _running(module, calls, bound, seed)
         found = _Comparison(bench, bound, np.random.default_rng(seed), tolerance)
         error = max(found.worst_change(trial) for trial in range(trials))
     return Verification(
         by=by,
         version=__version__,
         model=type(module).__qualname__,
-        inputs=shapes_of((arguments, keywords)),
+        inputs=shapes_of(bench.call.given),
         error=error,
         precision=str(bench.dtype).removeprefix("torch."),
         note="; ".join(found.notes()),
     )
 
 
-def _running(
-    module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], bound: PermutationSpec, seed: int
-) -> Bench:
+def _running(module: nn.Module, calls: Sequence[Call], bound: PermutationSpec, seed: int) -> Bench:
     """The model in the finest precision that it runs in."""
     own = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
     finer = (torch.float64, torch.float32) if own & {torch.float16, torch.bfloat16} else (torch.float64,)
     failed: BaseException | None = None
-    for dtype in (*finer, None):
-        try:
-            bench = Bench(module, arguments, keywords, dtype, tuple(bound.unsaved))
-            bench.settle(np.random.default_rng(seed))
-            return bench
-        except CannotVerifyError:
-            raise
-        except FAILURES as error:
-            failed = error
+    for call in calls:
+        for dtype in (*finer, None):
+            try:
+                bench = Bench(module, call, dtype, tuple(bound.unsaved))
+                bench.settle(np.random.default_rng(seed))
+                return bench
+            except CannotVerifyError:
+                raise
+            except FAILURES as error:
+                failed = error
     raise CannotVerifyError(
-        f"model must run on example_inputs {shapes_of((arguments, keywords))}, but its forward pass fails in float64 "
-        f"and in its own dtype: {type(failed).__name__}: {failed}"
+        f"model must run on example_inputs {shapes_of(calls[0].given)}, but its forward pass fails in float64 and in "
+        f"its own dtype: {type(failed).__name__}: {failed}"
     ) from failed
 
 
@@ -280,7 +280,7 @@ class _Comparison:
         """Weights with a relative change of about `unit` in every entry."""
 
         def nudged(tensor: Tensor) -> Tensor:
-            factors = torch.from_numpy(1.0 + unit * self.rng.standard_normal(tuple(tensor.shape)))
+            factors = torch.from_numpy(np.asarray(1.0 + unit * self.rng.standard_normal(tuple(tensor.shape))))
             return (tensor.to("cpu", torch.promote_types(tensor.dtype, torch.float64)) * factors).to(tensor)
 
         return {name: nudged(tensor) if is_number(tensor) else tensor for name, tensor in weights.items()}
