@@ -222,8 +222,8 @@ class Bench:
         self._empty_caches(first)
         for is_fresh, is_calm, is_seeded in (
             (False, False, False),
-            (True, False, False),
             (False, True, False),
+            (True, False, False),
             (True, True, False),
             (False, True, True),
             (True, True, True),
