@@ -31,6 +31,7 @@ ROUNDING = 64.0
 # and if it is another one at other weights nearby: the mean of so many draws is then much smaller than each.
 DRAWS = 8
 STEADY = 0.85
+FLOAT32 = torch.finfo(torch.float32).eps
 
 Choices = dict[str, NDArray[np.int64]]
 
@@ -112,8 +113,8 @@ def examine(
     """What `verify_spec` does, with a bound spec, which is left as it is, and the ways in which the forward pass may
     be called, the first that runs. Raises as that does."""
     with generators_kept():
-        bench = _running(module, calls, bound, seed)
-        found = _Comparison(bench, bound, np.random.default_rng(seed), tolerance)
+        bench, outputs = _running(module, calls, bound, seed)
+        found = _Comparison(bench, bound, outputs, np.random.default_rng(seed), tolerance)
         error = max(found.worst_change(trial) for trial in range(trials))
     return Verification(
         by=by,
@@ -126,8 +127,10 @@ def examine(
     )
 
 
-def _running(module: nn.Module, calls: Sequence[Call], bound: PermutationSpec, seed: int) -> Bench:
-    """The model in the finest precision that it runs in."""
+def _running(
+    module: nn.Module, calls: Sequence[Call], bound: PermutationSpec, seed: int
+) -> tuple[Bench, tuple[list[Tensor], list[Tensor]]]:
+    """The model in the finest precision that it runs in, and its outputs at two draws of weights."""
     own = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
     finer = (torch.float64, torch.float32) if own & {torch.float16, torch.bfloat16} else (torch.float64,)
     failed: BaseException | None = None
@@ -135,8 +138,8 @@ def _running(module: nn.Module, calls: Sequence[Call], bound: PermutationSpec, s
         for dtype in (*finer, None):
             try:
                 bench = Bench(module, call, dtype, tuple(bound.unsaved))
-                bench.settle(np.random.default_rng(seed))
-                return bench
+                # Other weights than those of the comparison.
+                return bench, bench.settle(np.random.default_rng([seed, 1]))
             except CannotVerifyError:
                 raise
             except FAILURES as error:
@@ -150,10 +153,19 @@ def _running(module: nn.Module, calls: Sequence[Call], bound: PermutationSpec, s
 class _Comparison:
     """Outputs with units permuted and not, at random weights."""
 
-    def __init__(self, bench: Bench, bound: PermutationSpec, rng: np.random.Generator, tolerance: float) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        bound: PermutationSpec,
+        outputs: tuple[list[Tensor], list[Tensor]],
+        rng: np.random.Generator,
+        tolerance: float,
+    ) -> None:
         self.bench, self.bound, self.rng, self.tolerance = bench, bound, rng, tolerance
         self.rounded = 0.0
-        first, second = (self._finite()[1] for _ in range(2))
+        # By rounding error, what it changes at the weights of this trial.
+        self.noise: dict[float, float] = {}
+        first, second = outputs
         # Entries that no weight reaches, as a mask's, are no measure of the others.
         same_shapes = [tensor.shape for tensor in first] == [tensor.shape for tensor in second]
         self.reached = [one != other for one, other in zip(first, second, strict=True)] if same_shapes else None
@@ -184,6 +196,7 @@ class _Comparison:
     def worst_change(self, trial: int) -> float:
         """Largest relative change at fresh random weights; SymmetryError above what the tolerance allows."""
         weights, reference = self._finite()
+        self.noise.clear()
         worst = 0.0
         for roots in self._parts():
             choices = self._choices(roots, is_forced=trial == 0)
@@ -261,18 +274,26 @@ class _Comparison:
         What a wrong permutation changes is a smooth function of the weights; what rounding changes is not.
         """
         for unit in self._units():
-            noise = max(self._relative_change(self.bench.run(self._nudged(weights, unit)), reference) for _ in range(2))
-            if error <= ROUNDING * noise and not self._is_steady(
-                weights, choices, 2 * unit if unit > 1e-3 else 64 * unit
+            if unit not in self.noise:
+                runs = (self.bench.run(self._nudged(weights, unit)) for _ in range(2))
+                self.noise[unit] = max(self._relative_change(run, reference) for run in runs)
+            # Where float32 was seen, no less than its rounding changes is no news.
+            is_known = unit <= FLOAT32 and self._coarsest() != torch.float64 and error <= self.noise[unit]
+            if is_known or (
+                error <= ROUNDING * self.noise[unit]
+                and not self._is_steady(weights, choices, 2 * unit if unit > FLOAT32 else 64 * unit)
             ):
                 self.rounded = max(self.rounded, error)
                 return True
         return False
 
+    def _coarsest(self) -> torch.dtype:
+        return min((self.bench.coarsest or self.bench.dtype, self.bench.dtype), key=FLOATS.index)
+
     def _units(self) -> list[float]:
         """Relative rounding errors to look for: of the coarsest dtype that was seen, and of float32, which a forward
         pass may use unseen (in numpy)."""
-        seen = min((self.bench.coarsest or self.bench.dtype, self.bench.dtype), key=FLOATS.index)
+        seen = self._coarsest()
         dtypes = dict.fromkeys((seen, min((seen, torch.float32), key=FLOATS.index)))
         return [torch.finfo(dtype).eps for dtype in dtypes]
 
