@@ -156,9 +156,11 @@ class Bench:
             if not is_number(tensor):
                 weights[name] = tensor.clone()
                 continue
-            values = torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape))))
+            values = torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape), np.float32)))
             if tensor.is_complex():
-                values = torch.complex(values, torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape)))))
+                values = torch.complex(
+                    values, torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape), np.float32)))
+                )
             kind = name.rpartition(".")[2]
             if kind == STATISTICS[1]:
                 values = 0.5 + torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape))))
