@@ -30,6 +30,7 @@ __all__ = [
     "modes_kept",
     "tensor_identity",
     "tensors_of",
+    "unsaved_buffers",
     "unwrapped",
     "with_tensors",
 ]
@@ -67,6 +68,12 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
             raise ValueError(f"{argument} must have its weights, but {name!r} is lazy: run the model once first")
         tensors[name] = plain(f"{argument}[{name!r}]", tensor)
     return tensors
+
+
+def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are not in the module's state dict (``persistent=False``), by name, as they are."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if name not in saved}
 
 
 def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:

@@ -176,8 +176,9 @@ def align(
 ) -> None:
     """Permute the hidden units of checkpoint B to lie over those of checkpoint A.
 
-    A and B are safetensors files, or torch files that hold tensors only. The aligned model computes the same
-    function as B, and can be averaged with A.
+    A and B are safetensors files, or torch files that hold tensors only. The aligned model can be averaged with A. It
+    computes the same function as B if the spec is right, which files cannot show: nothing is verified here. Check a
+    spec with lmc_fast.verify_spec(model, spec, example_inputs) in Python.
     """
     with _one_line_errors():
         from .checkpoints import load_checkpoint, save_checkpoint

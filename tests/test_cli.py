@@ -59,6 +59,12 @@ def test_align_writes_the_permuted_b(folder: Path) -> None:
     torch.testing.assert_close(model(inputs), reference)
 
 
+def test_align_promises_no_more_than_it_knows(folder: Path) -> None:
+    assert "spec not verified" in run(*ALIGN).output
+    text = " ".join(run("align", "--help").output.split())
+    assert "the same function as B if the spec is right" in text and "nothing is verified here" in text
+
+
 def test_force_replaces(folder: Path) -> None:
     assert run(*ALIGN).exit_code == 0
     assert run(*ALIGN).exit_code == 2

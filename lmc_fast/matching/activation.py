@@ -25,6 +25,7 @@ from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 
 __all__ = ["activation_matching"]
 
@@ -72,13 +73,15 @@ def activation_matching(
 
     Returns:
         A `Matching`, whose objective and distances are those of the weights, as of weight matching; the history has
-        one entry. ``.apply(model_b)`` gives the permuted model.
+        one entry. ``.apply(model_b)`` gives the permuted model. The spec is verified on model a and a few examples
+        of the first batch, unless it was before (`Matching.verified`).
 
     Raises:
         TypeError: a model that is no module, `batches` that are a batch themselves, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, no batches, activations that are not
             finite or differ in shape between the models, a group that shows up nowhere, or an unknown option.
+        SymmetryError: the spec does not keep model a's function.
     """
     began = time.perf_counter()
     check_type("model_a", model_a, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
@@ -93,7 +96,8 @@ def activation_matching(
     _check_choice("watch", watch, SIDES)
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
+    verified = ensure_verified("activation_matching", model_a, spec, batches=batches)
 
     gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress)
     unknown = _undetermined(spec, gains)
@@ -125,6 +129,7 @@ def activation_matching(
         history=(Sweep(objective, permutations.moved, len(spec.roots), seconds),),
         seconds=seconds,
         method=f"activation matching, {statistic}",
+        **verified._asdict(),
     )
 
 

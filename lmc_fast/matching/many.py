@@ -26,6 +26,7 @@ from .engine.universe import frank_wolfe_many
 from .results.many import ManyMatching
 from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
+from .verification import Verified, ensure_verified
 from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]
@@ -80,12 +81,15 @@ def match_many(
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
-        A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept.
+        A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept. With
+        "ste_mm" the spec is verified on the reference and a few examples of the first batch, unless it was before
+        (`ManyMatching.verified`).
 
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
         ValueError: fewer than two models, models of different shapes, a spec that does not fit them, weights or a
             loss that are not finite, batches missing or not taken, or an option out of range.
+        SymmetryError: the spec does not keep the reference's function.
     """
     began = time.perf_counter()
     if isinstance(models, (str, Mapping, nn.Module)) or not isinstance(models, Sequence):
@@ -106,11 +110,13 @@ def match_many(
         check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
     work = _Work.of(models, spec, reference, check_device("device", device))
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
+    verified = Verified(work.spec.verified, "")
     if method == "ste_mm":
         task, judge = (
             TaskLoss(models[reference], given, loss_fn, work.names, work.device)
             for given in (batches, batches if validation is None else validation)
         )
+        verified = ensure_verified("match_many", models[reference], work.spec, batches=batches)
         hats = _hats(work, starts, how, max_sweeps)
         best, history, converged = train_hats(
             task,
@@ -130,7 +136,8 @@ def match_many(
         found = _pairwise(work, starts, how, max_sweeps, progress)
     else:
         found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
-    return work.result(found, method + (f", {mixing}" if method == "ste_mm" else ""), time.perf_counter() - began)
+    method += f", {mixing}" if method == "ste_mm" else ""
+    return work.result(found, method, time.perf_counter() - began, verified)
 
 
 @dataclass(frozen=True)
@@ -180,9 +187,9 @@ class _Work:
             (i, j): {name: overlap(ordered[i][name], ordered[j][name]) for name in names}
             for i, j in combinations(range(len(models)), 2)
         }
-        return cls(spec.bind(tensors[0]), order, ordered, names, overlaps, where)
+        return cls(spec.bind(models[reference]), order, ordered, names, overlaps, where)
 
-    def result(self, found: _Found, method: str, seconds: float) -> ManyMatching:
+    def result(self, found: _Found, method: str, seconds: float, verified: Verified) -> ManyMatching:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
@@ -212,6 +219,7 @@ class _Work:
             history=tuple(found.history),
             seconds=seconds,
             method=method,
+            **verified._asdict(),
         )
 
 

@@ -31,6 +31,7 @@ from .engine.sinkhorn_operator import Relaxed, mixed
 from .engine.sums import squared_distance
 from .engine.task import LossFn, TaskLoss
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 
 __all__ = ["sinkhorn_matching"]
 
@@ -91,9 +92,11 @@ def sinkhorn_matching(
 
     Returns:
         A `Matching`; ``.apply(model_b)`` gives the permuted model. Its history has one entry a rounding; `converged`
-        tells whether patience ended the search.
+        tells whether patience ended the search. With a module and batches the spec is verified on model a and a few
+        examples of the first batch, unless it was before (`Matching.verified`).
 
     Raises:
+        SymmetryError: the spec does not keep model a's function.
         TypeError: a model that is neither a module nor a state dict, a loss of the task without a module as model a or
             without batches of pairs, or another argument of the wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, weights or a loss that are not finite,
@@ -113,7 +116,7 @@ def sinkhorn_matching(
         if not check_finite(name, number) > 0:
             raise ValueError(f"{name} must be above 0, got {number}")
     device = check_device("device", device)
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
     if not spec.groups:
         raise ValueError("spec must have one group at least, got none: there is nothing to learn")
     start = _start(init, spec, seed)
@@ -126,6 +129,8 @@ def sinkhorn_matching(
         judge = _Task(pair, model_a, batches, loss_fn, None if loss == "midpoint" else seed)
     else:
         raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, got {loss!r}")
+
+    verified = ensure_verified("sinkhorn_matching", model_a, spec, batches=batches)
 
     relaxed = Relaxed(spec, start, float(temperature), iterations, pair.device, pair.dtype)
     optimizer = torch.optim.Adam(list(relaxed.scores.values()), lr=float(learning_rate))
@@ -163,6 +168,7 @@ def sinkhorn_matching(
         history=tuple(history),
         seconds=time.perf_counter() - began,
         method=f"Sinkhorn, {loss} loss",
+        **verified._asdict(),
     )
 
 

@@ -25,6 +25,7 @@ from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
 from .engine.task import LossFn, TaskLoss
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 from .weight import start_of
 
 __all__ = ["Hat", "Optimizer", "check_training", "straight_through_matching", "train_hats"]
@@ -129,9 +130,11 @@ def straight_through_matching(
 
     Returns:
         A `Matching` with the best projection seen. Its history has one entry an epoch; `converged` tells whether
-        patience ended the search.
+        patience ended the search. The spec is verified on model a and a few examples of the first batch, unless it
+        was before (`Matching.verified`).
 
     Raises:
+        SymmetryError: the spec does not keep model a's function.
         TypeError: a model a that is no module, batches that are not pairs of tensors, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, weights or a loss that are not finite,
@@ -146,11 +149,12 @@ def straight_through_matching(
     check_training(epochs=epochs, sweeps=sweeps, patience=patience, learning_rate=learning_rate, mixing=mixing)
     check_int("seed", seed, 0)
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
     counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
     names = [name for name in tensors_a if name in counted]
     task = TaskLoss(model_a, batches, loss_fn, names, where)
     judge = task if validation is None else TaskLoss(model_a, validation, loss_fn, names, where)
+    verified = ensure_verified("straight_through_matching", model_a, spec, batches=batches)
     start = init.permutations if isinstance(init, Matching) else init
     start, settle = start_of(start, spec, seed), isinstance(init, str)
     hat = Hat(spec, tensors_a, tensors_b, names, start, where)
@@ -179,6 +183,7 @@ def straight_through_matching(
         history=tuple(history),
         seconds=time.perf_counter() - began,
         method=f"straight-through estimation, {mixing}",
+        **verified._asdict(),
     )
 
 

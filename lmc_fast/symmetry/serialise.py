@@ -16,18 +16,26 @@ VERSION = 1
 MAX_DEPTH = 16
 
 
-def spec_to_json(groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
+def spec_to_json(
+    groups: Mapping[str, Group],
+    axes: Mapping[str, tuple[Axis, ...]],
+    unsaved: Mapping[str, tuple[Axis, ...]] | None = None,
+) -> dict[str, Any]:
     """The spec as plain data for json.dumps."""
     return {
         "format": FORMAT,
         "version": VERSION,
         "groups": {name: {"size": group.size, "owner": group.owner} for name, group in groups.items()},
-        "axes": {name: [_axis_to_json(axis) for axis in entries] for name, entries in axes.items()},
+        "axes": _axes_to_json(axes),
+        **({"unsaved": _axes_to_json(unsaved)} if unsaved else {}),
     }
 
 
-def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, ...]]]:
-    """Groups and axes from text; ValueError says what is wrong and where."""
+Axes = dict[str, tuple[Axis, ...]]
+
+
+def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
+    """Groups, axes and those of unsaved buffers from text; ValueError says what is wrong and where."""
     try:
         data = json.loads(text, object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
@@ -37,7 +45,7 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, .
     if not isinstance(data, dict):
         raise ValueError("spec: must be a JSON object")
     if "format" not in data:
-        return {}, _axes_from_json(data)
+        return {}, _axes_from_json(data), {}
     if data["format"] != FORMAT or data.get("version") != VERSION:
         raise ValueError(
             f"spec: format must be {FORMAT!r}, version {VERSION}, got {data['format']!r}, {data.get('version')!r}"
@@ -51,7 +59,10 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, .
             raise ValueError(f"spec: group {name!r} must be an object with size and owner")
         with _Where(f"group {name!r}"):
             groups[name] = Group(name, entry.get("size"), entry.get("owner"))
-    return groups, _axes_from_json(data["axes"])
+    unsaved = data.get("unsaved", {})
+    if not isinstance(unsaved, dict):
+        raise ValueError("spec: must hold an object under 'unsaved', if anything")
+    return groups, _axes_from_json(data["axes"]), _axes_from_json(unsaved)
 
 
 class _Where:
@@ -85,6 +96,10 @@ def _axes_from_json(data: Mapping[str, Any]) -> dict[str, tuple[Axis, ...]]:
         with _Where(f"parameter {name!r}"):
             axes[name] = tuple(_axis_from_json(entry) for entry in entries)
     return axes
+
+
+def _axes_to_json(axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
+    return {name: [_axis_to_json(axis) for axis in entries] for name, entries in axes.items()}
 
 
 def _axis_to_json(axis: Axis) -> Any:
