@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 
 from ._extras import install_line
 from ._signals import listen, stop_of, tell
@@ -44,10 +43,7 @@ def _run() -> int:
     except click.Abort as error:
         return tell(stop_of(error))
     except OSError as error:
-        print(f"lmc-fast: the output cannot be written: {error.strerror}", file=sys.stderr)
-        # Or the interpreter would try again as it ends.
-        with suppress(OSError):
-            sys.stdout.close()
+        print(f"lmc-fast: {error.filename!r}: {error.strerror}", file=sys.stderr)
         return 2
     return code if isinstance(code, int) else 0
 

@@ -54,13 +54,19 @@ def forgiving(stream: TextIO | None) -> TextIO:
 
 
 class _Outlet(io.FileIO):
-    """A file whose reader may go away; what is written after that is thrown away."""
+    """A file whose reader may go away. What stdout cannot hold is told once, and what follows it is thrown away."""
+
+    failed = False
 
     def write(self, data: object) -> int:
-        try:
-            return super().write(data)  # type: ignore[arg-type]
-        except BrokenPipeError:
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+        if not self.failed:
+            try:
+                return super().write(data)  # type: ignore[arg-type]
+            except OSError as error:
+                self.failed = True
+                if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                    raise OSError(error.errno, error.strerror, "stdout") from None
+        return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
 def _in_other_words(error: UnicodeError) -> tuple[str | bytes, int]:

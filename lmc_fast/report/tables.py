@@ -109,7 +109,8 @@ def stacked(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
     longest = max((len(head) for head in columns[1:]), default=0)
     lines = []
     for first, *others in rows:
-        lines.append(first)
+        # An empty one is that of the row above.
+        lines += [first] if first else []
         for head, cell in zip(columns[1:], others, strict=True):
             if not cell:
                 continue
