@@ -105,7 +105,8 @@ def test_a_signal_ends_every_command_in_one_sentence_with_nothing_left(
     words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
     assert process.returncode == 128 + number
     assert errors.splitlines()[-1:] == [f"lmc-fast: {words}{hint}"] and "Traceback" not in errors
-    assert len(errors.splitlines()) == 1 and output == ""
+    # A line that is being written as the signal comes may be written again.
+    assert len(errors.splitlines()) == 1 and set(output.splitlines()) <= {"ready"}
     assert names(folder) - before == more
 
 
@@ -120,7 +121,7 @@ def test_a_second_signal_does_not_break_into_the_cleaning_up(folder: Path) -> No
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "cleaning\n"
+        assert "cleaning\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and errors == "lmc-fast: interrupted\n"
@@ -285,9 +286,9 @@ def test_a_simple_stdout_shows_all_that_was_computed(folder: Path, locale: dict[
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode("latin-1")
     assert "-> 0.250" in text and "seeds 0, 1" in text and "seeds 0, 1, 2" in text and "sinkhorn" in text
-    # Laid out for what is printed: all lines of a table are equally long.
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(row) for row in rows[:8]} == {len(rows[0])}
+    # Laid out for what is printed: the lines of a table are equally long.
+    rows = [line for line in text.split("The mean")[0].splitlines() if line.startswith("|")]
+    assert rows and {len(row) for row in rows} == {len(rows[0])}
 
 
 def on_a_terminal(columns: int, command: list[str], **environment: str) -> str:

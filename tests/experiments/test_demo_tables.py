@@ -58,9 +58,9 @@ def test_paragraphs_fit_and_lose_nothing() -> None:
     text = stacked(("model", "loss", "a long heading"), [["mlp", "1.5", "x" * 30], ["", "2.5", "y"]], 32)
     assert text.splitlines() == [
         "mlp",
-        "  loss                   1.5",
+        "  loss                    1.5",
         "  a long heading",
         "    " + "x" * 30,
-        "  loss                   2.5",
-        "  a long heading           y",
+        "  loss                    2.5",
+        "  a long heading            y",
     ]
