@@ -41,6 +41,11 @@ def load_torch_file(path: Path, key: str | None) -> tuple[dict[str, Tensor], lis
 
 
 def _read(path: Path) -> object:
+    if _is_program(path):
+        raise ValueError(
+            f"checkpoint {str(path)!r} is a TorchScript or exported program, not a file of weights: save its "
+            "state_dict()"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -57,20 +62,17 @@ def _read(path: Path) -> object:
         ) from None
     # On damaged bytes the unpickler stumbles in as many ways as there are.
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
-        if _is_program(path):
-            raise ValueError(
-                f"checkpoint {str(path)!r} is a TorchScript or exported program, not a file of weights: save its "
-                "state_dict()"
-            ) from None
         what = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"checkpoint {str(path)!r} is no complete torch file: {what}") from None
 
 
 def _is_program(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    # Older torch files are none; damaged ones are told of as such.
+    except (zipfile.BadZipFile, ValueError, OSError, struct.error, NotImplementedError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
     return any(
         "/code/" in name or name.endswith(("constants.pkl", "archive_format", "serialized_exported_program.json"))
         for name in names
