@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
+from lmc_fast._extras import install_line
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.cli import cli
 
@@ -95,21 +96,21 @@ BAD = {
     ),
     "other-spec": (
         lambda: architectures.mlp(models.small_mlp()).to_json("spec.json"),
-        "the spec names parameter '1.weight', which the model lacks",
+        "spec 'spec.json': the spec names parameter '1.weight', which the model lacks",
     ),
-    "spec-no-json": (lambda: Path("spec.json").write_text("{"), "spec: not JSON at line 1"),
+    "spec-no-json": (lambda: Path("spec.json").write_text("{"), "spec 'spec.json': not JSON at line 1"),
     "truncated": (lambda: truncate("a.safetensors"), "'a.safetensors' is no complete safetensors file"),
     "pickle-with-code": (
         lambda: torch.save({"w": Code()}, "b.pt"),
         "nothing in it was run",
     ),
     "spec-is-binary": (lambda: Path("spec.json").write_bytes(b"\xff\xfe"), "spec 'spec.json' is no text file"),
-    "spec-too-deep": (lambda: Path("spec.json").write_text("[" * 100_000), "spec: nested too deep"),
+    "spec-too-deep": (lambda: Path("spec.json").write_text("[" * 100_000), "spec 'spec.json': nested too deep"),
     "spec-typo": (
         lambda: Path("spec.json").write_text(
             '{"format": "lmc_fast.PermutationSpec", "version": 1, "axes": {}, "groups": {"zz": {"size": 100000000000}}}'
         ),
-        "group 'zz' must be on some axis",
+        "spec 'spec.json': group 'zz' must be on some axis",
     ),
     "complex": (
         lambda: [torch.save({"w": torch.zeros(2, dtype=torch.complex64)}, name) for name in ("a.safetensors", "b.pt")],
@@ -123,7 +124,10 @@ BAD = {
         lambda: torch.save(torch_state(torch.int64), "b.pt"),
         "model_b must hold floating point numbers where model_a does, but 'classifier.1.bias' is torch.int64",
     ),
-    "output-exists": (lambda: Path("out.safetensors").write_text("mine"), "output 'out.safetensors' exists already"),
+    "output-exists": (
+        lambda: Path("out.safetensors").write_text("mine"),
+        "output 'out.safetensors' exists already: --force replaces it",
+    ),
 }
 
 
@@ -272,11 +276,12 @@ main()
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("click", "lmc-fast needs click: pip install 'lmc_fast[cli]'"),
-        ("rich", "lmc-fast needs rich: pip install 'lmc_fast[cli]'"),
-        ("sklearn", "sklearn, which is not installed: pip install 'lmc_fast[demo]'"),
-        ("safetensors", "safetensors, which is not installed: pip install 'lmc_fast[cli]'"),
+        ("click", f"lmc-fast needs click: {install_line('cli')}"),
+        ("rich", f"lmc-fast needs rich: {install_line('cli')}"),
+        ("sklearn", f"sklearn, which is not installed: {install_line('demo')}"),
+        ("safetensors", f"safetensors, which is not installed: {install_line('cli')}"),
     ],
+    ids=["click", "rich", "sklearn", "safetensors"],
 )
 def test_a_missing_extra_is_named(tmp_path: Path, module: str, message: str) -> None:
     code = BLOCKED.format(module=module)

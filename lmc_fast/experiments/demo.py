@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from .._extras import require
+from .._files import check_new_folder, write_folder, write_text
 from .._progress import Progress
 from .._version import __version__
 from ..analysis import BarrierCurve, evaluate, loss_barrier, singular_factors, spectral_alignment
@@ -25,6 +24,7 @@ from ..checkpoints import save_checkpoint
 from ..matching import Matching, weight_matching
 from ..merging import merge
 from ..repair import has_batchnorm, reestimate_batchnorm
+from ..report.figures import save_png
 from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
@@ -141,7 +141,8 @@ def run_demo(
     Everything is done on one thread: the models are small.
 
     Args:
-        folder: must not exist; it appears when everything in it is whole.
+        folder: must not exist; it appears when everything in it is whole, under the next free name if another has
+            come to be there meanwhile.
         cases: architectures; None: `standard_cases`.
         models: how many to train of each; all are matched to the first.
         seed: of the first model; the others follow.
@@ -158,10 +159,7 @@ def run_demo(
     """
     methods = check_methods(methods)
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"output folder {str(folder)!r} exists already")
-    if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of output {str(folder)!r} does not exist")
+    check_new_folder(folder)
     # Before minutes of work, not after them.
     for module, extra in (("matplotlib", "demo"), ("safetensors", "cli")):
         require(module, extra)
@@ -171,22 +169,19 @@ def run_demo(
     pairs: list[Pair] = []
     merged: list[Merged] = []
     compared: list[ByMethod] = []
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
     seeds = tuple(range(seed, seed + models))
-    try:
+
+    def fill(aside: Path) -> None:
         with one_thread():
             for case, trained in zip(cases, _train(cases, data, seeds, processes, stage), strict=True):
                 found, average, rows = _run_case(case, data, aside, trained, seeds, lambdas, methods, stage)
-                pairs += found
+                pairs.extend(found)
                 merged.append(average)
-                compared += rows
-            seconds = time.perf_counter() - began
-            _write_results(aside / "results.json", data, pairs, merged, compared, seconds)
-        aside.chmod(0o755)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return DemoResult(folder, tuple(pairs), tuple(merged), tuple(compared), seconds)
+                compared.extend(rows)
+        _write_results(aside / "results.json", data, pairs, merged, compared, time.perf_counter() - began)
+
+    placed = write_folder(folder, fill)
+    return DemoResult(placed, tuple(pairs), tuple(merged), tuple(compared), time.perf_counter() - began)
 
 
 def _train(
@@ -323,7 +318,7 @@ def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:
             if curve is not None:
                 families.setdefault(label, []).append(curve)
     figure = barrier_figure(f"{case.name} on {data.name}: between independently trained models", families)
-    figure.savefig(path, dpi=150)
+    save_png(figure, path)
 
 
 def _draw_alignment(path: Path, case: Case, data: Dataset, models: Sequence[nn.Module], pairs: Sequence[Pair]) -> None:
@@ -340,7 +335,7 @@ def _draw_alignment(path: Path, case: Case, data: Dataset, models: Sequence[nn.M
         ]
     again = ", BatchNorm statistics measured again" if has_batchnorm(models[0]) else ""
     title = f"{case.name} on {data.name}: the barrier, and the singular vectors{again}"
-    alignment_figure(title, curves, alignments).savefig(path, dpi=110)
+    save_png(alignment_figure(title, curves, alignments), path, dpi=110)
 
 
 def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:
@@ -376,4 +371,4 @@ def _write_results(
         "merged": [asdict(average) for average in merged],
         "methods": [asdict(row) for row in methods],
     }
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results, indent=1) + "\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .groups import Axis, Group, Segment
 
-__all__ = ["spec_from_json", "spec_to_json"]
+__all__ = ["is_text", "spec_from_json", "spec_to_json", "text_of"]
 
 FORMAT = "lmc_fast.PermutationSpec"
 VERSION = 1
@@ -31,13 +32,37 @@ def spec_to_json(
     }
 
 
+def is_text(source: str) -> bool:
+    """Whether a string is a spec by itself, and no path to one."""
+    return source.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", "") or "\n" in source
+
+
+def text_of(path: Path) -> str:
+    """The text of a spec's file, in the encoding that it has by its first bytes; ValueError names the file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"spec {str(path)!r} does not exist") from None
+    except IsADirectoryError:
+        raise FileNotFoundError(f"spec {str(path)!r} does not exist as a file") from None
+    except OSError as error:
+        raise OSError(f"spec {str(path)!r} cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        raise ValueError(f"spec {str(path)!r} is no text file (UTF-8)") from None
+    if not text.strip():
+        raise ValueError(f"spec {str(path)!r} is no text file with a spec: it is empty")
+    return text
+
+
 Axes = dict[str, tuple[Axis, ...]]
 
 
 def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
     """Groups, axes and those of unsaved buffers from text; ValueError says what is wrong and where."""
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates)
+        data = json.loads(text.lstrip("\ufeff"), object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
         raise ValueError(f"spec: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from .._checks import check_int, check_type, fail_type
+from .._files import write_text
 from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
 from .._wrappers import met
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
-from .serialise import spec_from_json, spec_to_json
+from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
 
 __all__ = ["PermutationSpec"]
@@ -243,30 +245,42 @@ class PermutationSpec:
         return tensor.reshape([axis_size(axis.segments, self.sizes) for axis in axes])
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The spec as JSON text, written to `path` as well where one is given."""
+        """The spec as JSON text, written to `path` as well where one is given.
+
+        The file is written aside and then renamed: one that is replaced is never lost to a full disk.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
         text = json.dumps(spec_to_json(self.groups, self.axes, self.unsaved), indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            check_type("path", path, (str, PathLike), "a path")
+            write_text(Path(path), text + "\n")
         return text
 
     @classmethod
     def from_json(cls, source: str | Path) -> PermutationSpec:
-        """A spec from `to_json`'s text, or from a Path to a file with it.
+        """A spec from the file that `to_json` wrote, or from its text.
 
         A plain ``{"fc1.weight": ["P1", null], ...}``, the common form, is read as well.
 
+        Args:
+            source: a path. A string that begins with ``{`` or ``[``, or that has several lines, is the text itself.
+
         Raises:
+            TypeError: neither a string nor a path.
             FileNotFoundError: the path does not exist, or is no file.
-            ValueError: not JSON, a key that stands twice, or not a spec; the message says where.
+            ValueError: not JSON, a key that stands twice, or not a spec; the message says where, and names the file.
         """
-        if not isinstance(source, Path):
+        check_type("source", source, (str, PathLike), "a path, or the text of a spec")
+        if isinstance(source, str) and is_text(source):
             return cls(*spec_from_json(source))
-        if not source.is_file():
-            raise FileNotFoundError(f"spec {str(source)!r} does not exist" + (" as a file" if source.exists() else ""))
+        path = Path(source)
+        text = text_of(path)
         try:
-            return cls(*spec_from_json(source.read_text(encoding="utf-8")))
-        except UnicodeDecodeError:
-            raise ValueError(f"spec {str(source)!r} is no text file (UTF-8)") from None
+            return cls(*spec_from_json(text))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
+        self._is_terminal = sys.stderr.isatty()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -26,7 +28,7 @@ class Watch:
             TextColumn("{task.fields[left]}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._is_terminal,
         )
         self._began = time.perf_counter()
         self._spent = 0.0
@@ -59,7 +61,7 @@ class Watch:
         finally:
             self._bar.remove_task(task)
         self._spent += stage.cost
-        if not self._console.is_terminal:
+        if not self._is_terminal:
             eta = remaining(time.perf_counter() - self._began, self._spent, sum(each.cost for each in left))
             self.say(f"{stage.title}: {time.perf_counter() - began:.0f} s; {len(left)} stages left{eta}")
 

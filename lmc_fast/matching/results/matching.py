@@ -91,14 +91,13 @@ class Matching:
 
         Args:
             path: where to; ends in ``.safetensors``.
-            overwrite: whether a file that exists may be replaced.
+            overwrite: whether a file that exists may be replaced: to save to one path again, say so.
 
         Raises:
             FileExistsError: `path` exists, and `overwrite` is False.
             FileNotFoundError: its folder does not exist.
             ValueError: another ending.
-            OSError: it cannot be written to.
-            ImportError: safetensors is not installed; the message names the extra.
+            OSError: it cannot be written to, or the disk is full; what was there stays as it was.
         """
         result = {name: getattr(self, name) for name in _NUMBERS}
         tensors = {PREFIX + group: choice for group, choice in self.permutations.items()}
