@@ -116,7 +116,7 @@ def _norm(axes: Axes, layer: _Layer, units: AxisLike) -> None:
 
 
 def _chain(model: Model, builder: str, weight_dims: tuple[int, ...]) -> PermutationSpec:
-    tensors = tensors_of("model", model)
+    tensors = tensors_of("model", model, shapes_only=True)
     layers = _layers(model, tensors, builder)
     if not layers or layers[-1].is_norm:
         last = f"norm {layers[-1].name!r} at the end" if layers else "no layers"
@@ -177,7 +177,7 @@ def resnet(model: Model) -> PermutationSpec:
         TypeError: `model` is neither a module nor a state dict.
         ValueError: layers that these names do not explain, or sizes that do not fit.
     """
-    tensors = tensors_of("model", model)
+    tensors = tensors_of("model", model, shapes_only=True)
     stem: list[_Layer] = []
     head: list[_Layer] = []
     blocks: dict[str, list[_Layer]] = {}

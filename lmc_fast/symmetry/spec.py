@@ -111,7 +111,7 @@ class PermutationSpec:
                 `bind`.
         """
         check_type("perm_to_axes", perm_to_axes, Mapping, "a mapping from groups to (parameter, axis) pairs")
-        tensors = tensors_of("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
         axes: dict[str, list[str | None]] = {
             name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
         }
@@ -155,7 +155,7 @@ class PermutationSpec:
                 the size that the spec makes of it; a size that nothing settles; two names of one tied tensor
                 with different axes. The message names the parameter.
         """
-        tensors = tensors_of("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
         axes = dict(self.axes)
         for name in tensors:
             layer, _, kind = name.rpartition(".")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_int, check_type
-from .._models import STATISTICS
+from .._models import STATISTICS, tensors_of
 from .permutations import Permutations
 from .spec import PermutationSpec
 
@@ -68,7 +68,7 @@ def verify_spec(
     check_int("seed", seed, 0)
     if not check_finite("tolerance", tolerance) > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance}")
-    bound = spec.bind(model)
+    bound = spec.bind(tensors_of("model", model))
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     inputs = tuple(_as_double(x) for x in inputs)
     probe = copy.deepcopy(model).double().eval()
