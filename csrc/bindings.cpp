@@ -260,6 +260,8 @@ PyObject* assign_plain(PyObject* cost, bool maximize) {
     const py::ssize_t columns = proxy->dimensions[1];
     Matching row_ind(rows);
     Matching column_ind(rows);
+    // Nothing to choose, of however many columns.
+    if (rows == 0) return PyTuple_Pack(2, row_ind.ptr(), column_ind.ptr());
     const std::unique_ptr<double[]> duals(new double[static_cast<std::size_t>(rows + columns)]);
     std::int64_t* const row_numbers = row_ind.mutable_data();
     for (py::ssize_t i = 0; i < rows; ++i) row_numbers[i] = i;

@@ -22,6 +22,7 @@ __all__ = [
     "addresses_at_once",
     "as_base",
     "check_dense",
+    "check_indices",
     "in_one_run",
     "is_as_stored",
     "obstacle_of",
@@ -101,6 +102,12 @@ def check_dense(argument: str, tensor: object) -> None:
     obstacle = obstacle_of(tensor)
     if obstacle is not None:
         raise ValueError(f"{argument} must be {_TAKES}, got {obstacle}")
+
+
+def check_indices(argument: str, index: Tensor) -> None:
+    """IndexError unless int64 indices are of a dimension as long as they are; plain torch would not name them."""
+    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < index.numel()):
+        raise IndexError(f"{argument} must hold indices of its dimension")
 
 
 def in_one_run(argument: str, tensor: Tensor) -> Tensor:

@@ -88,12 +88,16 @@ def linear_sum_assignment(
     maximize = bool(maximize)
     count = threads_of(threads)
     start = None if warm_start is None else _start(warm_start, matrix.shape, maximize)
-    column_of_row = solve_from(start, matrix, maximize, count, name="cost_matrix")[0]
-    if matrix.shape[0] <= matrix.shape[1]:
-        rows, columns = np.arange(matrix.shape[0], dtype=np.int64), column_of_row
+    if start is None and 0 in matrix.shape:
+        # Nothing to choose; the duals of a wide one would take its width.
+        rows, columns = np.empty(0, np.int64), np.empty(0, np.int64)
     else:
-        rows = np.flatnonzero(column_of_row >= 0).astype(np.int64, copy=False)
-        columns = column_of_row[rows]
+        column_of_row = solve_from(start, matrix, maximize, count, name="cost_matrix")[0]
+        if matrix.shape[0] <= matrix.shape[1]:
+            rows, columns = np.arange(matrix.shape[0], dtype=np.int64), column_of_row
+        else:
+            rows = np.flatnonzero(column_of_row >= 0).astype(np.int64, copy=False)
+            columns = column_of_row[rows]
     if isinstance(cost_matrix, torch.Tensor):
         return torch.from_numpy(rows).to(cost_matrix.device), torch.from_numpy(columns).to(cost_matrix.device)
     return rows, columns

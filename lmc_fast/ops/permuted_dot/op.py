@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._backend import choose
 from ..._checks import fail_type, fail_value
 from ..._chunks import Gathers
-from ..._tensors import BASES, check_dense, seen
+from ..._tensors import BASES, check_dense, check_indices, seen
 from ..permuted_lerp.native import TYPES
 from . import naive, native
 
@@ -57,6 +57,9 @@ def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers, *, backend: str = "auto
     if _chosen(backend, "permuted_dot", a, b) == "torch":
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
+        for d, index in enumerate(gathers):
+            if index is not None:
+                check_indices(f"gathers[{d}]", index)
         return naive.permuted_dot(a, b, gathers)
     return native.sums(a, b, gathers, False)[2]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._backend import check_backend, choose
 from ..._checks import check_floats
 from ..._models import accumulate_dtype
-from ..._tensors import FLOATS, addresses_at_once, as_base, check_dense
+from ..._tensors import FLOATS, addresses_at_once, as_base, check_dense, check_indices
 from . import naive, native
 from .checks import check
 
@@ -48,7 +48,7 @@ def permuted_lerp(
 
     Raises:
         TypeError, ValueError: what does not fit the above.
-        IndexError: indices beyond their dimension (plain torch raises as it does).
+        IndexError: indices beyond their dimension.
         RuntimeError: a backend that cannot be used here, or a gradient through indices that are no permutation.
     """
     return permuted_lerp_many([tensors], [weights], [gathers], out=None if out is None else [[out]], backend=backend)[
@@ -146,6 +146,7 @@ def _run(
     if chosen == "torch":
         if data is not None:
             _check_each([], gathers)
+        _check_indices(gathers)
         results = naive.permuted_lerp_many([list(map(as_base, part)) for part in tensors], weights, gathers)
         if out is None:
             return results
@@ -205,12 +206,23 @@ def _run_by_device(
 
 
 def _check_each(tensors: Sequence[Sequence[Tensor]], gathers: Sequence[Sequence[Gather]]) -> None:
-    """ValueError for a tensor or an index without data, before torch reads it: compiled code looks for itself."""
+    """ValueError for a tensor or an index without data, before torch reads it."""
     for p, part in enumerate(tensors):
         for m, tensor in enumerate(part):
             check_dense(f"tensors[{p}][{m}]", tensor)
     for index in {id(one): one for part in gathers for of in part for one in of if one is not None}.values():
         check_dense("gathers", index)
+
+
+def _check_indices(gathers: Sequence[Sequence[Gather]]) -> None:
+    """IndexError for plain torch, in place of its own; compiled code looks for itself."""
+    seen: set[int] = set()
+    for p, part in enumerate(gathers):
+        for m, indices in enumerate(part):
+            for d, index in enumerate(indices):
+                if index is not None and id(index) not in seen:
+                    seen.add(id(index))
+                    check_indices(f"gathers[{p}][{m}][{d}]", index)
 
 
 def _addresses(tensors: Sequence[Sequence[Tensor]], device: torch.device) -> list[int] | None:
