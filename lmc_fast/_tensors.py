@@ -106,7 +106,7 @@ def check_dense(argument: str, tensor: object) -> None:
 
 def check_indices(argument: str, index: Tensor) -> None:
     """IndexError unless int64 indices are of a dimension as long as they are; plain torch would not name them."""
-    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < index.numel()):
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < index.numel()):
         raise IndexError(f"{argument} must hold indices of its dimension")
 
 

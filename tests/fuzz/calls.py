@@ -360,7 +360,8 @@ def call_solver(rng: Random, risk: float) -> Call:
         second = rng.integers(-9, 10, shape).astype(np.float64)
         known["candidates"] = candidates_of(rng, second, maximize, risk)
     if chance(rng, risk):
-        second = matrix_of(rng, shape, 1.0)
+        # Nothing is promised of it.
+        second, known = matrix_of(rng, shape, 1.0), {}
 
     def run() -> Any:
         solver.solve(first)
