@@ -50,6 +50,8 @@ def reestimate_batchnorm(model: ModuleT, batches: Iterable[Any], *, progress: Pr
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
     batches = check_batches("batches", batches)
+    # For what they refuse, before anything is copied.
+    tensors_of("model", model)
     module = copy.deepcopy(model)
     module.zero_grad(set_to_none=True)
     reestimate_in_place(module, batches, progress=progress)

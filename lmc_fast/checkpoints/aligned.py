@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .._models import FLOATS
+from .._tensors import FLOATS
 from ..symmetry import PermutationSpec
 from .files import Checkpoint, tied_names
 

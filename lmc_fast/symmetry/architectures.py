@@ -187,7 +187,7 @@ def _norm(axes: Axes, layer: _Layer, units: AxisLike) -> None:
 
 
 def _chain(model: Model, builder: str, weight_dims: tuple[int, ...]) -> PermutationSpec:
-    tensors = tensors_of("model", model)
+    tensors = tensors_of("model", model, shapes_only=True)
     layers = _in_order(model, tensors, _layers(model, tensors, builder), builder)
     if not layers or layers[-1].is_norm:
         last = f"norm {layers[-1].name!r} at the end" if layers else "no layers"
@@ -250,7 +250,7 @@ def resnet(model: Model) -> PermutationSpec:
         ValueError: layers that these names do not explain, sizes that do not fit, or a state dict that does not tell
             the order or what a norm is.
     """
-    tensors = tensors_of("model", model)
+    tensors = tensors_of("model", model, shapes_only=True)
     if not isinstance(model, nn.Module) and _is_sorted(tensors):
         raise ValueError(
             "resnet cannot tell the order of the layers from a state dict that is sorted by name, as safetensors files "

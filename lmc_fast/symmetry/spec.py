@@ -122,7 +122,7 @@ class PermutationSpec:
                 `bind`.
         """
         check_type("perm_to_axes", perm_to_axes, Mapping, "a mapping from groups to (parameter, axis) pairs")
-        tensors = tensors_of("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
         axes: dict[str, list[str | None]] = {
             name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
         }
@@ -169,7 +169,7 @@ class PermutationSpec:
         """
         if isinstance(model, nn.Module):
             model = unwrapped("model", model)
-        tensors = tensors_of("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
         buffers = unsaved_buffers(model) if isinstance(model, nn.Module) else {}
         axes = met(self.axes, [*tensors, *buffers])
         for name in tensors:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_int, check_type
-from .._models import unwrapped
+from .._models import tensors_of, unwrapped
 from .._modes import neutral
 from .._version import __version__
 from .bench import FAILURES, SCALES, Bench, CannotVerifyError, Weights, generators_kept, is_number
@@ -94,6 +94,7 @@ def verify_spec(
     check_int("seed", seed, 0)
     if not check_finite("tolerance", tolerance) > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance}")
+    tensors_of("model", module)
     calls = calls_of(module, example_inputs)
     found = examine(module, spec.bind(module), calls, seed=seed, tolerance=tolerance, trials=TRIALS)
     object.__setattr__(spec, "verified", found)
