@@ -369,7 +369,9 @@ def call_solver(rng: Random, risk: float) -> Call:
         chosen = np.flatnonzero(found >= 0)
         total = total_of(second, chosen, found[chosen])
         gap = lmc.assignment_gap(second, found, solver.duals, maximize)
-        if gap > 1e-9:
+        # Beside such entries the duals of the others have no digits left to prove anything with.
+        is_tame = float(np.abs(np.asarray(second, np.float64)).max(initial=0, where=np.isfinite(second))) < 1e300
+        if is_tame and gap > 1e-9:
             raise AssertionError(f"the gap of an optimum is {gap}")
         return total
 

@@ -13,6 +13,9 @@ __all__ = ["over_others", "over_units"]
 def over_units(tensor: Tensor, vector: Tensor) -> Tensor:
     """[before, units, after], [units] -> [before, after]."""
     before, _, after = tensor.shape
+    if tensor.numel() == 0:
+        # However many pieces of nothing there are.
+        return vector.new_zeros(before, after)
     if before == 1:
         rows = rows_at_once(tensor[0])
         total = vector.new_zeros(after)
@@ -28,6 +31,8 @@ def over_units(tensor: Tensor, vector: Tensor) -> Tensor:
 def over_others(tensor: Tensor, entries: Tensor) -> Tensor:
     """[before, units, after], [before, after] -> [units]."""
     before, units, after = tensor.shape
+    if tensor.numel() == 0:
+        return entries.new_zeros(units)
     factor = entries.reshape(before, after, 1)
     if before == 1:
         return torch.cat([part.double() @ factor[0, :, 0] for part in torch.split(tensor[0], rows_at_once(tensor[0]))])
