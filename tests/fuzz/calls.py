@@ -186,7 +186,9 @@ def call_lerp_many(rng: Random, risk: float) -> Call:
     weights = [[float(w) for w in rng.choice([0.0, 0.5, -1.0], models)] for _ in range(rows)]
     out = None
     if chance(rng, 0.3):
-        out = [[torch.zeros_like(part[0]) if isinstance(part[0], Tensor) else None for part in tensors]] * rows
+        # One place twice, or places of their own; none for what no machine could hold.
+        like = [part[0] if isinstance(part[0], Tensor) and part[0].nbytes < HUGE // 1024 else None for part in tensors]
+        out = [[None if one is None else torch.zeros_like(one) for one in like]] * rows
         if chance(rng, 0.5):
             out = [[None if one is None else torch.zeros_like(one) for one in row] for row in out]
     return (
@@ -369,7 +371,9 @@ def call_solver(rng: Random, risk: float) -> Call:
         chosen = np.flatnonzero(found >= 0)
         total = total_of(second, chosen, found[chosen])
         gap = lmc.assignment_gap(second, found, solver.duals, maximize)
-        if gap > 1e-9:
+        # Beside such entries the duals of the others have no digits left to prove anything with.
+        is_tame = float(np.abs(np.asarray(second, np.float64)).max(initial=0, where=np.isfinite(second))) < 1e300
+        if is_tame and gap > 1e-9:
             raise AssertionError(f"the gap of an optimum is {gap}")
         return total
 
