@@ -15,6 +15,9 @@ from lmc_fast._backend import interpreted
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="fail, not skip, gpu tests without a device")
+    parser.addoption(
+        "--require-cross", action="store_true", help="fail, not skip, without a compiler and an emulator for AArch64"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
