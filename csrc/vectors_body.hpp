@@ -10,7 +10,6 @@ constexpr int kDoubles = LMC_LANES;
 constexpr int kFloats = 1;
 using Doubles = double;
 using Floats = float;
-using NarrowFloats = float;
 using Longs = bool;
 using Ints = std::int32_t;
 using Uints = std::uint32_t;
@@ -22,8 +21,6 @@ using RowInts = std::int32_t;
 constexpr int kFloats = 2 * LMC_LANES;
 typedef double Doubles __attribute__((vector_size(8 * LMC_LANES)));
 typedef float Floats __attribute__((vector_size(8 * LMC_LANES)));
-// As many as there are Doubles.
-typedef float NarrowFloats __attribute__((vector_size(4 * LMC_LANES)));
 typedef std::int64_t Longs __attribute__((vector_size(8 * LMC_LANES)));
 typedef std::int32_t Ints __attribute__((vector_size(8 * LMC_LANES)));
 typedef std::uint32_t Uints __attribute__((vector_size(8 * LMC_LANES)));
