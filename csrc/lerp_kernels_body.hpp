@@ -23,8 +23,7 @@ inline Shorts narrowed(Ints bits) {
     return as<Shorts>(_mm512_maskz_cvtepi32_epi16(0xffff, as<__m512i>(bits)));
 #elif LMC_LANES == 4
     const __m256i halves = as<__m256i>(bits);
-    return as<Shorts>(
-        _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+    return as<Shorts>(_mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 #elif LMC_LANES == 2 && LMC_X86
     // SSE2 packs signed numbers alone.
     const __m128i filled = _mm_srai_epi32(_mm_slli_epi32(as<__m128i>(bits), 16), 16);
@@ -40,9 +39,7 @@ inline Ints ints(std::int32_t value) { return value - Ints{}; }
 
 // Half precision as float32, and float32 rounded to it, to nearest and of two to the even one.
 #if LMC_LANES == 8
-inline Floats load(const Float16* from) {
-    return _mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from));
-}
+inline Floats load(const Float16* from) { return _mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)); }
 inline Shorts rounded(Floats value, const Float16*) {
     return as<Shorts>(_mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -61,8 +58,8 @@ inline Floats load(const Float16* from) {
     const Ints bits = widened(&from->bits);
     const Ints sign = (bits & 0x8000) << 16;
     const Ints magnitude = (bits & 0x7fff) << 13;
-    // Infinity and NaN keep the largest exponent; all else is scaled up to float's bias. Subnormal numbers are
-    // made normal ones first, for processors that are told to take the others for zero.
+    // Infinity and NaN keep the largest exponent; all else is scaled up to float's bias. Subnormal numbers
+    // are made normal ones first, for processors that are told to take the others for zero.
     const Ints scaled = magnitude + (112 << 23);
     const Ints small = as<Ints>(as<Floats>(magnitude + (113 << 23)) - all(0x1p-14F));
     const Ints finite = magnitude < (1 << 23) ? small : scaled;
@@ -123,9 +120,7 @@ inline void store_past(BFloat16* to, Floats value) { store_bits_past(to, rounded
 
 // The doubles of either half of some floats.
 #if LMC_LANES == 8
-inline Doubles low(Floats x) {
-    return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 0));
-}
+inline Doubles low(Floats x) { return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 0)); }
 inline Doubles high(Floats x) {
     return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 1));
 }
@@ -136,9 +131,7 @@ inline Doubles high(Floats x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 
 inline Doubles low(Floats x) { return _mm_cvtps_pd(x); }
 inline Doubles high(Floats x) { return _mm_cvtps_pd(_mm_movehl_ps(x, x)); }
 #elif LMC_LANES == 2
-inline Doubles low(Floats x) {
-    return as<Doubles>(vcvt_f64_f32(vget_low_f32(as<float32x4_t>(x))));
-}
+inline Doubles low(Floats x) { return as<Doubles>(vcvt_f64_f32(vget_low_f32(as<float32x4_t>(x)))); }
 inline Doubles high(Floats x) { return as<Doubles>(vcvt_high_f64_f32(as<float32x4_t>(x))); }
 #endif
 
@@ -160,8 +153,8 @@ inline auto summed(const T* const* sources, const Sum* weights, std::int64_t cou
     return sum;
 }
 
-// Fewer elements than a step, and zeros behind them: what is left over goes through the same arithmetic as all
-// else, so that no result depends on where a run begins.
+// Fewer elements than a step, and zeros behind them: what is left over goes through the same arithmetic as
+// all else, so that no result depends on where a run begins.
 template <typename T, std::int64_t kCount>
 struct Few {
     T padded[kCount];

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <utility>
 
-// The compilers' vector types (GCC, Clang), where every processor has registers for them. Others get the plain
-// form.
+// The compilers' vector types (GCC, Clang), where every processor has registers for them. Others get the
+// plain form.
 #if (defined(__GNUC__) || defined(__clang__)) && \
     (defined(__x86_64__) || (defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__))
 #define LMC_VECTORS 1
@@ -32,7 +32,8 @@
 
 namespace lmc {
 
-// Doubles in a register of the widest form that is allowed: set by tests alone, before anything else is called.
+// Doubles in a register of the widest form that is allowed: set by tests alone, before anything else is
+// called.
 inline int most_lanes = 8;
 
 #if LMC_X86
@@ -85,9 +86,9 @@ inline void prefetch(const void* address) {
 
 // The call of the form that has `lanes` doubles in a register.
 #if LMC_X86
-#define LMC_FORM(lanes, ...)              \
-    ((lanes) >= 8   ? avx512::__VA_ARGS__ \
-     : (lanes) >= 4 ? avx2::__VA_ARGS__   \
+#define LMC_FORM(lanes, ...)                \
+    ((lanes) >= 8   ? avx512::__VA_ARGS__   \
+     : (lanes) >= 4 ? avx2::__VA_ARGS__     \
      : (lanes) >= 2 ? baseline::__VA_ARGS__ \
                     : plain::__VA_ARGS__)
 #elif LMC_VECTORS

@@ -1,13 +1,13 @@
-// Compiles the file that LMC_BODY names once for every instruction set that this processor family may have, in
-// namespaces of the one that this file is included in: plain; baseline (SSE2 or NEON, which every processor of
-// the family has), avx2 and avx512. LMC_LANES tells the body how many doubles a register holds.
+// Compiles the file that LMC_BODY names once for every instruction set that this processor family may have,
+// in namespaces of the one that this file is included in: plain; baseline (SSE2 or NEON, which every
+// processor of the family has), avx2 and avx512. LMC_LANES tells the body how many doubles a register holds.
 
 #define LMC_LANES 1
 namespace plain {
 namespace {
 #include "vectors_body.hpp"
 #include LMC_BODY
-}
+}  // namespace
 }  // namespace plain
 
 #if LMC_VECTORS
@@ -17,7 +17,7 @@ namespace baseline {
 namespace {
 #include "vectors_body.hpp"
 #include LMC_BODY
-}
+}  // namespace
 }  // namespace baseline
 #endif
 
@@ -35,12 +35,12 @@ namespace avx2 {
 namespace {
 #include "vectors_body.hpp"
 #include LMC_BODY
-}
+}  // namespace
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,avx512f,avx512dq,avx512bw,avx512vl"))), \
-                             apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx2,fma,f16c,popcnt,avx512f,avx512dq,avx512bw,avx512vl"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -52,7 +52,7 @@ namespace avx512 {
 namespace {
 #include "vectors_body.hpp"
 #include LMC_BODY
-}
+}  // namespace
 }  // namespace avx512
 #if defined(__clang__)
 #pragma clang attribute pop

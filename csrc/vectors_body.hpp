@@ -1,6 +1,6 @@
 // Vectors of one instruction set's registers, on the compilers' vector types. Included once for every
-// instruction set, inside a namespace of its own, ahead of the kernels. Intrinsics stand where these types have
-// no word for it, or where a compiler makes several instructions of one.
+// instruction set, inside a namespace of its own, ahead of the kernels. Intrinsics stand where these types
+// have no word for it, or where a compiler makes several instructions of one.
 
 constexpr int kDoubles = LMC_LANES;
 
@@ -10,7 +10,6 @@ constexpr int kDoubles = LMC_LANES;
 constexpr int kFloats = 1;
 using Doubles = double;
 using Floats = float;
-using NarrowFloats = float;
 using Longs = bool;
 using Ints = std::int32_t;
 using Uints = std::uint32_t;
@@ -22,8 +21,6 @@ using RowInts = std::int32_t;
 constexpr int kFloats = 2 * LMC_LANES;
 typedef double Doubles __attribute__((vector_size(8 * LMC_LANES)));
 typedef float Floats __attribute__((vector_size(8 * LMC_LANES)));
-// As many as there are Doubles.
-typedef float NarrowFloats __attribute__((vector_size(4 * LMC_LANES)));
 typedef std::int64_t Longs __attribute__((vector_size(8 * LMC_LANES)));
 typedef std::int32_t Ints __attribute__((vector_size(8 * LMC_LANES)));
 typedef std::uint32_t Uints __attribute__((vector_size(8 * LMC_LANES)));
@@ -214,8 +211,7 @@ inline Pack choose(Lanes lanes, const Pack& yes, const Pack& no) {
     return {{_mm512_mask_blend_pd(lanes, no.part[0], yes.part[0])}};
 }
 inline Rows choose_rows(Lanes lanes, const Rows& yes, const Rows& no) {
-    return {{as<RowInts>(
-        _mm256_mask_blend_epi32(lanes, as<__m256i>(no.part[0]), as<__m256i>(yes.part[0])))}};
+    return {{as<RowInts>(_mm256_mask_blend_epi32(lanes, as<__m256i>(no.part[0]), as<__m256i>(yes.part[0])))}};
 }
 
 #else
@@ -260,8 +256,7 @@ inline RowInts chosen(RowInts lanes, RowInts yes, RowInts no) {
 }
 #endif
 inline Rows choose_rows(const Lanes& lanes, const Rows& yes, const Rows& no) {
-    return each_row_part(
-        [&](std::size_t k) { return chosen(row_lanes(lanes, k), yes.part[k], no.part[k]); });
+    return each_row_part([&](std::size_t k) { return chosen(row_lanes(lanes, k), yes.part[k], no.part[k]); });
 }
 
 #if LMC_NEON && LMC_LANES == 2
@@ -298,9 +293,7 @@ inline std::uint32_t at_most_of_32(Each&& each, float limit) {
     const auto lanes = [&](int at) { return vreinterpretq_u16_s32(as<int32x4_t>(each(at) <= limits)); };
     const auto eight = [&](int at) { return vreinterpretq_u8_u16(vuzp1q_u16(lanes(at), lanes(at + 4))); };
     constexpr std::uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const auto bits = [&](int at) {
-        return vandq_u8(vuzp1q_u8(eight(at), eight(at + 8)), vld1q_u8(kBits));
-    };
+    const auto bits = [&](int at) { return vandq_u8(vuzp1q_u8(eight(at), eight(at + 8)), vld1q_u8(kBits)); };
     const uint8x16_t fours = vpaddq_u8(bits(0), bits(16));
     const uint8x16_t twos = vpaddq_u8(fours, fours);
     return vgetq_lane_u32(vreinterpretq_u32_u8(vpaddq_u8(twos, twos)), 0);
@@ -340,15 +333,14 @@ inline Pack load_first(const T* from, int count, T rest) {
 }
 #endif
 
-// Writes `first` + k for every bit k of the mask, in ascending order, and perhaps 16 numbers more; returns the
-// end of those that count. Masks have kNumbers bits.
+// Writes `first` + k for every bit k of the mask, in ascending order, and perhaps 16 numbers more; returns
+// the end of those that count. Masks have kNumbers bits.
 #if LMC_LANES == 8
 constexpr int kNumbers = 16;
 inline std::int32_t* store_numbers(std::int32_t* to, std::int32_t first, std::uint32_t mask) {
     // Without a branch: which bits there are is hard to foretell.
-    const __m512i numbers =
-        _mm512_add_epi32(_mm512_set1_epi32(first),
-                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512i numbers = _mm512_add_epi32(
+        _mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), numbers));
     return to + __builtin_popcount(mask);
 }

@@ -19,6 +19,9 @@ MOST_WORKERS = 8
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="fail, not skip, gpu tests without a device")
+    parser.addoption(
+        "--require-cross", action="store_true", help="fail, not skip, without a compiler and an emulator for AArch64"
+    )
     parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
 
 
