@@ -21,8 +21,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
     {"_version", "_checks", "_extras", "_files", "_native"},
-    {"_modes", "_tensors"},
-    {"_backend", "_batches", "_chunks", "_models", "_progress"},
+    {"_batches", "_modes", "_norms", "_tensors"},
+    {"_backend", "_chunks", "_models", "_progress"},
+    {"_calls"},
     {"ops", "assignment"},
     {"symmetry"},
     {"matching"},
