@@ -10,7 +10,8 @@ A batch is read by what the model's forward takes (its signature):
   (one: itself; several: a tuple). Where it could take more, this is ambiguous, and refused: pass ((x, mask), y).
 - A mapping, a dataclass, or a named tuple whose fields forward knows: entries that forward takes by name are passed
   so, what is left is the targets (one: itself; several: a dict). Where nothing is left, an entry named as in `LABELS`
-  is the targets as well. Where forward takes none of them by name, this is refused.
+  is the targets as well. Where forward takes none of them by name, the only one that is not named as in `LABELS` is the
+  inputs; of several this is refused.
 - With `forward=`, a function (model, batch) -> outputs, a batch may be anything; `loss_fn` gets (outputs, batch) then.
   Losses of torch get targets: the second of a pair, or the entry named as in `LABELS`.
 
@@ -170,7 +171,10 @@ class Reader:
         kwargs = {key: value for key, value in entries.items() if self.taken.takes(key)}
         rest = {key: value for key, value in entries.items() if key not in kwargs}
         if not kwargs:
-            raise _NoBatch(f"has the entries {_list(entries)}, none of which is named as an argument of forward")
+            inputs = [value for key, value in entries.items() if key not in LABELS]
+            if len(inputs) != 1:
+                raise _NoBatch(f"has the entries {_list(entries)}, none of which is named as an argument of forward")
+            return *self._inputs(inputs[0]), {key: value for key, value in entries.items() if key in LABELS}
         self._check_complete(kwargs)
         name = next((name for name in LABELS if name in kwargs), None)
         if name is not None and label_of(rest) is ABSENT:

@@ -77,7 +77,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TypeError, match="batches must be batches that can be gone through again"):
         lmc.reestimate_batchnorm(model, torch.randn(2, 1, 8, 8))
     with pytest.raises(TypeError, match="batches must be inputs or"):
-        lmc.reestimate_batchnorm(model, [{"image": torch.randn(2, 1, 8, 8)}])
+        lmc.reestimate_batchnorm(model, [{"image": torch.randn(2, 1, 8, 8), "text": None}])
     with pytest.raises(TypeError, match="model must be a torch"):
         lmc.reestimate_batchnorm(model.state_dict(), [])  # type: ignore[type-var]
 
