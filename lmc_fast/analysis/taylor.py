@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ Array = NDArray[np.float64]
 
 # A loss, its gradient g and H v, by name.
 Product = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+# torch has one level of forward-mode derivatives for all threads: those of one vanish where another's end.
+_FORWARD_MODE = threading.Lock()
 
 # What forward-mode derivatives of a function that has none end in.
 _FAILURES = (AttributeError, RuntimeError, TypeError, ValueError)
@@ -201,7 +205,8 @@ class _Products:
         def loss_of(point: dict[str, Tensor]) -> Tensor:
             return with_weights(self.module, {**held, **point}, lambda module: self._loss(module, batch))
 
-        value, tangent = jvp(grad_and_value(loss_of), (at,), (dict(direction),))[:2]
+        with _FORWARD_MODE:
+            value, tangent = jvp(grad_and_value(loss_of), (at,), (dict(direction),))[:2]
         gradient, loss = value
         return loss, gradient, tangent[0]
 
