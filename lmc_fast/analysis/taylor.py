@@ -23,6 +23,7 @@ from .._progress import Progress, tracking
 from .barrier import lambdas_of
 from .evaluation import LossFn, check_loss_fn, first_names
 from .layers import Match, permutations_of
+from .twice import TwiceDifferentiable
 
 __all__ = ["EndExpansion", "TaylorBarrier", "hessian_vector_product", "taylor_barrier"]
 
@@ -31,8 +32,9 @@ Array = NDArray[np.float64]
 # A loss, its gradient g and H v, by name.
 Product = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
-# torch has one level of forward-mode derivatives for all threads: those of one vanish where another's end.
-_FORWARD_MODE = threading.Lock()
+# Of all threads one at a time: those of torch's switches that are turned here, and its level of forward-mode
+# derivatives, are the process's.
+_ALONE = threading.RLock()
 
 # What forward-mode derivatives of a function that has none end in.
 _FAILURES = (AttributeError, RuntimeError, TypeError, ValueError)
@@ -186,7 +188,7 @@ class _Products:
         held = {name: tensor for name, tensor in tensors.items() if name not in direction}
         at = {name: tensors[name].detach() for name in direction}
         # Fused attention has no second derivative, nor have recurrent layers in cuDNN.
-        with sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
+        with _ALONE, sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
             if self.is_forward:
                 try:
                     return self._forward_over_reverse(held, at, direction, batch)
@@ -205,8 +207,7 @@ class _Products:
         def loss_of(point: dict[str, Tensor]) -> Tensor:
             return with_weights(self.module, {**held, **point}, lambda module: self._loss(module, batch))
 
-        with _FORWARD_MODE:
-            value, tangent = jvp(grad_and_value(loss_of), (at,), (dict(direction),))[:2]
+        value, tangent = jvp(grad_and_value(loss_of), (at,), (dict(direction),))[:2]
         gradient, loss = value
         return loss, gradient, tangent[0]
 
@@ -220,7 +221,8 @@ class _Products:
             batch = with_gradient(batch)
 
         def derivatives(module: nn.Module) -> Product:
-            loss = self._loss(module, batch)
+            with TwiceDifferentiable():
+                loss = self._loss(module, batch)
             if not loss.requires_grad:
                 raise ValueError(NO_GRADIENT)
             self._check(loss)
@@ -231,6 +233,12 @@ class _Products:
                     [(slope * direction[name]).sum().to(loss.dtype) for name, slope in zip(names, slopes, strict=True)]
                 ).sum()
                 curved: tuple[Tensor | None, ...] = (None,) * len(points)
+                # What can be differentiated once ends the graph with a node that says so, beyond which nothing counts.
+                if any(type(node).__name__ == "Error" for node in graph_of(along)):
+                    raise ValueError(
+                        "model_a and loss_fn must have second derivatives, but a function in them is marked with "
+                        "once_differentiable"
+                    )
                 # A loss that is linear in the weights has no second derivative to ask for.
                 if along.requires_grad:
                     curved = torch.autograd.grad(along, points, allow_unused=True)
