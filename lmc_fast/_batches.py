@@ -37,7 +37,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ._checks import describe, fail_type
 
-__all__ = ["ABSENT", "LABELS", "Batch", "Reader", "check_batches", "count_of", "label_of", "mapped"]
+__all__ = ["ABSENT", "LABELS", "Batch", "Reader", "check_batches", "count_of", "differentiable", "label_of", "mapped"]
 
 LABELS = ("labels", "label", "targets", "target", "y")
 
@@ -237,9 +237,7 @@ class Reader:
             if leaf.is_floating_point() and self.dtype is not None:
                 leaf = leaf.to(self.dtype)
         if isinstance(leaf, Tensor):
-            leaf = leaf.to(self.device)
-            # One made in inference mode can have no part in a gradient.
-            return leaf.clone() if leaf.is_inference() and not torch.is_inference_mode_enabled() else leaf
+            return differentiable(leaf.to(self.device))
         if isinstance(leaf, PackedSequence):
             return leaf.to(device=self.device)  # type: ignore[call-arg]
         if _is_movable(leaf):
@@ -337,6 +335,11 @@ def mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
 
 def _only(rest: tuple[Any, ...] | dict[Any, Any]) -> Any:
     return next(iter(rest.values() if isinstance(rest, dict) else rest))
+
+
+def differentiable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode, which can have no part in a gradient."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
 
 
 def label_of(entries: Mapping[Any, Any]) -> Any:

@@ -142,13 +142,14 @@ def loss_barrier(
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
     points = lambdas_of(lambdas)
     state = tensors_of("model_a", model_a)
+    probe = copied(model_a)
     step = states_at_once(state)
     scores: list[Score] = []
     with tracking(progress, "barrier", len(points)) as advance:
         for start in range(0, len(points), step):
             chunk = points[start : start + step]
             merged = interpolate(state, model_b, chunk, match)
-            found = scores_of(model_a, merged, batches, loss_fn, batchnorm_batches, forward)
+            found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for lam, score in zip(chunk, found, strict=True):
                 advance(f"lambda {lam:.2f}: loss {score[0]:.4f}")
             scores += found
@@ -185,25 +186,25 @@ def states_at_once(state: Mapping[str, Tensor]) -> int:
 
 
 def scores_of(
-    model: nn.Module,
+    probe: nn.Module,
     states: Sequence[Mapping[str, Tensor]],
     batches: Iterable[Any],
     loss_fn: LossFn,
     batchnorm_batches: Iterable[Any] | None = None,
     forward: Forward | None = None,
 ) -> list[Score]:
-    """Loss and accuracy of the model with each of these state dicts; it stays as it is.
+    """Loss and accuracy of a model with each of these state dicts.
 
     Args:
+        probe: a copy of the model of one's own; what it holds in the end is not said.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these for every state.
     """
-    if batchnorm_batches is not None and has_batchnorm(model):
-        probe = copied(model)
+    if batchnorm_batches is not None and has_batchnorm(probe):
         scores = []
         for state in states:
             probe.load_state_dict(state)
             reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")
             scores += evaluate_many(probe, [{}], batches, loss_fn, forward)
         return scores
-    names = first_names(model)
-    return evaluate_many(model, [{name: state[name] for name in names} for state in states], batches, loss_fn, forward)
+    names = first_names(probe)
+    return evaluate_many(probe, [{name: state[name] for name in names} for state in states], batches, loss_fn, forward)

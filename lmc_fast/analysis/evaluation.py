@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._batches import Batch, check_batches
 from .._calls import Calls, Forward, LossFn, check_loss_fn, in_eval, with_weights
-from .._models import copied, tensor_identity, tensors_of, unwrapped
+from .._models import tensor_identity, tensors_of, unwrapped
 
 __all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "first_names"]
 
@@ -58,14 +58,14 @@ def evaluate_many(
 ) -> list[Score]:
     """As `evaluate`, with each of `states` in the place of the model's tensors of those names; one pass for all.
 
+    Args:
+        model: of one's own where there are states: they are put into it, and other threads would see them.
+
     Raises:
         TypeError, ValueError: as `evaluate`.
     """
     calls = Calls(model, forward, loss_fn)
     sums = [_Sums(calls) for _ in states]
-    if any(states):
-        # Weights are put into it for a time, and other threads may be using the caller's.
-        model = copied(model)
     with in_eval(model), torch.no_grad():
         for batch in calls.read("batches", batches):
             for state, total in zip(states, sums, strict=True):

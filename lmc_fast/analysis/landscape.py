@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_finite, check_int
-from .._models import Model, check_same_tensors, counted_names, tensors_of, unwrapped
+from .._models import Model, check_same_tensors, copied, counted_names, tensors_of, unwrapped
 from .._progress import Progress, tracking
 from ..matching.engine.sums import squared_distance
 from ..merging import weighted_sums
@@ -110,7 +110,7 @@ def loss_landscape(
     positions = _positions(model, states)
     x, y = (_ticks(positions[:, k], count, beyond) for k in range(2))
     rows = [_shares(positions, across, up) for up, across in itertools.product(y, x)]
-    step = states_at_once(states[0])
+    step, probe = states_at_once(states[0]), copied(model)
     scores: list[Score] = []
     with tracking(progress, "landscape", len(rows)) as advance:
         for start in range(0, len(rows), step):
@@ -120,7 +120,7 @@ def loss_landscape(
                     # Beyond the models a sum of variances may fall below zero.
                     if name.rpartition(".")[2] == "running_var":
                         tensor.clamp_min_(0)
-            found = scores_of(model, merged, batches, loss_fn, batchnorm_batches, forward)
+            found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for loss, _ in found:
                 advance(f"loss {loss:.4f}")
             scores += found

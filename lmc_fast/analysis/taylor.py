@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._batches import Batch, check_batches
+from .._batches import Batch, check_batches, differentiable
 from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
 from .._models import Model, check_same_tensors, copied, tensors_of, unwrapped
 from .._modes import as_caller
@@ -185,8 +185,8 @@ class _Products:
         self.is_forward, self.is_checked = True, False
 
     def __call__(self, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batch: Batch) -> Product:
-        held = {name: tensor for name, tensor in tensors.items() if name not in direction}
-        at = {name: tensors[name].detach() for name in direction}
+        held = {name: differentiable(tensor) for name, tensor in tensors.items() if name not in direction}
+        at = {name: differentiable(tensors[name].detach()) for name in direction}
         # Fused attention has no second derivative, nor have recurrent layers in cuDNN.
         with _ALONE, sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
             if self.is_forward:

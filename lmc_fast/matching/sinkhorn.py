@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
-from .._batches import Batch
+from .._batches import Batch, differentiable
 from .._calls import Forward
 from .._checks import check_finite, check_int, check_type, fail_type
 from .._models import (
@@ -188,7 +188,8 @@ class _Pair:
         self.device = next(iter(tensors_a.values())).device if device is None else device
         self.spec, self.counted = spec, counted
         self.a, self.b = (
-            {name: tensors[name].to(self.device, self.dtype) for name in names} for tensors in (tensors_a, tensors_b)
+            {name: differentiable(tensors[name].to(self.device, self.dtype)) for name in names}
+            for tensors in (tensors_a, tensors_b)
         )
         for argument, tensors in (("model_a", self.a), ("model_b", self.b)):
             for name in counted:

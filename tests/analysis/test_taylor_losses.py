@@ -113,6 +113,14 @@ def test_a_loss_of_torch_is_the_same_loss_by_hand() -> None:
             assert getattr(getattr(theirs, end), part) == pytest.approx(getattr(getattr(mine, end), part), rel=1e-10)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "mse_loss"])
+def test_models_that_were_made_in_inference_mode(name: str) -> None:
+    with torch.inference_mode():
+        model = nn.Linear(5, 3).double()
+    loss_fn, targets, _ = LOSSES[name]
+    assert lmc.taylor_barrier(model, model, [(X, targets)], loss_fn=loss_fn).a.loss > 0
+
+
 class Net(nn.Module):
     """A part that may be checkpointed, one that is not used, and a head that is linear in its weights."""
 

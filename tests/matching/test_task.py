@@ -153,6 +153,13 @@ def test_tied_weights_of_half_precision() -> None:
     assert grads["one.weight"].dtype == torch.float32 and loss == pytest.approx(task.mean_loss(weights))
 
 
+def test_models_that_were_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        a, b = Net(), Net()
+    lmc.straight_through_matching(a, b, B, SPEC, epochs=1)
+    lmc.sinkhorn_matching(a, b, SPEC, batches=B, loss="midpoint", steps=2)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
