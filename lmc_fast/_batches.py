@@ -123,13 +123,16 @@ class Reader:
         self.wants_targets, self.is_whole, self.device, self.dtype = wants_targets, is_whole, device, dtype
 
     def read(self, argument: str, batches: Iterable[Any]) -> Iterator[Batch]:
-        """The batches, one after another.
+        """The batches, one after another; empty ones are passed over.
 
         Raises:
             TypeError: one that the rule does not cover; the message names it.
         """
         for index, batch in enumerate(batches):
-            yield self.read_one(argument, index, batch)
+            read = self.read_one(argument, index, batch)
+            # One without examples has no mean loss, and counts for nothing.
+            if read.examples:
+                yield read
 
     def read_one(self, argument: str, index: int, given: Any) -> Batch:
         """One of the batches, which comes at this place."""

@@ -466,6 +466,14 @@ def test_a_loss_of_torch_is_given_the_label_among_several_targets() -> None:
     assert small == lmc.evaluate(model, [(X, Y)])
 
 
+def test_batches_without_examples_count_for_nothing() -> None:
+    a, b = net(), net(1)
+    assert lmc.evaluate(a, [(X[:0], Y[:0]), (X, Y)]) == lmc.evaluate(a, [(X, Y)])
+    lmc.straight_through_matching(a, b, [(X, Y), (X[:0], Y[:0])], lmc.architectures.mlp(a), epochs=1)
+    with pytest.raises(ValueError, match="batches must hold one example at least, got none"):
+        lmc.evaluate(a, [(X[:0], Y[:0])])
+
+
 class Broken(Exception):
     pass
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
-from .._calls import Forward
+from .._calls import Forward, check_forward
 from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
@@ -101,6 +101,7 @@ def match_many(
         raise ValueError(f"reference must be one of the {len(models)} models, got {reference}")
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
+    check_forward(forward)
     if (batches is None) == (method == "ste_mm"):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
