@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .._backend import check_device
+from .._batches import check_batches
+from .._calls import Forward, check_forward
 from .._checks import check_type
-from .._models import check_batches, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import check_numbers, check_same_tensors, counted_names, tensors_of, unwrapped
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
 from .activations.crossing import activation_gains
@@ -43,22 +45,24 @@ def activation_matching(
     statistic: str = "correlation",
     watch: str = "inputs",
     unseen: str = "raise",
+    forward: Forward | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> Matching:
     """Find permutations of model b's units that maximise the correlation of their activations with model a's.
 
-    One pass over the batches, in eval mode and without gradients. What is kept is one float64 matrix a group, and
-    the watched activations of one batch of model a, however many batches there are. Groups that another one owns
-    are matched inside every pair of owners, exactly. Several places of one group are taken as one long record of
-    its units, each place (and each entry that a unit owns there) centred by its own mean. Positions of a
-    convolution's maps and tokens are samples as examples are. A unit that does not vary correlates with none; two
-    that no example wakes behind the nonlinearity are compared in front of it. Units that one and the same example
-    alone wakes correlate perfectly: with few examples some are interchangeable.
+    One pass over the batches, in eval mode and without gradients; other threads may do the same with these models.
+    What is kept is one float64 matrix a group, and the watched activations of one batch of model a, however many
+    batches there are. Groups that another one owns are matched inside every pair of owners, exactly. Several places
+    of one group are taken as one long record of its units, each place (and each entry that a unit owns there) centred
+    by its own mean. Positions of a convolution's maps and tokens are samples as examples are. A unit that does not
+    vary correlates with none; two that no example wakes behind the nonlinearity are compared in front of it. Units
+    that one and the same example alone wakes correlate perfectly: with few examples some are interchangeable.
 
     Args:
         model_a, model_b: modules of one architecture. Weights, buffers, training modes and hooks stay as they are.
-        batches: inputs, or (inputs, targets) pairs, the same for both models; a list or a DataLoader.
+        batches: inputs, or (inputs, targets) pairs, the same for both models; a list or a DataLoader. `_batches`
+            tells what else a batch may be.
         spec: what may be permuted; bound to the models here.
         statistic: "correlation", or "covariance", to which units that vary more count more.
         watch: "inputs", what the layers that read the units get (behind the nonlinearity, as in the papers), or
@@ -67,6 +71,7 @@ def activation_matching(
         unseen: what to do with a group whose units show up nowhere, as those of a bare nn.Parameter: "raise", or
             "keep" it in place. Known are Linear, Embedding, convolutions and norms, where they are called as
             modules.
+        forward: (model, batch) -> outputs, where a batch is not to be read by that rule.
         device: where products are made and sums are kept; None: where the activations are. Assignments are solved
             on the CPU.
         progress: True for a bar, or a function (description, done, total).
@@ -84,13 +89,15 @@ def activation_matching(
         SymmetryError: the spec does not keep model a's function.
     """
     began = time.perf_counter()
-    check_type("model_a", model_a, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
-    check_type("model_b", model_b, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
+    for argument, model in (("model_a", model_a), ("model_b", model_b)):
+        check_type(argument, model, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
+    model_a, model_b = unwrapped("model_a", model_a), unwrapped("model_b", model_b)
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
     check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
+    check_forward(forward)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     _check_choice("statistic", statistic, STATISTICS)
     _check_choice("watch", watch, SIDES)
@@ -99,7 +106,7 @@ def activation_matching(
     spec = spec.bind(model_a)
     verified = ensure_verified("activation_matching", model_a, spec, batches=batches)
 
-    gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress)
+    gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress, forward)
     unknown = _undetermined(spec, gains)
     if unknown and unseen == "raise":
         where = ", ".join(name for name, axes in spec.axes.items() if any(unknown[0] in axis.groups for axis in axes))

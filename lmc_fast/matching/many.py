@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
+from .._calls import Forward, check_forward
 from .._checks import check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
@@ -43,13 +45,14 @@ def match_many(
     reference: int = 0,
     init: str | Sequence[Permutations] | ManyMatching = "anchored",
     max_sweeps: int = 100,
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     epochs: int = 5,
     learning_rate: float = 3e-3,
     optimizer: Optimizer | None = None,
     mixing: str = "random",
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    validation: Iterable[Any] | None = None,
     patience: int = 3,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -71,7 +74,7 @@ def match_many(
             `seed`), Permutations of all models, or another result.
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
         batches: for "ste_mm", (inputs, targets) pairs; one step each.
-        loss_fn, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
+        loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
             `straight_through_matching`.
         mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
             (equal ones).
@@ -102,6 +105,7 @@ def match_many(
         raise ValueError(f"reference must be one of the {len(models)} models, got {reference}")
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
+    check_forward(forward)
     if (batches is None) == (method == "ste_mm"):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
@@ -112,11 +116,13 @@ def match_many(
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
     verified = Verified(work.spec.verified, "")
     if method == "ste_mm":
-        task, judge = (
-            TaskLoss(models[reference], given, loss_fn, work.names, work.device)
-            for given in (batches, batches if validation is None else validation)
+        given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
+        task, *others = (
+            TaskLoss(models[reference], of, loss_fn, work.names, work.device, forward, argument)
+            for argument, of in given.items()
         )
-        verified = ensure_verified("match_many", models[reference], work.spec, batches=batches)
+        judge = others[0] if others else task
+        verified = ensure_verified("match_many", models[reference], work.spec, batches=batches, forward=forward)
         hats = _hats(work, starts, how, max_sweeps)
         best, history, converged = train_hats(
             task,
