@@ -15,6 +15,7 @@ from ._batches import Batch, check_batches, count_of
 from ._calls import Calls, Forward, check_forward, in_eval
 from ._checks import check_floats, check_type, fail_type
 from ._models import check_same_tensors, copied, modes_kept, tensors_of, unwrapped
+from ._modes import neutral
 from ._norms import Norm, first_of, tracked, values_per_channel
 from ._progress import Progress, tracking
 from .matching import ManyMatching, Matching
@@ -33,6 +34,7 @@ def has_batchnorm(model: nn.Module) -> bool:
     return any(True for _ in tracked(model))
 
 
+@neutral
 def reestimate_batchnorm(
     model: ModuleT, batches: Iterable[Any], *, forward: Forward | None = None, progress: Progress = False
 ) -> ModuleT:
@@ -233,6 +235,7 @@ Match = Matching | Permutations | None
 REPAIRED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm)
 
 
+@neutral
 def repair(
     merged: ModuleT,
     models: Sequence[nn.Module],
@@ -336,12 +339,14 @@ def _places(module: nn.Module, spec: PermutationSpec, calls: Calls, batch: Batch
             continue
         if "weight" not in layer._parameters:
             raise ValueError(
-                f"layer {place.module!r} must have a weight of its own, but it is parametrised: remove that"
+                f"merged must have layers with weights of their own, but that of {place.module!r} is parametrised: "
+                "remove that"
             )
         for parameter in layer.parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:
                 raise ValueError(
-                    f"layers {owners[id(parameter)]} share a tensor, so that one cannot be put right without the other"
+                    f"merged must have layers with tensors of their own, but {owners[id(parameter)]} share one, so that "
+                    "one cannot be put right without the other"
                 )
         wanted.append(place)
     with in_eval(module):

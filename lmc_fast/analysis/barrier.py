@@ -14,6 +14,7 @@ from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_floats, check_int
 from .._models import Model, copied, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import Matching
 from ..merging import interpolate
@@ -98,6 +99,7 @@ class BarrierCurve:
         return "\n".join(lines)
 
 
+@neutral
 def loss_barrier(
     model_a: nn.Module,
     model_b: Model,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._batches import Batch, check_batches
 from .._calls import Calls, Forward, LossFn, check_loss_fn, in_eval, with_weights
 from .._models import tensor_identity, tensors_of, unwrapped
+from .._modes import neutral
 
 __all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "first_names"]
 
@@ -18,6 +19,7 @@ __all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "fir
 Score = tuple[float, float | None]
 
 
+@neutral
 def evaluate(
     model: nn.Module,
     batches: Iterable[Any],

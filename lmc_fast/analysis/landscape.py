@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_finite, check_int
+from .._derived import derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, copied, counted_names, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.engine.sums import squared_distance
 from ..merging import weighted_sums
@@ -54,6 +56,7 @@ class LossLandscape:
         )
 
 
+@neutral
 def loss_landscape(
     models: Sequence[Model],
     batches: Iterable[Any],
@@ -106,7 +109,7 @@ def loss_landscape(
     for i, (each, match) in enumerate(zip(models, given, strict=True)):
         permutations = permutations_of(match)
         states.append(tensors_of(f"models[{i}]", each if permutations is None else permutations.apply(each)))
-        check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
+        states[i] = check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
     positions = _positions(model, states)
     x, y = (_ticks(positions[:, k], count, beyond) for k in range(2))
     rows = [_shares(positions, across, up) for up, across in itertools.product(y, x)]
@@ -114,7 +117,7 @@ def loss_landscape(
     scores: list[Score] = []
     with tracking(progress, "landscape", len(rows)) as advance:
         for start in range(0, len(rows), step):
-            merged = weighted_sums(states, rows[start : start + step])
+            merged = weighted_sums(states, rows[start : start + step], model)
             for state in merged:
                 for name, tensor in state.items():
                     # Beyond the models a sum of variances may fall below zero.
@@ -136,6 +139,8 @@ def loss_landscape(
 
 def _positions(model: nn.Module, states: Sequence[dict[str, Tensor]]) -> Array:
     """Where the three models are: float64 [3, 2]. ValueError where they lie on one line."""
+    derived = derived_weights(model, states[0])
+    states = [effective_tensors(state, derived) for state in states]
     names = counted_names(model, states[0])
     squares = [
         sum(squared_distance(a[name], b[name].to(a[name].device), (None,) * a[name].ndim) for name in names)

@@ -13,6 +13,7 @@ from torch import nn
 from .._calls import Forward, LossFn
 from .._checks import check_type, fail_type
 from .._models import unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import ManyMatching
 from .barrier import loss_barrier
@@ -20,6 +21,7 @@ from .barrier import loss_barrier
 __all__ = ["pairwise_barriers"]
 
 
+@neutral
 def pairwise_barriers(
     models: Sequence[nn.Module],
     many: ManyMatching | None,

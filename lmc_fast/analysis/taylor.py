@@ -17,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._batches import Batch, check_batches, differentiable
 from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
+from .._derived import bake, derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, copied, tensors_of, unwrapped
-from .._modes import as_caller
+from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
 from .barrier import lambdas_of
 from .evaluation import LossFn, check_loss_fn, first_names
@@ -99,6 +100,7 @@ class TaylorBarrier:
         )
 
 
+@neutral
 def taylor_barrier(
     model_a: nn.Module,
     model_b: Model,
@@ -114,7 +116,8 @@ def taylor_barrier(
 
     Ito et al. (ICLR 2025), section 3: the expansions of the loss at both ends along mu = pi(theta_b) - theta_a,
     weighted 1 - lam and lam, less the line between the ends. It equals the barrier where the loss is quadratic. Taken
-    in the parameters; BatchNorm keeps the running statistics of each end.
+    in the parameters, effective weights in the place of what they are computed from; BatchNorm keeps the running
+    statistics of each end.
 
     Args:
         model_a, model_b, batches, match, lambdas, loss_fn, forward: as for `loss_barrier`; `loss_fn` must be twice
@@ -135,7 +138,13 @@ def taylor_barrier(
     permutations = permutations_of(match)
     state = tensors_of("model_a", model_a)
     end_b = tensors_of("model_b", model_b if permutations is None else permutations.apply(model_b))
-    check_same_tensors("model_b", end_b, "model_a", state)
+    end_b = check_same_tensors("model_b", end_b, "model_a", state)
+    derived = derived_weights(model_a, state)
+    if derived:
+        # The line runs between the weights that the function sees.
+        state, end_b = (effective_tensors(tensors, derived) for tensors in (state, end_b))
+        model_a = copied(model_a).eval()
+        bake(model_a)
     end_b = {name: tensor.to(state[name]) for name, tensor in end_b.items()}
     direction = {name: end_b[name] - tensor.detach() for name, tensor in model_a.named_parameters()}
     names = first_names(model_a)
@@ -149,6 +158,7 @@ def taylor_barrier(
     return TaylorBarrier(np.array(points), *ends)
 
 
+@neutral
 def hessian_vector_product(
     model: nn.Module,
     tensors: Mapping[str, Tensor],

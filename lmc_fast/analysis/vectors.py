@@ -18,6 +18,7 @@ from .._batches import check_batches, count_of
 from .._calls import Calls, Forward, check_forward, in_eval
 from .._checks import check_int, check_type
 from .._models import Model, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.activations.watching import Place, run, watching
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, singular_factors
@@ -48,6 +49,7 @@ class VectorCosines:
     values_b: Array = field(repr=False)
 
 
+@neutral
 def vector_cosines(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
@@ -133,6 +135,7 @@ class InputAlignment:
         return "\n".join(lines)
 
 
+@neutral
 def input_alignment(
     model: nn.Module,
     batches: Iterable[Any],

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._checks import check_type, fail_type
 from .._extras import require
 from .._files import check_writable, write_aside
+from .._modes import neutral
 from .._safetensors import check_storable, write_safetensors
 from .._tensors import plain, tensor_identity
 from .torch_files import load_torch_file
@@ -53,6 +54,7 @@ class Checkpoint:
     left_out: Sequence[str] = ()
 
 
+@neutral
 def load_checkpoint(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
     """Read the named tensors of a checkpoint onto the CPU.
 
@@ -206,6 +208,7 @@ def tied_names(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+@neutral
 def save_checkpoint(
     path: str | Path,
     tensors: Mapping[str, Tensor],

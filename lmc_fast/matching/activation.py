@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from .._backend import check_device
 from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_type
-from .._models import check_numbers, check_same_tensors, counted_names, tensors_of, unwrapped
+from .._models import check_numbers, check_same_tensors, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
 from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices
+from .engine.seen import seen
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
@@ -36,6 +39,7 @@ SIDES = ("inputs", "outputs")
 UNSEEN = ("raise", "keep")
 
 
+@neutral
 def activation_matching(
     model_a: nn.Module,
     model_b: nn.Module,
@@ -93,7 +97,7 @@ def activation_matching(
         check_type(argument, model, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
     model_a, model_b = unwrapped("model_a", model_a), unwrapped("model_b", model_b)
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
@@ -104,9 +108,10 @@ def activation_matching(
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
     spec = spec.bind(model_a)
-    verified = ensure_verified("activation_matching", model_a, spec, batches=batches)
+    verified = ensure_verified("activation_matching", model_a, spec, batches=batches, forward=forward)
 
-    gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress, forward)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    gains = activation_gains(model_a, model_b, batches, view.spec, statistic, watch, device, progress, forward)
     unknown = _undetermined(spec, gains)
     if unknown and unseen == "raise":
         where = ", ".join(name for name, axes in spec.axes.items() if any(unknown[0] in axis.groups for axis in axes))
@@ -122,16 +127,16 @@ def activation_matching(
         choices.update(best_choices(spec, root, tree, choices, frozen=unknown)[0])
     permutations = Permutations(spec, choices)
 
-    counted = set(counted_names(model_b, tensors_b))
-    names = [name for name in counted_names(model_a, tensors_a) if name in counted]
-    weights = dict.fromkeys(names, 1.0)
-    objective = objective_of(tensors_a, tensors_b, weights, permutations)
+    weights, moved = dict.fromkeys(view.names, 1.0), Permutations(view.spec, choices)
+    tensors_a, tensors_b = view.tensors
+    direct = partial(distance_between, tensors_a, tensors_b, weights)
+    objective = objective_of(tensors_a, tensors_b, weights, moved)
     seconds = time.perf_counter() - began
     return Matching(
         permutations=permutations,
         objective=objective,
-        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(spec)),
-        l2_after=distance_between(tensors_a, tensors_b, weights, permutations),
+        l2_before=direct(Permutations.identity(view.spec)),
+        l2_after=direct(moved),
         converged=True,
         history=(Sweep(objective, permutations.moved, len(spec.roots), seconds),),
         seconds=seconds,

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from .._backend import check_device
 from .._calls import Forward, check_forward
 from .._checks import check_int, check_type, fail_type
-from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import Model, check_numbers, check_same_tensors, tensors_of
+from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
 from .engine.merge_many import ManyDescent
+from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .engine.universe import frank_wolfe_many
 from .results.many import ManyMatching
@@ -37,6 +39,7 @@ METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm")
 STARTS = ("anchored", "identity", "random")
 
 
+@neutral
 def match_many(
     models: Sequence[Model],
     spec: PermutationSpec,
@@ -114,7 +117,7 @@ def match_many(
         check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
     work = _Work.of(models, spec, reference, check_device("device", device))
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
-    verified = Verified(work.spec.verified, "")
+    verified = Verified(work.told.verified, "")
     if method == "ste_mm":
         given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
         task, *others = (
@@ -122,7 +125,9 @@ def match_many(
             for argument, of in given.items()
         )
         judge = others[0] if others else task
-        verified = ensure_verified("match_many", models[reference], work.spec, batches=batches, forward=forward)
+        verified = ensure_verified(
+            "match_many", models[reference], work.told, batches=batches, forward=forward, loss_fn=loss_fn
+        )
         hats = _hats(work, starts, how, max_sweeps)
         best, history, converged = train_hats(
             task,
@@ -160,12 +165,15 @@ class _Work:
     """The models, the reference first.
 
     Attributes:
+        spec: what matching looks at: effective weights in the place of what they are computed from.
+        told: the caller's, bound to the reference.
         order: for each model its place in the caller's list.
         names: the parameters that count.
         overlaps: for each pair norms and inner products.
     """
 
     spec: PermutationSpec
+    told: PermutationSpec
     order: list[int]
     tensors: list[dict[str, Tensor]]
     names: list[str]
@@ -178,12 +186,12 @@ class _Work:
         check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         tensors = [tensors_of(f"models[{m}]", model) for m, model in enumerate(models)]
         for m, of_model in enumerate(tensors):
-            check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
+            tensors[m] = check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
             check_numbers(f"models[{m}]", of_model)
-        counted = set.intersection(
-            *(set(counted_names(model, of_model)) for model, of_model in zip(models, tensors, strict=True))
-        )
-        names = [name for name in tensors[0] if name in counted]
+        told = spec.bind(models[reference])
+        # By the names of the first.
+        view = seen(models, tensors, told.bind(tensors[0]))
+        tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
             check_finite_weights(f"models[{m}]", of_model, names)
         order = [reference, *(m for m in range(len(models)) if m != reference)]
@@ -193,7 +201,7 @@ class _Work:
             (i, j): {name: overlap(ordered[i][name], ordered[j][name]) for name in names}
             for i, j in combinations(range(len(models)), 2)
         }
-        return cls(spec.bind(models[reference]), order, ordered, names, overlaps, where)
+        return cls(view.spec, told, order, ordered, names, overlaps, where)
 
     def result(self, found: _Found, method: str, seconds: float, verified: Verified) -> ManyMatching:
         """Measure what was found, in the frame of the reference and in the caller's order."""
@@ -214,7 +222,7 @@ class _Work:
                 distance = distance_from(norms, objective, partial(distance_between, *pair))
                 distances[here] = [[0.0, distance], [distance, 0.0]]
             total += objective
-        given = dict(zip(self.order, permutations, strict=True))
+        given = {m: Permutations(self.told, of.choices) for m, of in zip(self.order, permutations, strict=True)}
         return ManyMatching(
             permutations=tuple(given[m] for m in range(count)),
             objective=total,

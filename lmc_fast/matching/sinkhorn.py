@@ -24,12 +24,13 @@ from .._models import (
     accumulate_dtype,
     check_numbers,
     check_same_tensors,
-    counted_names,
     tensors_of,
 )
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
+from .engine.seen import seen
 from .engine.sinkhorn_operator import Relaxed, mixed
 from .engine.sums import squared_distance
 from .engine.task import LossFn, TaskLoss
@@ -41,6 +42,7 @@ __all__ = ["sinkhorn_matching"]
 LOSSES = ("distance", "midpoint", "random")
 
 
+@neutral
 def sinkhorn_matching(
     model_a: Model,
     model_b: Model,
@@ -111,7 +113,7 @@ def sinkhorn_matching(
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
@@ -126,9 +128,10 @@ def sinkhorn_matching(
     spec = spec.bind(model_a)
     if not spec.groups:
         raise ValueError("spec must have one group at least, got none: there is nothing to learn")
-    start = _start(init, spec, seed)
-    counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
-    pair = _Pair(spec, tensors_a, tensors_b, [name for name in tensors_a if name in counted], device)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    start = _start(init, view.spec, seed)
+    tensors_a, tensors_b = view.tensors
+    pair = _Pair(view.spec, tensors_a, tensors_b, view.names, device)
     judge: _Distance | _Task
     if loss == "distance":
         judge = _Distance(pair)
@@ -137,13 +140,14 @@ def sinkhorn_matching(
     else:
         raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, got {loss!r}")
 
-    verified = ensure_verified("sinkhorn_matching", model_a, spec, batches=batches)
+    of_task = None if loss == "distance" else loss_fn
+    verified = ensure_verified("sinkhorn_matching", model_a, spec, batches=batches, forward=forward, loss_fn=of_task)
 
-    relaxed = Relaxed(spec, start, float(temperature), iterations, pair.device, pair.dtype)
+    relaxed = Relaxed(view.spec, start, float(temperature), iterations, pair.device, pair.dtype)
     optimizer = torch.optim.Adam(list(relaxed.scores.values()), lr=float(learning_rate))
-    best, best_loss, waited = Permutations.identity(spec), math.inf, 0
+    best, best_loss, waited = Permutations.identity(view.spec), math.inf, 0
     history: list[Sweep] = []
-    last, since = Permutations.identity(spec), time.perf_counter()
+    last, since = Permutations.identity(view.spec), time.perf_counter()
     with tracking(progress, "Sinkhorn", steps) as advance:
         for step in range(steps + 1):
             matrices = relaxed.matrices()
@@ -165,9 +169,9 @@ def sinkhorn_matching(
             optimizer.step()
             advance(f"loss {reached:.4g}, of the best permutations {best_loss:.4g}")
     return Matching(
-        permutations=best,
+        permutations=Permutations(spec, best.choices),
         objective=pair.objective(best),
-        l2_before=pair.distance(Permutations.identity(spec)),
+        l2_before=pair.distance(Permutations.identity(view.spec)),
         l2_after=pair.distance(best),
         converged=waited >= patience,
         history=tuple(history),

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from .._backend import check_device
 from .._calls import Forward
 from .._checks import check_finite, check_int, check_type
-from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors, tensors_of
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..ops.permuted_lerp import permuted_lerp_many
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
+from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
@@ -85,6 +87,7 @@ class Hat:
         return Permutations(self.descent.spec, self.descent.choices)
 
 
+@neutral
 def straight_through_matching(
     model_a: Model,
     model_b: Model,
@@ -146,7 +149,7 @@ def straight_through_matching(
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
@@ -154,16 +157,18 @@ def straight_through_matching(
     check_int("seed", seed, 0)
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
     spec = spec.bind(model_a)
-    counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
-    names = [name for name in tensors_a if name in counted]
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    (tensors_a, tensors_b), names = view.tensors, view.names
     task = TaskLoss(model_a, batches, loss_fn, names, where, forward)
     judge = task
     if validation is not None:
         judge = TaskLoss(model_a, validation, loss_fn, names, where, forward, "validation")
-    verified = ensure_verified("straight_through_matching", model_a, spec, batches=batches, forward=forward)
+    verified = ensure_verified(
+        "straight_through_matching", model_a, spec, batches=batches, forward=forward, loss_fn=loss_fn
+    )
     start = init.permutations if isinstance(init, Matching) else init
     start, settle = start_of(start, spec, seed), isinstance(init, str)
-    hat = Hat(spec, tensors_a, tensors_b, names, start, where)
+    hat = Hat(view.spec, tensors_a, tensors_b, names, start, where)
     if settle:
         hat.descent.settle(init == "anchored", 100, False)
     (best,), history, converged = train_hats(
@@ -181,9 +186,9 @@ def straight_through_matching(
     )
     weights = dict.fromkeys(names, 1.0)
     return Matching(
-        permutations=best,
+        permutations=Permutations(spec, best.choices),
         objective=objective_of(tensors_a, tensors_b, weights, best),
-        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(spec)),
+        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(view.spec)),
         l2_after=distance_between(tensors_a, tensors_b, weights, best),
         converged=converged,
         history=tuple(history),

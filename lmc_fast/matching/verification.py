@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .._calls import Calls, Forward, LossFn
 from .._models import unwrapped
 from ..symmetry import PermutationSpec
 from ..symmetry.bench import generators_kept
-from ..symmetry.calls import calls_of, mapped
+from ..symmetry.calls import Call, calls_of, mapped
 from ..symmetry.verification import Verification
 from ..symmetry.verify import CannotVerifyError, examine
 
@@ -33,6 +34,8 @@ def ensure_verified(
     spec: PermutationSpec,
     *,
     batches: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    loss_fn: LossFn | None = None,
     example_inputs: Any = None,
 ) -> Verified:
     """The record of a spec that was verified on a model of this class; otherwise the outcome of a check.
@@ -41,7 +44,8 @@ def ensure_verified(
         by: the method's name.
         model: a module; of anything else, or without inputs, nothing is known but what the spec knows.
         spec: bound to the model.
-        batches: of which the first gives the inputs.
+        batches: of which the first gives the inputs, by the rule of `_batches`.
+        forward, loss_fn: how batches are used; None without a function of the caller's, without a loss.
         example_inputs: as `verify_spec` takes them; of tensors with one number of examples, a few are used.
 
     Raises:
@@ -52,26 +56,26 @@ def ensure_verified(
     module = unwrapped("model", model)
     if spec.verified is not None and spec.verified.model == type(module).__qualname__:
         return Verified(spec.verified, "")
-    if example_inputs is None and batches is not None:
-        example_inputs = _first_inputs(batches)
-    if example_inputs is None:
+    attempts: list[list[Call]] = []
+    if example_inputs is not None:
+        attempts = [calls_of(module, inputs) for inputs in (_few(example_inputs), example_inputs)]
+    elif batches is not None:
+        with generators_kept():
+            batch = next(Calls(module, forward, loss_fn).read("batches", batches), None)
+        if batch is not None and forward is not None:
+            attempts = [[Call(batch.whole, forward)]]
+        elif batch is not None:
+            given = batch.args, batch.kwargs
+            attempts = [[Call.of(*inputs)] for inputs in (_few(given), given)]
+    if not attempts:
         return Verified(spec.verified, "")
     why_not = ""
-    for inputs in (_few(example_inputs), example_inputs):
+    for calls in attempts:
         try:
-            return Verified(examine(module, spec, calls_of(module, inputs), by=by), "")
+            return Verified(examine(module, spec, calls, by=by), "")
         except CannotVerifyError as error:
             why_not = " ".join(str(error).split())
     return Verified(None, why_not)
-
-
-def _first_inputs(batches: Iterable[Any]) -> Any:
-    """The inputs of the first batch; None if there is none. The global generators are as they were afterwards."""
-    with generators_kept():
-        batch = next(iter(batches), None)
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0]
-    return batch
 
 
 def _few(inputs: Any) -> Any:

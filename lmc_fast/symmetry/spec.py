@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._checks import check_int, check_type, fail_type
 from .._files import write_text
 from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
+from .._modes import neutral
 from .._wrappers import met
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
@@ -154,6 +155,7 @@ class PermutationSpec:
             for segment in axis.segments
         )
 
+    @neutral
     def bind(self, model: Model) -> PermutationSpec:
         """This spec with every size filled in from `model`, after checking that the two fit.
 

@@ -12,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 from ..._batches import Batch, check_batches
 from ..._calls import NO_GRADIENT, Calls, Forward, LossFn, check_loss_fn, graph_of, with_gradient, with_weights
 from ..._checks import fail_type
+from ..._derived import bake
 from ..._models import STATISTICS, copied, tensor_identity, tensors_of, unwrapped
 from ..._modes import as_caller
 from ..._norms import batchnorms, take_batch_statistics
@@ -26,7 +27,8 @@ class TaskLoss:
         model: whose forward is used; copied once, so that the caller's modes and statistics stay as they are.
         batches: as the rule of `_batches` has them, gone through again and again.
         loss_fn: mean loss of a batch from (outputs, targets).
-        names: the weights that will be given, tied ones under any of their names.
+        names: the weights that will be given, effective ones in the place of what they are computed from, tied ones
+            under any of their names.
         device: where to compute.
         forward: (model, batch) -> outputs; None: batches are read by the rule.
         argument: what the caller calls the batches.
@@ -51,7 +53,10 @@ class TaskLoss:
         model = unwrapped("model_a", model)
         self.batches, self.argument, self.device = check_batches(argument, batches), argument, device
         self.calls = Calls(model, forward, loss_fn, device)
-        self.module = copied(model).to(device).requires_grad_(False)
+        self.module = copied(model).to(device).eval()
+        # The weights that are given are those that the function sees.
+        bake(self.module)
+        self.module.requires_grad_(False)
         for part in self.module.modules():
             part.training = False
             if isinstance(part, nn.RNNBase) and device.type == "cuda":
@@ -59,7 +64,7 @@ class TaskLoss:
                 part.training, part.dropout = True, 0.0
         unused = {f"{prefix}.{kind}".lstrip(".") for prefix, _ in batchnorms(self.module) for kind in STATISTICS}
         take_batch_statistics(self.module)
-        state = tensors_of("model_a", model)
+        state = tensors_of("model_a", self.module)
         self.dtypes = {name: state[name].dtype for name in names if name not in unused}
         # Names of one tied tensor, by its first.
         first: dict[Hashable, str] = {}
