@@ -187,7 +187,7 @@ def call_lerp_many(rng: Random, risk: float) -> Call:
     out = None
     if chance(rng, 0.3):
         # One place twice, or places of their own; none for what no machine could hold.
-        like = [part[0] if isinstance(part[0], Tensor) and part[0].nbytes < HUGE // 1024 else None for part in tensors]
+        like = [part[0] if isinstance(part[0], Tensor) and part[0].numel() < HUGE // 1024 else None for part in tensors]
         out = [[None if one is None else torch.zeros_like(one) for one in like]] * rows
         if chance(rng, 0.5):
             out = [[None if one is None else torch.zeros_like(one) for one in row] for row in out]
