@@ -345,7 +345,7 @@ def _places(module: nn.Module, spec: PermutationSpec, calls: Calls, batch: Batch
         for parameter in layer.parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:
                 raise ValueError(
-                    f"merged must have layers with tensors of their own, but {owners[id(parameter)]} share one, so that "
+                    f"merged must have layers with tensors of their own, but {owners[id(parameter)]} share one: "
                     "one cannot be put right without the other"
                 )
         wanted.append(place)

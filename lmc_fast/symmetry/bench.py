@@ -74,11 +74,11 @@ class _Attribute:
         return _holds_tensors(self._place(module)[1].get(self.name))
 
 
-def _holds_tensors(value: object) -> bool:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return any(_holds_tensors(item) for item in value)
+def _holds_tensors(value: object, within: tuple[int, ...] = ()) -> bool:
+    """Whether nested containers hold one; `within` tells containers around this one, which may stand in themselves."""
+    items = list(value.values()) if isinstance(value, Mapping) else value
+    if isinstance(items, (list, tuple)) and id(value) not in within:
+        return any(_holds_tensors(item, (*within, id(value))) for item in items)
     return isinstance(value, Tensor)
 
 
