@@ -46,12 +46,15 @@ def linear_sum_assignment_batched(
     """
     count = threads_of(threads)
     matrices: Floats = np.require(as_float(entries_of("cost_matrix", cost_matrix, 3)), requirements=["C", "A"])
-    columns_of_rows = _solve(matrices, bool(maximize), count)
     batch, rows, columns = matrices.shape
-    if rows <= columns:
+    if matrices.size == 0:
+        # Nothing to choose, in however many problems.
+        row_ind, col_ind = (np.empty((batch, min(rows, columns)), np.int64) for _ in range(2))
+    elif rows <= columns:
         row_ind = np.tile(np.arange(rows, dtype=np.int64), (batch, 1))
-        col_ind = columns_of_rows
+        col_ind = _solve(matrices, bool(maximize), count)
     else:
+        columns_of_rows = _solve(matrices, bool(maximize), count)
         chosen = columns_of_rows >= 0
         row_ind = np.nonzero(chosen)[1].astype(np.int64, copy=False).reshape(batch, columns)
         col_ind = columns_of_rows[chosen].reshape(batch, columns)
