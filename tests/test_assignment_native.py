@@ -87,7 +87,9 @@ def forms_of(lines: list[str]) -> set[int]:
     return {int(line.split()[1]) for line in lines}
 
 
-@pytest.mark.parametrize("flags", [["-O3"], SANITIZED], ids=["optimized", "sanitized"])
+@pytest.mark.parametrize(
+    "flags", [["-O3"], pytest.param(SANITIZED, marks=pytest.mark.slow)], ids=["optimized", "sanitized"]
+)
 def test_core(folder: Path, flags: list[str]) -> None:
     lap, kernels = programs(folder, COMPILER, flags)
     lanes = [1, 2, 4, 8] if X86 else [1, 2]
@@ -99,6 +101,7 @@ def test_core(folder: Path, flags: list[str]) -> None:
     assert {1, 2} <= forms_of(found)
 
 
+@pytest.mark.slow
 def test_core_on_aarch64(folder: Path, request: pytest.FixtureRequest) -> None:
     missing = [program for program in (CROSS_COMPILER, EMULATOR) if shutil.which(program) is None]
     if missing:
