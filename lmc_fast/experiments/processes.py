@@ -89,9 +89,10 @@ def side_by_side(
     kit = pickle.dumps((work, common))
     context = multiprocessing.get_context("spawn")
     said = context.SimpleQueue()
-    others = {process.pid for process in multiprocessing.active_children()}
+    others = _children()
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(kit, said))
     running: dict[Future[bytes], int] = {}
+    started: set[int | None] = set()
     left = list(range(len(tasks)))
 
     def drain() -> None:
@@ -106,8 +107,12 @@ def side_by_side(
                 begin(place)
                 with _uninterrupted():
                     running[pool.submit(_run, place, pickle.dumps(tasks[place]))] = place
+                started |= _children() - others
             done, _ = wait(running, EVERY, FIRST_COMPLETED)
             drain()
+            # The pool does not hear of a process that dies before the pool next looks which it has.
+            if not done and not started <= _children():
+                raise BrokenProcessPool
             for future in done:
                 yield running.pop(future), pickle.loads(future.result())
     except BrokenProcessPool:
@@ -120,6 +125,11 @@ def side_by_side(
                 if process.pid not in others:
                     process.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+def _children() -> set[int | None]:
+    """The processes of this one that live."""
+    return {process.pid for process in multiprocessing.active_children()}
 
 
 @contextmanager
