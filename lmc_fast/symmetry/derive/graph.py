@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from ..._tensors import tensor_identity
 from . import rules
 from .look import RULES, Dims, Look, packet_name
 from .rules.elementwise import broadcast
@@ -56,10 +57,11 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor]) -> Walked:
     """
     walked = Walked(Terms(), {})
     known: dict[Node, Any] = {}
+    tied: dict[Hashable, str] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state)
+            known[node] = _entering(walked, node, places.get(node.name), state, tied)
         elif node.op == "call_function":
             known[node] = _called(walked, node, known)
         elif node.op == "get_attr":
@@ -74,7 +76,9 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor]) -> Walked:
     return walked
 
 
-def _entering(walked: Walked, node: Node, place: Any, state: Mapping[str, Tensor]) -> Dims:
+def _entering(
+    walked: Walked, node: Node, place: Any, state: Mapping[str, Tensor], tied: dict[Hashable, str]
+) -> Dims:
     """The dimensions of an input of the graph: a parameter, a buffer, a constant, or what the caller gives."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
@@ -82,9 +86,11 @@ def _entering(walked: Walked, node: Node, place: Any, state: Mapping[str, Tensor
     kind, name = (place.kind, place.target) if place is not None else (None, None)
     moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
     if moves and (value.is_floating_point() or value.is_complex()):
-        if name not in walked.parameters:
-            walked.parameters[name] = [walked.terms.atom(int(size)) for size in value.shape]
-        return list(walked.parameters[name])
+        first = tied.setdefault(tensor_identity(state[name]), name)
+        if first not in walked.parameters:
+            walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
+        walked.parameters[name] = walked.parameters[first]
+        return list(walked.parameters[first])
     why = {
         InputKind.USER_INPUT: Pin("input", "", "is what the model is given"),
         InputKind.BUFFER: Pin("buffer", "", f"{name} cannot be moved: it holds no weights, or is in no state dict"),

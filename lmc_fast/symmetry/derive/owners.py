@@ -51,7 +51,6 @@ def beside(terms: Terms, values: Iterable[Dims]) -> dict[Term, set[Term]]:
 
 def settle_instances(terms: Terms, values: Sequence[Dims]) -> None:
     """Make instances of an atom one with it, unless what they were picked from stands beside it everywhere."""
-    why = Pin("select", "", "units that are also used together with the others")
     changed = True
     while changed:
         changed = False
@@ -60,10 +59,9 @@ def settle_instances(terms: Terms, values: Sequence[Dims]) -> None:
             picked = {key[0].found() for key in atom.at}
             if len(picked) == 1 and all(one.is_atom and one in near[atom] for one in picked):
                 continue
-            for instance in list(atom.at.values()):
-                if instance.found() is not atom.found():
-                    terms.unify(instance, atom, why)
-                    changed = True
+            if atom.at:
+                terms.make_alike(atom)
+                changed = True
 
 
 def choose_owners(terms: Terms, values: Sequence[Dims], axes: Mapping[str, Dims]) -> dict[Term, Term]:

@@ -46,17 +46,19 @@ class Term:
         is_sum: of one with parts, which of the two.
         pin: of an atom, why it stays; None where it is free.
         at: instances of an atom, by the atom that was picked from and the index that was picked.
+        of: of an instance the atom.
+        is_alike: whether all instances of an atom are the atom itself.
     """
 
-    __slots__ = ("at", "is_sum", "number", "of", "parts", "pin", "same", "size")
+    __slots__ = ("at", "is_alike", "is_sum", "number", "of", "parts", "pin", "same", "size")
 
     def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
         self.size, self.parts, self.is_sum, self.number = size, parts, is_sum, number
         self.pin: Pin | None = None
         self.same: Term | None = None
         self.at: dict[tuple[Term, int], Term] = {}
-        # Of an instance: the atom, what was picked from, and the index.
-        self.of: tuple[Term, Term, int] | None = None
+        self.of: Term | None = None
+        self.is_alike = False
 
     def found(self) -> Term:
         """The term that this one was found to be, itself where it is still its own."""
@@ -194,12 +196,41 @@ class Terms:
 
     def _merge(self, a: Term, b: Term, why: Pin) -> None:
         """Unify an atom or a sum with another one of its size."""
-        if a.is_atom:
+        if a.is_atom and b.is_atom and self._are_kin(a, b):
+            base = a
+            while base.of is not None:
+                base = base.of.found()
+            self.make_alike(base)
+            self.unify(a, b, why)
+        elif a.is_atom:
             self._become(a, b)
         elif b.is_atom:
             self._become(b, a)
         else:
             self._meet(self.parts(a), self.parts(b), why)
+
+    def _are_kin(self, a: Term, b: Term) -> bool:
+        """Whether one is an instance of the other, or of an instance of it."""
+        for one, other in ((a, b), (b, a)):
+            while one.of is not None and not one.is_alike:
+                one = one.of.found()
+                if one is other:
+                    return True
+        return False
+
+    def make_alike(self, atom: Term) -> None:
+        """All instances of an atom are the atom itself."""
+        atom = atom.found()
+        if not atom.is_atom:
+            for part in self.atoms(atom):
+                self.make_alike(part)
+            return
+        atom.is_alike = True
+        instances, atom.at = list(atom.at.values()), {}
+        for instance in instances:
+            self.make_alike(instance)
+            instance.found().of = None
+            self.unify(instance, atom, Pin("select", "", "units that are also used together with the others"))
 
     def _meet(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
         """Unify the parts of two sums, cutting what is longer."""
@@ -254,6 +285,9 @@ class Terms:
         elif term.is_atom and term.pin is not None:
             for instance in atom.at.values():
                 self.pin(instance, term.pin)
+        if atom.is_alike:
+            for part in self.atoms(term):
+                self.make_alike(part)
         for (picked, index), instance in list(atom.at.items()):
             self.unify(instance, self.instance(term, picked, index), Pin("select", "", "one unit of two"))
 
@@ -261,12 +295,12 @@ class Terms:
         """The term at one index of an atom that stands beside it; pinned units are the same everywhere."""
         term, picked = term.found(), picked.found()
         if term.is_atom:
-            if term.pin is not None or term.size == 1:
+            if term.pin is not None or term.size == 1 or term.is_alike:
                 return term
             known = term.at.get((picked, index))
             if known is None:
                 known = term.at[picked, index] = self.atom(term.size)
-                known.of = (term, picked, index)
+                known.of = term
             return known
         parts = tuple(self.instance(part, picked, index) for part in term.parts)
         return self.sum(parts) if term.is_sum else self.product(parts)

@@ -50,3 +50,9 @@ def glu(look: Look) -> Dims:
     first, second = look.terms.cut(dims[dim], dims[dim].size // 2, look.why("cut in halves"))
     dims[dim] = look.same(first, second)
     return dims
+
+
+@rule("aten.__and__", "aten.__or__", "aten.__xor__", "aten.where", "aten.floor_divide")
+def untagged(look: Look) -> Dims:
+    """As every operation entry by entry, of those that torch does not mark as such."""
+    return broadcast(look)

@@ -31,6 +31,7 @@ def reduced(look: Look) -> Dims | list[Dims]:
 @rule(
     *("aten.argmax", "aten.argmin", "aten.max", "aten.min", "aten.topk", "aten.sort", "aten.argsort", "aten.median"),
     *("aten.kthvalue", "aten.mode", "aten.cumsum", "aten.cumprod", "aten.logcumsumexp", "aten.cummax", "aten.cummin"),
+    "aten.diff",
 )
 def ordered(look: Look) -> Dims | list[Dims]:
     """[..., n, ...] -> n is pinned: the result tells which of them, or goes by their order."""
