@@ -14,6 +14,7 @@ from torch import Tensor
 from .._checks import check_int, check_type, fail_type
 from .._models import STATISTICS, Model, tensor_identity, tensors_of
 from .._wrappers import met
+from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
 from .serialise import spec_from_json, spec_to_json
 
@@ -30,6 +31,8 @@ class PermutationSpec:
     Attributes:
         groups: by name. Groups that are used and not listed are added, with open sizes.
         axes: by parameter name, a tuple of `Axis` (short forms are read by `as_axis`).
+        origin: of a derived spec why the rest stays, for `explain`; None of others. It is no part of what makes specs
+            equal, goes along where the spec is bound, and is not written as JSON.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -38,6 +41,7 @@ class PermutationSpec:
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
@@ -169,7 +173,7 @@ class PermutationSpec:
         groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
         bound = {name: _bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
         _check_tied(bound, tensors)
-        return PermutationSpec(groups, bound)
+        return PermutationSpec(groups, bound).with_origin(self.origin)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -217,6 +221,22 @@ class PermutationSpec:
         if all(axis.dims == 1 for axis in axes):
             return tensor
         return tensor.reshape([axis_size(axis.segments, self.sizes) for axis in axes])
+
+    def with_origin(self, origin: Origin | None) -> PermutationSpec:
+        """This spec, with where it comes from."""
+        other = PermutationSpec(self.groups, self.axes)
+        object.__setattr__(other, "origin", origin)
+        return other
+
+    def explain(self) -> Explanation:
+        """What the spec permits, what it leaves alone and why: an object that prints as a tree.
+
+        Raises:
+            ValueError: a spec that is not bound.
+        """
+        if not self.is_bound:
+            raise ValueError("the spec must be bound to a model (spec.bind(model)) to be explained")
+        return explain(self, self.origin)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The spec as JSON text, written to `path` as well where one is given."""

@@ -48,7 +48,9 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         Group(name, atom.size, None if atom not in owners else names[owners[atom]]) for atom, name in names.items()
     ]
     written = {
-        name: tuple(Axis(tuple(_segments(terms, terms.factors(term), names)) or (Segment.fixed(term.size),)) for term in dims)
+        name: tuple(
+            Axis(tuple(_segments(terms, terms.factors(term), names)) or (Segment.fixed(term.size),)) for term in dims
+        )
         for name, dims in axes.items()
     }
     pinned = {

@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from ..._tensors import tensor_identity
 from . import rules
 from .look import RULES, Dims, Look, packet_name
 from .rules.elementwise import broadcast
@@ -48,12 +47,13 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         return program.run_decompositions({})
 
 
-def walk(program: ExportedProgram, state: Mapping[str, Tensor]) -> Walked:
+def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapping[str, Hashable]) -> Walked:
     """Carry terms through the graph.
 
     Args:
         program: as `export` gives it.
         state: the tensors of the model that can be moved, by name.
+        identities: by name what is equal for the names of one tied tensor.
     """
     walked = Walked(Terms(), {})
     known: dict[Node, Any] = {}
@@ -61,7 +61,7 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor]) -> Walked:
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state, tied)
+            known[node] = _entering(walked, node, places.get(node.name), state, identities, tied)
         elif node.op == "call_function":
             known[node] = _called(walked, node, known)
         elif node.op == "get_attr":
@@ -77,7 +77,12 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor]) -> Walked:
 
 
 def _entering(
-    walked: Walked, node: Node, place: Any, state: Mapping[str, Tensor], tied: dict[Hashable, str]
+    walked: Walked,
+    node: Node,
+    place: Any,
+    state: Mapping[str, Tensor],
+    identities: Mapping[str, Hashable],
+    tied: dict[Hashable, str],
 ) -> Dims:
     """The dimensions of an input of the graph: a parameter, a buffer, a constant, or what the caller gives."""
     value = node.meta.get("val")
@@ -86,7 +91,7 @@ def _entering(
     kind, name = (place.kind, place.target) if place is not None else (None, None)
     moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
     if moves and (value.is_floating_point() or value.is_complex()):
-        first = tied.setdefault(tensor_identity(state[name]), name)
+        first = tied.setdefault(identities[name], name)
         if first not in walked.parameters:
             walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
         walked.parameters[name] = walked.parameters[first]

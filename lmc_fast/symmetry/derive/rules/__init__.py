@@ -2,4 +2,14 @@
 
 from . import convolutions, elementwise, factories, indexing, joining, norms, products, reductions, shapes
 
-__all__ = ["convolutions", "elementwise", "factories", "indexing", "joining", "norms", "products", "reductions", "shapes"]
+__all__ = [
+    "convolutions",
+    "elementwise",
+    "factories",
+    "indexing",
+    "joining",
+    "norms",
+    "products",
+    "reductions",
+    "shapes",
+]

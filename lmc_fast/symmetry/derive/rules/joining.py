@@ -72,7 +72,9 @@ def piece(look: Look, term: Term, start: int, length: int) -> Term:
     return look.terms.cut(rest, length, why)[0]
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split", "aten.unsafe_chunk")
+@rule(
+    "aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split", "aten.unsafe_chunk"
+)
 def split(look: Look) -> list[Dims]:
     """[a + b] -> [a], [b]."""
     dims = look.of(look.tensors()[0])
@@ -132,7 +134,9 @@ def pad(look: Look) -> Dims:
     return dims
 
 
-@rule("aten.flip", "aten.roll", "aten.rot90", "aten.tril", "aten.triu", "aten.diagonal", "aten.as_strided", "aten.unfold")
+@rule(
+    "aten.flip", "aten.roll", "aten.rot90", "aten.tril", "aten.triu", "aten.diagonal", "aten.as_strided", "aten.unfold"
+)
 def moved_about(look: Look) -> Dims:
     """[n] -> [n] with entries at other places: those dimensions are pinned."""
     dims = look.of(look.tensors()[0])

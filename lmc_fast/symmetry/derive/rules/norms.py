@@ -31,7 +31,9 @@ def batch_norm(look: Look) -> Dims | list[Dims]:
         if look.has(name):
             dims[1] = look.same(dims[1], look.dims(name)[0])
     # In eval mode what is saved of the statistics is empty.
-    saved = [[dims[1] if size == dims[1].size else look.terms.atom(size) for size in shape] for shape in look.shapes[1:]]
+    saved = [
+        [dims[1] if size == dims[1].size else look.terms.atom(size) for size in shape] for shape in look.shapes[1:]
+    ]
     return [dims, *saved] if saved else dims
 
 
