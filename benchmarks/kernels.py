@@ -22,7 +22,7 @@ from .report import COLUMNS, Report, table
 from .solvers import version_of
 from .timing import Timing, alternate
 
-__all__ = ["ceilings", "measure", "register"]
+__all__ = ["KERNEL_COLUMNS", "ceilings", "measure", "register"]
 
 GPU_COMMAND = "python -m benchmarks.run kernels"
 # What a result may be off from the exact one of the same inputs, relative in norm, before it is rounded.
@@ -31,7 +31,7 @@ TOLERANCE = 1e-6
 FLUSH_BYTES = 256 << 20
 # From so many bytes on glibc takes what it gives from the system each time, and gives it back.
 NEW_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-_KERNEL_COLUMNS = ("gb_s", "tflop_s", "of_roofline", "device", "driver", "triton")
+KERNEL_COLUMNS = ("gb_s", "tflop_s", "of_roofline", "device", "driver", "triton")
 SHOWN = ("family", "n", "dtype", "solver", "p20_ms", "p50_ms", "p80_ms", "ratio", "gb_s", "tflop_s", "of_roofline")
 
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(", ".join(f"{name}: {value:.4g}" for name, value in limits.items()))
     wrong = 0
     name = f"kernels-{device.type}{'-new-memory' if arguments.new_memory else ''}"
-    with Report(arguments.out, name, (*COLUMNS, *_KERNEL_COLUMNS)) as report:
+    with Report(arguments.out, name, (*COLUMNS, *KERNEL_COLUMNS)) as report:
         for work in works(arguments.sizes, device):
             if arguments.only not in work.family:
                 continue

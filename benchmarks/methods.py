@@ -177,13 +177,13 @@ def projection_rows(store: _Store, width: int) -> list[dict[str, Any]]:
     a, b = store.mlp(width, 0), store.mlp(width, 1)
     spec = lmc.architectures.mlp(a).bind(a)
     batches = store.training()
-    first = next(iter(batches))
     names = [name for name, _ in a.named_parameters()]
-    task = TaskLoss(a, [first], nn.functional.cross_entropy, names, torch.device("cpu"))
-    point = {name: tensor.detach().clone().requires_grad_() for name, tensor in a.named_parameters()}
+    task = TaskLoss(a, [next(iter(batches))], nn.functional.cross_entropy, names, torch.device("cpu"))
+    point = {name: tensor.detach().clone() for name, tensor in a.named_parameters()}
+    (batch,) = task.once()
 
     def forward_and_backward() -> None:
-        torch.autograd.grad(task.loss(point, *first), list(point.values()))
+        task.gradient(point, batch)
 
     projections: list[float] = []
     project = Hat.project

@@ -60,7 +60,7 @@ std::optional<lmc::LapCost<T>> view(const T* data, py::ssize_t rows, py::ssize_t
 
 // `name` is how a message calls the matrix.
 [[noreturn]] void throw_for(const lmc::LapOutcome& outcome, bool transposed, bool maximize,
-                            const std::string& name = "cost") {
+                            const std::string& name) {
     const auto row = std::to_string(transposed ? outcome.column : outcome.row);
     const auto column = std::to_string(transposed ? outcome.row : outcome.column);
     const std::string place = "(row " + row + ", column " + column + ")";
@@ -138,7 +138,8 @@ lmc::LapCandidates candidates_of(const Columns& listed, const Duals& bounds, py:
 }
 
 template <typename T>
-py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& start) {
+py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& start,
+                const std::string& name) {
     const py::ssize_t rows = cost.shape(0);
     const py::ssize_t columns = cost.shape(1);
     const auto* data = static_cast<const T*>(cost.data());
@@ -146,7 +147,7 @@ py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& 
     const bool transposed = !seen.has_value();
     if (transposed) seen = view(data, columns, rows, cost.strides(1), cost.strides(0));
     if (!seen.has_value() || reinterpret_cast<std::uintptr_t>(data) % alignof(T) != 0) {
-        throw py::value_error("cost must be aligned and contiguous along its longer side");
+        throw py::value_error(name + " must be aligned and contiguous along its longer side");
     }
 
     Duals row_duals(rows);
@@ -192,7 +193,7 @@ py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& 
                 const std::int64_t j = start.column_of_row->data()[i];
                 if (j == -1) continue;
                 if (j < 0 || j >= columns || core_matching[j] != -1) {
-                    throw_for({lmc::LapStatus::bad_start}, transposed, maximize);
+                    throw_for({lmc::LapStatus::bad_start}, transposed, maximize, name);
                 }
                 core_matching[j] = i;
             }
@@ -217,7 +218,7 @@ py::tuple solve(const py::array& cost, bool maximize, int threads, const Start& 
         const auto sense = maximize ? lmc::LapSense::maximise : lmc::LapSense::minimise;
         outcome = lmc::solve_lap(*seen, sense, state, {&SignalWatch::requested, &watch}, threads);
     }
-    if (outcome.status != lmc::LapStatus::ok) throw_for(outcome, transposed, maximize);
+    if (outcome.status != lmc::LapStatus::ok) throw_for(outcome, transposed, maximize, name);
     if (transposed) {
         std::int64_t* const columns_out = column_of_row.mutable_data();
         std::fill_n(columns_out, rows, std::int64_t{-1});
@@ -231,15 +232,15 @@ py::tuple solve_lap(const py::array& cost, bool maximize, const std::optional<Du
                     const std::optional<Matching>& changed_rows,
                     const std::optional<Matching>& changed_columns,
                     const std::optional<Columns>& candidate_columns,
-                    const std::optional<Duals>& candidate_bounds, int threads) {
+                    const std::optional<Duals>& candidate_bounds, int threads, const std::string& name) {
     check_threads(threads);
     if (cost.ndim() != 2)
-        throw py::value_error("cost must have 2 dimensions, got " + std::to_string(cost.ndim()));
+        throw py::value_error(name + " must have 2 dimensions, got " + std::to_string(cost.ndim()));
     const Start start{row_duals,       column_duals,      column_of_row,   changed_rows,
                       changed_columns, candidate_columns, candidate_bounds};
-    if (py::isinstance<py::array_t<float>>(cost)) return solve<float>(cost, maximize, threads, start);
-    if (py::isinstance<py::array_t<double>>(cost)) return solve<double>(cost, maximize, threads, start);
-    throw py::type_error("cost must have dtype float32 or float64, got " +
+    if (py::isinstance<py::array_t<float>>(cost)) return solve<float>(cost, maximize, threads, start, name);
+    if (py::isinstance<py::array_t<double>>(cost)) return solve<double>(cost, maximize, threads, start, name);
+    throw py::type_error(name + " must have dtype float32 or float64, got " +
                          std::string(py::str(cost.dtype())));
 }
 
@@ -259,6 +260,8 @@ PyObject* assign_plain(PyObject* cost, bool maximize) {
     const py::ssize_t columns = proxy->dimensions[1];
     Matching row_ind(rows);
     Matching column_ind(rows);
+    // Nothing to choose, of however many columns.
+    if (rows == 0) return PyTuple_Pack(2, row_ind.ptr(), column_ind.ptr());
     const std::unique_ptr<double[]> duals(new double[static_cast<std::size_t>(rows + columns)]);
     std::int64_t* const row_numbers = row_ind.mutable_data();
     for (py::ssize_t i = 0; i < rows; ++i) row_numbers[i] = i;
@@ -305,11 +308,11 @@ PyMethodDef assign_method{"assign", reinterpret_cast<PyCFunction>(reinterpret_ca
                           METH_FASTCALL, nullptr};
 
 template <typename T>
-py::tuple solve_batch(const py::array& costs, bool maximize, int threads) {
+py::tuple solve_batch(const py::array& costs, bool maximize, int threads, const std::string& name) {
     const std::vector<py::ssize_t> shape(costs.shape(), costs.shape() + 3);
     if (!(costs.flags() & py::array::c_style) ||
         reinterpret_cast<std::uintptr_t>(costs.data()) % alignof(T) != 0) {
-        throw py::value_error("costs must be aligned and C-contiguous");
+        throw py::value_error(name + " must be aligned and C-contiguous");
     }
     Duals row_duals({shape[0], shape[1]});
     Duals column_duals({shape[0], shape[2]});
@@ -329,18 +332,18 @@ py::tuple solve_batch(const py::array& costs, bool maximize, int threads) {
         result = lmc::solve_lap_batch(batch, sense, {&SignalWatch::requested, &watch}, threads);
     }
     if (result.outcome.status != lmc::LapStatus::ok) {
-        throw_for(result.outcome, false, maximize, "costs[" + std::to_string(result.problem) + "]");
+        throw_for(result.outcome, false, maximize, name + "[" + std::to_string(result.problem) + "]");
     }
     return py::make_tuple(column_of_row, row_duals, column_duals);
 }
 
-py::tuple solve_lap_batch(const py::array& costs, bool maximize, int threads) {
+py::tuple solve_lap_batch(const py::array& costs, bool maximize, int threads, const std::string& name) {
     check_threads(threads);
     if (costs.ndim() != 3)
-        throw py::value_error("costs must have 3 dimensions, got " + std::to_string(costs.ndim()));
-    if (py::isinstance<py::array_t<float>>(costs)) return solve_batch<float>(costs, maximize, threads);
-    if (py::isinstance<py::array_t<double>>(costs)) return solve_batch<double>(costs, maximize, threads);
-    throw py::type_error("costs must have dtype float32 or float64, got " +
+        throw py::value_error(name + " must have 3 dimensions, got " + std::to_string(costs.ndim()));
+    if (py::isinstance<py::array_t<float>>(costs)) return solve_batch<float>(costs, maximize, threads, name);
+    if (py::isinstance<py::array_t<double>>(costs)) return solve_batch<double>(costs, maximize, threads, name);
+    throw py::type_error(name + " must have dtype float32 or float64, got " +
                          std::string(py::str(costs.dtype())));
 }
 
@@ -451,10 +454,10 @@ PYBIND11_MODULE(_native, module) {
                py::arg("row_duals") = py::none(), py::arg("column_duals") = py::none(),
                py::arg("column_of_row") = py::none(), py::arg("changed_rows") = py::none(),
                py::arg("changed_columns") = py::none(), py::arg("candidate_columns") = py::none(),
-               py::arg("candidate_bounds") = py::none(), py::arg("threads") = 0);
+               py::arg("candidate_bounds") = py::none(), py::arg("threads") = 0, py::arg("name") = "cost");
     module.add_object("assign", py::reinterpret_steal<py::object>(PyCFunction_New(&assign_method, nullptr)));
     module.def("solve_lap_batch", &solve_lap_batch, py::arg("costs"), py::arg("maximize"), py::kw_only(),
-               py::arg("threads") = 0);
+               py::arg("threads") = 0, py::arg("name") = "costs");
     module.def("contract", &contract, py::arg("type"), py::arg("address"), py::arg("sizes"),
                py::arg("strides"), py::arg("vector"), py::arg("out"), py::arg("units"), py::kw_only(),
                py::arg("threads") = 0);

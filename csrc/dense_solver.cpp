@@ -55,12 +55,8 @@ class DenseMemory {
 
 template <int kSign, typename T>
 DenseSolve<T> dense_solver() {
-#if LMC_X86
     static const int lanes = simd_lanes();
-    if (lanes == 8) return &avx512::solve_dense<kSign, T>;
-    if (lanes == 4) return &avx2::solve_dense<kSign, T>;
-#endif
-    return &plain::solve_dense<kSign, T>;
+    return LMC_FORM(lanes, solve_dense<kSign, T>);
 }
 
 template DenseSolve<float> dense_solver<1, float>();

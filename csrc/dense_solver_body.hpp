@@ -2,172 +2,6 @@
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Eight doubles, what a comparison of them gives, and eight row numbers.
-#if LMC_LANES == 8
-
-using Pack = __m512d;
-using Lanes = __mmask8;
-using Rows = __m256i;
-
-inline Pack fill(double value) { return _mm512_set1_pd(value); }
-inline Pack load(const double* from) { return _mm512_loadu_pd(from); }
-inline Pack load(const float* from) { return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from)); }
-inline void store(double* to, Pack x) { _mm512_storeu_pd(to, x); }
-inline Pack subtract(Pack x, Pack y) { return _mm512_sub_pd(x, y); }
-inline Pack negative(Pack x) { return _mm512_sub_pd(_mm512_set1_pd(-0.0), x); }
-inline Pack lesser(Pack x, Pack y) { return _mm512_maskz_min_pd(0xff, x, y); }
-inline Pack greater(Pack x, Pack y) { return _mm512_maskz_max_pd(0xff, x, y); }
-inline Lanes less(Pack x, Pack y) { return _mm512_cmp_pd_mask(x, y, _CMP_LT_OQ); }
-inline Lanes at_most(Pack x, Pack y) { return _mm512_cmp_pd_mask(x, y, _CMP_LE_OQ); }
-inline unsigned bits(Lanes lanes) { return lanes; }
-inline Pack choose(Lanes lanes, Pack yes, Pack no) { return _mm512_mask_blend_pd(lanes, no, yes); }
-inline Rows fill_rows(std::int32_t row) { return _mm256_set1_epi32(row); }
-inline Rows load_rows(const std::int32_t* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
-inline void store_rows(std::int32_t* to, Rows rows) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rows);
-}
-inline Rows choose_rows(Lanes lanes, Rows yes, Rows no) { return _mm256_mask_blend_epi32(lanes, no, yes); }
-inline double least_of(Pack x) {
-    const __m256d half =
-        _mm256_min_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1));
-    const __m128d pair = _mm_min_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
-    return _mm_cvtsd_f64(_mm_min_sd(pair, _mm_unpackhi_pd(pair, pair)));
-}
-
-#elif LMC_LANES == 4
-
-struct Pack {
-    __m256d low, high;
-};
-using Lanes = Pack;
-using Rows = __m256i;
-
-inline Pack fill(double value) { return {_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
-inline Pack load(const double* from) { return {_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)}; }
-inline Pack load(const float* from) {
-    return {_mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_cvtps_pd(_mm_loadu_ps(from + 4))};
-}
-inline void store(double* to, const Pack& x) {
-    _mm256_storeu_pd(to, x.low);
-    _mm256_storeu_pd(to + 4, x.high);
-}
-inline Pack subtract(const Pack& x, const Pack& y) {
-    return {_mm256_sub_pd(x.low, y.low), _mm256_sub_pd(x.high, y.high)};
-}
-inline Pack negative(const Pack& x) { return subtract(fill(-0.0), x); }
-inline Pack lesser(const Pack& x, const Pack& y) {
-    return {_mm256_min_pd(x.low, y.low), _mm256_min_pd(x.high, y.high)};
-}
-inline Pack greater(const Pack& x, const Pack& y) {
-    return {_mm256_max_pd(x.low, y.low), _mm256_max_pd(x.high, y.high)};
-}
-inline Lanes less(const Pack& x, const Pack& y) {
-    return {_mm256_cmp_pd(x.low, y.low, _CMP_LT_OQ), _mm256_cmp_pd(x.high, y.high, _CMP_LT_OQ)};
-}
-inline Lanes at_most(const Pack& x, const Pack& y) {
-    return {_mm256_cmp_pd(x.low, y.low, _CMP_LE_OQ), _mm256_cmp_pd(x.high, y.high, _CMP_LE_OQ)};
-}
-inline unsigned bits(const Lanes& lanes) {
-    return static_cast<unsigned>(_mm256_movemask_pd(lanes.low) | _mm256_movemask_pd(lanes.high) << 4);
-}
-inline Pack choose(const Lanes& lanes, const Pack& yes, const Pack& no) {
-    return {_mm256_blendv_pd(no.low, yes.low, lanes.low), _mm256_blendv_pd(no.high, yes.high, lanes.high)};
-}
-inline Rows fill_rows(std::int32_t row) { return _mm256_set1_epi32(row); }
-inline Rows load_rows(const std::int32_t* from) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
-inline void store_rows(std::int32_t* to, Rows rows) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rows);
-}
-inline Rows choose_rows(const Lanes& lanes, Rows yes, Rows no) {
-    const __m256 mixed = _mm256_shuffle_ps(_mm256_castpd_ps(lanes.low), _mm256_castpd_ps(lanes.high), 0x88);
-    const __m256i ordered = _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xd8);
-    return _mm256_blendv_epi8(no, yes, ordered);
-}
-inline double least_of(const Pack& x) {
-    const __m256d half = _mm256_min_pd(x.low, x.high);
-    const __m128d pair = _mm_min_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
-    return _mm_cvtsd_f64(_mm_min_sd(pair, _mm_unpackhi_pd(pair, pair)));
-}
-
-#else
-
-struct Pack {
-    double x[8];
-};
-struct Lanes {
-    bool x[8];
-};
-struct Rows {
-    std::int32_t x[8];
-};
-
-template <typename Result, typename Each>
-inline Result each_lane(Each&& each) {
-    Result result;
-    for (int lane = 0; lane < 8; ++lane) result.x[lane] = each(lane);
-    return result;
-}
-
-inline Pack fill(double value) {
-    return each_lane<Pack>([=](int) { return value; });
-}
-template <typename T>
-inline Pack load(const T* from) {
-    return each_lane<Pack>([=](int k) { return static_cast<double>(from[k]); });
-}
-inline void store(double* to, const Pack& x) {
-    for (int lane = 0; lane < 8; ++lane) to[lane] = x.x[lane];
-}
-inline Pack subtract(const Pack& x, const Pack& y) {
-    return each_lane<Pack>([&](int k) { return x.x[k] - y.x[k]; });
-}
-inline Pack negative(const Pack& x) {
-    return each_lane<Pack>([&](int k) { return -x.x[k]; });
-}
-inline Pack lesser(const Pack& x, const Pack& y) {
-    return each_lane<Pack>([&](int k) { return x.x[k] < y.x[k] ? x.x[k] : y.x[k]; });
-}
-inline Pack greater(const Pack& x, const Pack& y) {
-    return each_lane<Pack>([&](int k) { return x.x[k] > y.x[k] ? x.x[k] : y.x[k]; });
-}
-inline Lanes less(const Pack& x, const Pack& y) {
-    return each_lane<Lanes>([&](int k) { return x.x[k] < y.x[k]; });
-}
-inline Lanes at_most(const Pack& x, const Pack& y) {
-    return each_lane<Lanes>([&](int k) { return x.x[k] <= y.x[k]; });
-}
-inline unsigned bits(const Lanes& lanes) {
-    unsigned found = 0;
-    for (int lane = 0; lane < 8; ++lane) found |= static_cast<unsigned>(lanes.x[lane]) << lane;
-    return found;
-}
-inline Pack choose(const Lanes& lanes, const Pack& yes, const Pack& no) {
-    return each_lane<Pack>([&](int k) { return lanes.x[k] ? yes.x[k] : no.x[k]; });
-}
-inline Rows fill_rows(std::int32_t row) {
-    return each_lane<Rows>([=](int) { return row; });
-}
-inline Rows load_rows(const std::int32_t* from) {
-    return each_lane<Rows>([=](int k) { return from[k]; });
-}
-inline void store_rows(std::int32_t* to, const Rows& rows) {
-    for (int lane = 0; lane < 8; ++lane) to[lane] = rows.x[lane];
-}
-inline Rows choose_rows(const Lanes& lanes, const Rows& yes, const Rows& no) {
-    return each_lane<Rows>([&](int k) { return lanes.x[k] ? yes.x[k] : no.x[k]; });
-}
-inline double least_of(const Pack& x) {
-    double least = x.x[0];
-    for (int lane = 1; lane < 8; ++lane) least = x.x[lane] < least ? x.x[lane] : least;
-    return least;
-}
-
-#endif
-
 // Jonker & Volgenant (1987): column reduction, reduction transfer, augmenting row reduction, and shortest
 // augmenting paths of one open row after another. Vectors by column are padded to whole packs; the padding
 // costs +inf.
@@ -245,26 +79,13 @@ class DenseSolver {
 
     bool proceed() { return poll_.work(columns_) || fail(LapStatus::interrupted); }
 
-    static Pack costs(const T* from) { return kSign > 0 ? load(from) : negative(load(from)); }
+    static Pack costs(const T* from) { return kSign > 0 ? load_pack(from) : negative(load_pack(from)); }
 
     // The last entries of a row, fewer than a pack.
     Pack last_costs(const T* from) const {
-#if LMC_LANES == 8
-        const auto there = static_cast<__mmask8>((1U << (columns_ - whole_)) - 1);
-        Pack found;
-        if constexpr (std::is_same_v<T, float>) {
-            found = _mm512_maskz_cvtps_pd(0xff, _mm256_maskz_loadu_ps(there, from));
-        } else {
-            found = _mm512_maskz_loadu_pd(there, from);
-        }
-        return choose(there, kSign > 0 ? found : negative(found), fill(kInfinity));
-#else
-        T copy[8];
-        for (int lane = 0; lane < 8; ++lane) {
-            copy[lane] = lane < columns_ - whole_ ? from[lane] : kSign * std::numeric_limits<T>::infinity();
-        }
-        return costs(copy);
-#endif
+        const Pack found =
+            load_first(from, static_cast<int>(columns_ - whole_), kSign * std::numeric_limits<T>::infinity());
+        return kSign > 0 ? found : negative(found);
     }
 
     // Calls visit(pack of costs, first column) for a whole row.
@@ -458,7 +279,7 @@ class DenseSolver {
         Pack least = fill(kInfinity);
         Pack second = least;
         for_each_pack(i, [&](const Pack& cost, Index j) {
-            const Pack reduced = subtract(cost, load(v_ + j));
+            const Pack reduced = subtract(cost, load_pack(v_ + j));
             store(distance_ + j, reduced);
             second = lesser(second, greater(least, reduced));
             least = lesser(least, reduced);
@@ -477,11 +298,11 @@ class DenseSolver {
         std::uint64_t found = 0;
         if (first + 64 <= padded_) {
             for (Index part = 0; part < 64; part += 8) {
-                found |= std::uint64_t{bits(at_most(load(distance_ + first + part), limit))} << part;
+                found |= std::uint64_t{bits(at_most(load_pack(distance_ + first + part), limit))} << part;
             }
         } else {
             for (Index part = 0; first + part < padded_; part += 8) {
-                found |= std::uint64_t{bits(at_most(load(distance_ + first + part), limit))} << part;
+                found |= std::uint64_t{bits(at_most(load_pack(distance_ + first + part), limit))} << part;
             }
         }
         return found;
@@ -570,7 +391,7 @@ class DenseSolver {
         Pack least = fill(kInfinity);
         const Rows rows = fill_rows(source);
         for_each_pack(source, [&](const Pack& cost, Index j) {
-            const Pack reduced = subtract(cost, load(v_ + j));
+            const Pack reduced = subtract(cost, load_pack(v_ + j));
             store(distance_ + j, reduced);
             store_rows(parent_ + j, rows);
             least = lesser(least, reduced);
@@ -585,8 +406,8 @@ class DenseSolver {
         const Pack offsets = fill(offset);
         const Rows rows = fill_rows(i);
         for_each_pack(i, [&](const Pack& cost, Index j) {
-            const Pack reached = subtract(subtract(cost, load(v_ + j)), offsets);
-            const Pack known = load(distance_ + j);
+            const Pack reached = subtract(subtract(cost, load_pack(v_ + j)), offsets);
+            const Pack known = load_pack(distance_ + j);
             const Pack shorter = lesser(reached, known);
             store(distance_ + j, shorter);
             store_rows(parent_ + j, choose_rows(less(reached, known), rows, load_rows(parent_ + j)));

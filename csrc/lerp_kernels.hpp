@@ -48,4 +48,8 @@ struct LerpKernels {
 template <typename T>
 const LerpKernels<T>& lerp_kernels();
 
+// Those of the form that has `lanes` doubles in a register, which must be one that the processor runs.
+template <typename T>
+LerpKernels<T> lerp_kernels_of(int lanes);
+
 }  // namespace lmc

@@ -1,187 +1,149 @@
 // The kernels of permuted_lerp and of sums in double. Included once for every instruction set, inside a
 // namespace of its own.
 
+// A half precision number has 16 bits; of as many as there are Floats, or Doubles, each in 32 bits.
+inline Ints widened(const std::uint16_t* from) {
 #if LMC_LANES == 8
+    return as<Ints>(_mm512_maskz_cvtepu16_epi32(0xffff, load_bits<__m256i>(from)));
+#elif LMC_LANES == 4
+    return as<Ints>(_mm256_cvtepu16_epi32(load_bits<__m128i>(from)));
+#elif LMC_LANES == 2 && LMC_X86
+    const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return as<Ints>(_mm_unpacklo_epi16(bits, _mm_setzero_si128()));
+#elif LMC_LANES == 2
+    return as<Ints>(vmovl_u16(vld1_u16(from)));
+#else
+    return *from;
+#endif
+}
 
-using Floats = __m512;
-using Doubles = __m512d;
-constexpr std::int64_t kFloats = 16;
-constexpr std::int64_t kDoubles = 8;
+// The low 16 of every 32 bits, of which the high 16 are zero.
+inline Shorts narrowed(Ints bits) {
+#if LMC_LANES == 8
+    return as<Shorts>(_mm512_maskz_cvtepi32_epi16(0xffff, as<__m512i>(bits)));
+#elif LMC_LANES == 4
+    const __m256i halves = as<__m256i>(bits);
+    return as<Shorts>(_mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+#elif LMC_LANES == 2 && LMC_X86
+    // SSE2 packs signed numbers alone.
+    const __m128i filled = _mm_srai_epi32(_mm_slli_epi32(as<__m128i>(bits), 16), 16);
+    return as<Shorts>(_mm_cvtsi128_si64(_mm_packs_epi32(filled, filled)));
+#elif LMC_LANES == 2
+    return as<Shorts>(vmovn_u32(as<uint32x4_t>(bits)));
+#else
+    return static_cast<Shorts>(bits);
+#endif
+}
 
-inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
-inline Doubles load(const double* from) { return _mm512_loadu_pd(from); }
+inline Ints ints(std::int32_t value) { return value - Ints{}; }
+
+// Half precision as float32, and float32 rounded to it, to nearest and of two to the even one.
+#if LMC_LANES == 8
+inline Floats load(const Float16* from) { return _mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(from)); }
+inline Shorts rounded(Floats value, const Float16*) {
+    return as<Shorts>(_mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif LMC_LANES == 4
+inline Floats load(const Float16* from) { return _mm256_cvtph_ps(load_bits<__m128i>(from)); }
+inline Shorts rounded(Floats value, const Float16*) {
+    return as<Shorts>(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif LMC_NEON && LMC_LANES == 2
+inline Floats load(const Float16* from) { return as<Floats>(vcvt_f32_f16(load_bits<float16x4_t>(from))); }
+inline Shorts rounded(Floats value, const Float16*) {
+    return as<Shorts>(vcvt_f16_f32(as<float32x4_t>(value)));
+}
+#else
 inline Floats load(const Float16* from) {
-    return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    const Ints bits = widened(&from->bits);
+    const Ints sign = (bits & 0x8000) << 16;
+    const Ints magnitude = (bits & 0x7fff) << 13;
+    // Infinity and NaN keep the largest exponent; all else is scaled up to float's bias. Subnormal numbers
+    // are made normal ones first, for processors that are told to take the others for zero.
+    const Ints scaled = magnitude + (112 << 23);
+    const Ints small = as<Ints>(as<Floats>(magnitude + (113 << 23)) - all(0x1p-14F));
+    const Ints finite = magnitude < (1 << 23) ? small : scaled;
+    return as<Floats>(sign | (magnitude < (0x7c00 << 13) ? finite : magnitude | 0x7f800000));
 }
-inline Floats load(const BFloat16* from) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return _mm512_castsi512_ps(
-        _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+inline Shorts rounded(Floats value, const Float16*) {
+    const Ints bits = as<Ints>(value);
+    const Ints magnitude = bits & 0x7fffffff;
+    const Ints sign = (bits >> 16) & 0x8000;
+    const Ints nan = ((magnitude >> 13) & 0x3ff) | 0x7e00;
+    // Below the smallest normal number: adding 1/2 leaves the rounded multiple of 2^-24 in the last bits.
+    const Ints small = as<Ints>(as<Floats>(magnitude) + all(0.5F)) - 0x3f000000;
+    const Ints normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    const Ints finite = magnitude < 0x38800000 ? small : normal;
+    const Ints large = magnitude > 0x7f800000 ? nan : ints(0x7c00);
+    return narrowed(sign | (magnitude < 0x477ff000 ? finite : large));
 }
+#endif
 
-inline Floats all(float value) { return _mm512_set1_ps(value); }
-inline Doubles all(double value) { return _mm512_set1_pd(value); }
-inline Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-inline Doubles times(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
-inline Floats plus_times(Floats sum, Floats a, Floats b) { return _mm512_fmadd_ps(a, b, sum); }
-inline Doubles plus_times(Doubles sum, Doubles a, Doubles b) { return _mm512_fmadd_pd(a, b, sum); }
-
-inline __m256i rounded(Floats value, const Float16*) {
-    return _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT);
-}
-inline __m256i rounded(Floats value, const BFloat16*) {
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(0xffff, bits, 16), _mm512_set1_epi32(1));
-    const __m512i even = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+inline Floats load(const BFloat16* from) { return as<Floats>(widened(&from->bits) << 16); }
+inline Shorts rounded(Floats value, const BFloat16*) {
+    const Uints bits = as<Uints>(value);
+    const Uints even = bits + 0x7fff + ((bits >> 16) & 1);
     // The sum could carry a NaN over into infinity.
-    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-    return _mm512_maskz_cvtepi32_epi16(
-        0xffff, _mm512_maskz_srli_epi32(0xffff, _mm512_mask_mov_epi32(even, nan, quiet), 16));
+    const Uints quiet = bits | 0x400000;
+    // Chosen among floats, or GCC shifts both and is a tenth slower.
+    return narrowed(as<Ints>(as<Uints>(value != value ? as<Floats>(quiet) : as<Floats>(even)) >> 16));
 }
 
-inline Doubles low(Floats x) { return _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(x)); }
+inline void store(Float16* to, Floats value) { store_bits(to, rounded(value, to)); }
+inline void store(BFloat16* to, Floats value) { store_bits(to, rounded(value, to)); }
+
+// The same around the cache, where the instruction set has a word for it; `to` is aligned to what is stored.
+template <typename Vector>
+inline void store_bits_past(void* to, Vector x) {
+#if LMC_X86 && LMC_LANES > 1
+    if constexpr (sizeof(x) == 8) {
+        _mm_stream_si64(static_cast<long long*>(to), as<long long>(x));
+    } else if constexpr (sizeof(x) == 16) {
+        _mm_stream_si128(static_cast<__m128i*>(to), as<__m128i>(x));
+#if LMC_LANES >= 4
+    } else if constexpr (sizeof(x) == 32) {
+        _mm256_stream_si256(static_cast<__m256i*>(to), as<__m256i>(x));
+#endif
+#if LMC_LANES == 8
+    } else {
+        _mm512_stream_si512(static_cast<__m512i*>(to), as<__m512i>(x));
+#endif
+    }
+#else
+    store_bits(to, x);
+#endif
+}
+inline void store_past(float* to, Floats value) { store_bits_past(to, value); }
+inline void store_past(double* to, Doubles value) { store_bits_past(to, value); }
+inline void store_past(Float16* to, Floats value) { store_bits_past(to, rounded(value, to)); }
+inline void store_past(BFloat16* to, Floats value) { store_bits_past(to, rounded(value, to)); }
+
+// The doubles of either half of some floats.
+#if LMC_LANES == 8
+inline Doubles low(Floats x) { return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 0)); }
 inline Doubles high(Floats x) {
     return _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x, 1));
 }
-
-inline void store(float* to, Floats value) { _mm512_storeu_ps(to, value); }
-inline void store(double* to, Doubles value) { _mm512_storeu_pd(to, value); }
-inline void store_past(float* to, Floats value) { _mm512_stream_ps(to, value); }
-inline void store_past(double* to, Doubles value) { _mm512_stream_pd(to, value); }
-
 #elif LMC_LANES == 4
-
-using Floats = __m256;
-using Doubles = __m256d;
-constexpr std::int64_t kFloats = 8;
-constexpr std::int64_t kDoubles = 4;
-
-inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
-inline Doubles load(const double* from) { return _mm256_loadu_pd(from); }
-inline Floats load(const Float16* from) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-}
-inline Floats load(const BFloat16* from) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-
-inline Floats all(float value) { return _mm256_set1_ps(value); }
-inline Doubles all(double value) { return _mm256_set1_pd(value); }
-inline Floats times(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-inline Doubles times(Doubles a, Doubles b) { return _mm256_mul_pd(a, b); }
-inline Floats plus_times(Floats sum, Floats a, Floats b) { return _mm256_fmadd_ps(a, b, sum); }
-inline Doubles plus_times(Doubles sum, Doubles a, Doubles b) { return _mm256_fmadd_pd(a, b, sum); }
-
-inline __m128i rounded(Floats value, const Float16*) {
-    return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
-}
-inline __m128i rounded(Floats value, const BFloat16*) {
-    const __m256i bits = _mm256_castps_si256(value);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i even = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
-    // The sum could carry a NaN over into infinity.
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
-    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, nan), 16);
-    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-}
-
 inline Doubles low(Floats x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 inline Doubles high(Floats x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
-
-inline void store(float* to, Floats value) { _mm256_storeu_ps(to, value); }
-inline void store(double* to, Doubles value) { _mm256_storeu_pd(to, value); }
-inline void store_past(float* to, Floats value) { _mm256_stream_ps(to, value); }
-inline void store_past(double* to, Doubles value) { _mm256_stream_pd(to, value); }
-
-#else
-
-using Floats = float;
-using Doubles = double;
-constexpr std::int64_t kFloats = 1;
-constexpr std::int64_t kDoubles = 1;
-
-inline Floats load(const float* from) { return *from; }
-inline Doubles load(const double* from) { return *from; }
-inline Floats load(const Float16* from) {
-    const std::uint32_t sign = std::uint32_t{from->bits & 0x8000U} << 16;
-    const std::uint32_t magnitude = std::uint32_t{from->bits & 0x7fffU} << 13;
-    // Infinity and NaN keep the largest exponent; all else is scaled up to float's bias, subnormal numbers
-    // too.
-    if (magnitude >= 0x7c00U << 13) return from_bits(sign | magnitude | 0x7f800000U);
-    const float scaled = from_bits(magnitude) * 0x1p112F;
-    return from_bits(sign | bits_of(scaled));
-}
-inline Floats load(const BFloat16* from) { return from_bits(std::uint32_t{from->bits} << 16); }
-
-inline Floats all(float value) { return value; }
-inline Doubles all(double value) { return value; }
-inline Floats times(Floats a, Floats b) { return a * b; }
-inline Doubles times(Doubles a, Doubles b) { return a * b; }
-inline Floats plus_times(Floats sum, Floats a, Floats b) { return sum + a * b; }
-inline Doubles plus_times(Doubles sum, Doubles a, Doubles b) { return sum + a * b; }
-
-inline Float16 rounded(Floats value, const Float16*) {
-    const std::uint32_t sign = bits_of(value) >> 16 & 0x8000U;
-    const std::uint32_t magnitude = bits_of(value) & 0x7fffffffU;
-    std::uint32_t half = 0x7c00U;
-    if (magnitude > 0x7f800000U) {
-        half = 0x7e00U | (magnitude >> 13 & 0x3ffU);
-    } else if (magnitude < 0x38800000U) {
-        // Below the smallest normal number: adding 1/2 leaves the rounded multiple of 2^-24 in the last bits.
-        half = bits_of(from_bits(magnitude) + 0.5F) - 0x3f000000U;
-    } else if (magnitude < 0x477ff000U) {
-        half = (magnitude - 0x38000000U + 0xfffU + (magnitude >> 13 & 1U)) >> 13;
-    }
-    return {static_cast<std::uint16_t>(sign | half)};
-}
-inline BFloat16 rounded(Floats value, const BFloat16*) {
-    const std::uint32_t bits = bits_of(value);
-    if ((bits & 0x7fffffffU) > 0x7f800000U) return {static_cast<std::uint16_t>(bits >> 16 | 0x40U)};
-    return {static_cast<std::uint16_t>((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16)};
-}
-
-inline void store(float* to, Floats value) { *to = value; }
-inline void store(double* to, Doubles value) { *to = value; }
-inline void store_past(float* to, Floats value) { *to = value; }
-inline void store_past(double* to, Doubles value) { *to = value; }
-
+#elif LMC_LANES == 2 && LMC_X86
+inline Doubles low(Floats x) { return _mm_cvtps_pd(x); }
+inline Doubles high(Floats x) { return _mm_cvtps_pd(_mm_movehl_ps(x, x)); }
+#elif LMC_LANES == 2
+inline Doubles low(Floats x) { return as<Doubles>(vcvt_f64_f32(vget_low_f32(as<float32x4_t>(x)))); }
+inline Doubles high(Floats x) { return as<Doubles>(vcvt_high_f64_f32(as<float32x4_t>(x))); }
 #endif
 
-template <typename Half, typename Bits>
-inline void store_bits(Half* to, Bits bits) {
-    std::memcpy(to, &bits, sizeof(bits));
-}
-inline void store(Float16* to, Floats value) { store_bits(to, rounded(value, to)); }
-inline void store(BFloat16* to, Floats value) { store_bits(to, rounded(value, to)); }
-#if LMC_LANES == 8
-inline void store_past(Float16* to, Floats value) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), rounded(value, to));
-}
-inline void store_past(BFloat16* to, Floats value) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), rounded(value, to));
-}
-#elif LMC_LANES == 4
-inline void store_past(Float16* to, Floats value) {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to), rounded(value, to));
-}
-inline void store_past(BFloat16* to, Floats value) {
-    _mm_stream_si128(reinterpret_cast<__m128i*>(to), rounded(value, to));
-}
-#else
-inline void store_past(Float16* to, Floats value) { store(to, value); }
-inline void store_past(BFloat16* to, Floats value) { store(to, value); }
-#endif
-
+// Elements of an interpolation's step, and of a sum's.
 template <typename T>
 constexpr std::int64_t kStep = sizeof(T) == 8 ? kDoubles : kFloats;
+constexpr std::int64_t kSumStep = kFloats;
 
 // The sums of kStep elements from `at` on.
 template <int kCount, typename T, typename Sum>
 inline auto summed(const T* const* sources, const Sum* weights, std::int64_t count, std::int64_t at) {
-    auto sum = times(all(weights[0]), load(sources[0] + at));
+    auto sum = all(weights[0]) * load(sources[0] + at);
     if constexpr (kCount == 2) {
         sum = plus_times(sum, all(weights[1]), load(sources[1] + at));
     } else {
@@ -191,18 +153,35 @@ inline auto summed(const T* const* sources, const Sum* weights, std::int64_t cou
     return sum;
 }
 
-// Fewer elements than a step, through the same arithmetic, so that no result depends on where a run begins.
+// Fewer elements than a step, and zeros behind them: what is left over goes through the same arithmetic as
+// all else, so that no result depends on where a run begins.
+template <typename T, std::int64_t kCount>
+struct Few {
+    T padded[kCount];
+
+    Few() = default;
+    // Compilers see that no entry lies outside, and take masks where the vectors have them.
+    Few(const T* from, std::int64_t n) {
+        for (std::int64_t lane = 0; lane < kCount; ++lane) padded[lane] = lane < n ? from[lane] : T{};
+    }
+    void copy_to(T* to, std::int64_t n) const {
+        for (std::int64_t lane = 0; lane < kCount; ++lane) {
+            if (lane < n) to[lane] = padded[lane];
+        }
+    }
+};
+
 template <typename T, typename Sum>
 void combine_few(const T* const* sources, const Sum* weights, std::int64_t count, std::int64_t at,
                  std::int64_t n, T* to) {
-    T padded[kStep<T>] = {};
-    auto sum = times(all(Sum{0}), load(padded));
-    for (std::int64_t s = 0; s < count; ++s) {
-        std::copy_n(sources[s] + at, n, padded);
-        sum = s == 0 ? times(all(weights[0]), load(padded)) : plus_times(sum, all(weights[s]), load(padded));
+    using Part = Few<T, kStep<T>>;
+    auto sum = all(weights[0]) * load(Part(sources[0] + at, n).padded);
+    for (std::int64_t s = 1; s < count; ++s) {
+        sum = plus_times(sum, all(weights[s]), load(Part(sources[s] + at, n).padded));
     }
-    store(padded, sum);
-    std::copy_n(padded, n, to + at);
+    Part result;
+    store(result.padded, sum);
+    result.copy_to(to + at, n);
 }
 
 template <int kCount, typename T, typename Sum>
@@ -235,102 +214,72 @@ void combine(const T* const* sources, const Sum* weights, std::int64_t count, st
     }
 }
 
-// Products of one step in two sums, so that one does not wait for the other.
+// A step of a sum as doubles, in two registers: two sums, so that one need not wait for the other.
+constexpr int kHalves = kFloats / kDoubles;
+struct Wide {
+    Doubles half[kHalves];
+};
+inline Wide wide(const double* from) {
+    Wide x;
+    for (int half = 0; half < kHalves; ++half) x.half[half] = load(from + half * kDoubles);
+    return x;
+}
+template <typename T>
+inline Wide wide(const T* from) {
 #if LMC_LANES == 1
-inline void add_products(Doubles (&sums)[2], Floats a, Floats b) {
-    sums[0] = plus_times(sums[0], static_cast<Doubles>(a), static_cast<Doubles>(b));
-}
+    return {{load(from)}};
 #else
-inline void add_products(Doubles (&sums)[2], Floats a, Floats b) {
-    sums[0] = plus_times(sums[0], low(a), low(b));
-    sums[1] = plus_times(sums[1], high(a), high(b));
-}
+    const Floats x = load(from);
+    return {{low(x), high(x)}};
 #endif
-inline void add_products(Doubles (&sums)[2], Doubles a, Doubles b) { sums[0] = plus_times(sums[0], a, b); }
+}
 
-inline double sum_of(const Doubles (&sums)[2]) {
-    double lanes[kDoubles];
+inline void add_products(Wide& sums, const Wide& a, const Wide& b) {
+    for (int half = 0; half < kHalves; ++half) {
+        sums.half[half] = plus_times(sums.half[half], a.half[half], b.half[half]);
+    }
+}
+
+inline double sum_of(const Wide& sums) {
     double total = 0;
-    for (const Doubles sum : sums) {
-        store(lanes, sum);
+    for (const Doubles half : sums.half) {
+        double lanes[kDoubles];
+        store(lanes, half);
         for (const double lane : lanes) total += lane;
     }
     return total;
 }
 
-template <typename T>
-double dot(const T* a, const T* b, std::int64_t n) {
-    constexpr std::int64_t step = kStep<T>;
-    Doubles sums[2] = {all(0.0), all(0.0)};
+template <typename A, typename B>
+double dot(const A* a, const B* b, std::int64_t n) {
+    Wide sums = {};
     std::int64_t at = 0;
-    for (; at + step <= n; at += step) add_products(sums, load(a + at), load(b + at));
+    for (; at + kSumStep <= n; at += kSumStep) add_products(sums, wide(a + at), wide(b + at));
     if (at < n) {
-        T last[2][step] = {};
-        std::copy(a + at, a + n, last[0]);
-        std::copy(b + at, b + n, last[1]);
-        add_products(sums, load(last[0]), load(last[1]));
-    }
-    return sum_of(sums);
-}
-
-// The doubles of one step: `visit(part)(half of the elements)`.
-#if LMC_LANES == 1
-template <typename Visit>
-inline void each_half(Floats x, Visit&& visit) {
-    visit(0, static_cast<Doubles>(x));
-}
-#else
-template <typename Visit>
-inline void each_half(Floats x, Visit&& visit) {
-    visit(0, low(x));
-    visit(1, high(x));
-}
-#endif
-template <typename Visit>
-inline void each_half(Doubles x, Visit&& visit) {
-    visit(0, x);
-}
-
-template <typename T>
-double dot_wide(const T* a, const double* b, std::int64_t n) {
-    constexpr std::int64_t step = kStep<T>;
-    Doubles sums[2] = {all(0.0), all(0.0)};
-    const auto add = [&](const T* from, const double* with) {
-        each_half(load(from), [&](int half, Doubles x) {
-            sums[half] = plus_times(sums[half], x, load(with + half * kDoubles));
-        });
-    };
-    std::int64_t at = 0;
-    for (; at + step <= n; at += step) add(a + at, b + at);
-    if (at < n) {
-        T last[step] = {};
-        double last_wide[step] = {};
-        std::copy(a + at, a + n, last);
-        std::copy(b + at, b + n, last_wide);
-        add(last, last_wide);
+        const Few<A, kSumStep> last_a(a + at, n - at);
+        const Few<B, kSumStep> last_b(b + at, n - at);
+        add_products(sums, wide(last_a.padded), wide(last_b.padded));
     }
     return sum_of(sums);
 }
 
 template <typename T>
 void add_times(const T* a, double weight, double* to, std::int64_t n) {
-    constexpr std::int64_t step = kStep<T>;
     const Doubles weights = all(weight);
-    const auto add = [&](const T* from, double* sums) {
-        each_half(load(from), [&](int half, Doubles x) {
+    const auto add = [=](const T* from, double* sums) {
+        const Wide x = wide(from);
+        for (int half = 0; half < kHalves; ++half) {
             double* const part = sums + half * kDoubles;
-            store(part, plus_times(load(part), weights, x));
-        });
+            store(part, plus_times(load(part), weights, x.half[half]));
+        }
     };
     std::int64_t at = 0;
-    for (; at + step <= n; at += step) add(a + at, to + at);
+    for (; at + kSumStep <= n; at += kSumStep) add(a + at, to + at);
     if (at < n) {
-        T last[step] = {};
-        double last_sums[step] = {};
-        std::copy(a + at, a + n, last);
-        std::copy(to + at, to + n, last_sums);
-        add(last, last_sums);
-        std::copy_n(last_sums, n - at, to + at);
+        const Few<T, kSumStep> last(a + at, n - at);
+        Few<double, kSumStep> sums(to + at, n - at);
+        add(last.padded, sums.padded);
+        sums.copy_to(to + at, n - at);
     }
 }
 
@@ -338,25 +287,24 @@ void add_times(const T* a, double weight, double* to, std::int64_t n) {
 template <typename T>
 constexpr std::int64_t kLine = 64 / sizeof(T);
 
-#if LMC_LANES == 4
+#if LMC_LANES > 1
 // 16 bytes of gathered elements, put together in a register: elements that were stored one by one could not
 // be read again as a vector before they have reached the cache.
-inline __m128i gathered(const float* from, const std::int32_t* offsets) {
+typedef std::uint32_t Words __attribute__((vector_size(16)));
+typedef std::uint16_t Halves __attribute__((vector_size(16)));
+inline Words gathered(const float* from, const std::int32_t* offsets) {
     // Two offsets a load, as loads are what takes the time; none is negative.
-    std::uint64_t low, high;
-    std::memcpy(&low, offsets, sizeof(low));
-    std::memcpy(&high, offsets + 2, sizeof(high));
-    const auto at = [from](std::uint64_t i) { return _mm_load_ss(from + static_cast<std::uint32_t>(i)); };
-    const __m128 found = _mm_insert_ps(_mm_insert_ps(at(low), at(low >> 32), 0x10), at(high), 0x20);
-    return _mm_castps_si128(_mm_insert_ps(found, at(high >> 32), 0x30));
+    const auto low = load_bits<std::uint64_t>(offsets);
+    const auto high = load_bits<std::uint64_t>(offsets + 2);
+    const auto at = [from](std::uint64_t i) {
+        return load_bits<std::uint32_t>(from + static_cast<std::uint32_t>(i));
+    };
+    return Words{at(low), at(low >> 32), at(high), at(high >> 32)};
 }
 template <typename Half>
-inline __m128i gathered(const Half* from, const std::int32_t* offsets) {
+inline Halves gathered(const Half* from, const std::int32_t* offsets) {
     const auto at = [&](int i) { return from[offsets[i]].bits; };
-    __m128i found = _mm_insert_epi16(_mm_cvtsi32_si128(at(0)), at(1), 1);
-    found = _mm_insert_epi16(_mm_insert_epi16(found, at(2), 2), at(3), 3);
-    found = _mm_insert_epi16(_mm_insert_epi16(found, at(4), 4), at(5), 5);
-    return _mm_insert_epi16(_mm_insert_epi16(found, at(6), 6), at(7), 7);
+    return Halves{at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
 }
 #endif
 
@@ -368,13 +316,12 @@ inline void gather_line(const T* from, const std::int32_t* offsets, T* to) {
         _mm512_storeu_si512(to, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, at, from, 4));
         return;
     }
-#elif LMC_LANES == 4
+#endif
+#if LMC_LANES > 1
     // AVX2 has a gather of its own; where it was measured (Zen 3) it takes 1.6 times as long.
     if constexpr (sizeof(T) <= 4) {
         constexpr std::int64_t step = 16 / sizeof(T);
-        for (std::int64_t i = 0; i < kLine<T>; i += step) {
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), gathered(from, offsets + i));
-        }
+        for (std::int64_t i = 0; i < kLine<T>; i += step) store_bits(to + i, gathered(from, offsets + i));
         return;
     }
 #endif
@@ -426,8 +373,8 @@ constexpr LerpKernels<T> make_kernels() {
     return {&combine<T, typename LerpSum<T>::type>,
             &gather<T>,
             &copy_blocks<T>,
-            &dot<T>,
-            &dot_wide<T>,
+            &dot<T, T>,
+            &dot<T, double>,
             &add_times<T>,
             &fetch<T>};
 }

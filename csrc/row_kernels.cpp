@@ -10,25 +10,21 @@ namespace lmc {
 #define LMC_BODY "row_kernels_body.hpp"
 #include "simd_forms.hpp"
 
-namespace {
-
 template <int kSign, typename T>
-RowKernels<T> choose() {
-#if LMC_X86
-    if (simd_lanes() == 8) return avx512::make_kernels<kSign, T>();
-    if (simd_lanes() == 4) return avx2::make_kernels<kSign, T>();
-#endif
-    return plain::make_kernels<kSign, T>();
+RowKernels<T> row_kernels_of(int lanes) {
+    return LMC_FORM(lanes, make_kernels<kSign, T>());
 }
-
-}  // namespace
 
 template <int kSign, typename T>
 const RowKernels<T>& row_kernels() {
-    static const RowKernels<T> chosen = choose<kSign, T>();
+    static const RowKernels<T> chosen = row_kernels_of<kSign, T>(simd_lanes());
     return chosen;
 }
 
+template RowKernels<float> row_kernels_of<1, float>(int);
+template RowKernels<float> row_kernels_of<-1, float>(int);
+template RowKernels<double> row_kernels_of<1, double>(int);
+template RowKernels<double> row_kernels_of<-1, double>(int);
 template const RowKernels<float>& row_kernels<1, float>();
 template const RowKernels<float>& row_kernels<-1, float>();
 template const RowKernels<double>& row_kernels<1, double>();

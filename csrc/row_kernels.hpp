@@ -37,4 +37,8 @@ struct RowKernels {
 template <int kSign, typename T>
 const RowKernels<T>& row_kernels();
 
+// Those of the form that has `lanes` doubles in a register, which must be one that the processor runs.
+template <int kSign, typename T>
+RowKernels<T> row_kernels_of(int lanes);
+
 }  // namespace lmc

@@ -1,7 +1,5 @@
 // The row kernels themselves. Included once for every instruction set, inside a namespace of its own.
 
-constexpr int kLanes = 32;
-
 // The entry as the solver sees it: a cost to minimise.
 template <int kSign, typename T>
 inline double seen(T entry) {
@@ -95,90 +93,36 @@ double limit(const T* __restrict row, const Number* __restrict v, std::int64_t n
 // A bit for every one of kCount entries whose reduced cost is at most `limit`.
 template <int kSign, int kCount, typename T>
 inline std::uint32_t at_most(const T* row, const double* v, double limit) {
+    const Pack limits = fill(limit);
     std::uint32_t mask = 0;
-#if LMC_LANES == 8
     for (int part = 0; part < kCount; part += 8) {
-        __m512d cost;
-        if constexpr (std::is_same_v<T, float>) {
-            cost = _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(row + part));
-        } else {
-            cost = _mm512_loadu_pd(row + part);
-        }
-        if (kSign < 0) cost = _mm512_sub_pd(_mm512_set1_pd(-0.0), cost);
-        const __m512d reduced = _mm512_sub_pd(cost, _mm512_loadu_pd(v + part));
-        mask |= static_cast<std::uint32_t>(_mm512_cmp_pd_mask(reduced, _mm512_set1_pd(limit), _CMP_LE_OQ))
-                << part;
+        const Pack entries = load_pack(row + part);
+        const Pack reduced = subtract(kSign > 0 ? entries : negative(entries), load_pack(v + part));
+        mask |= std::uint32_t{bits(at_most(reduced, limits))} << part;
     }
-#elif LMC_LANES == 4
-    for (int part = 0; part < kCount; part += 4) {
-        __m256d cost;
-        if constexpr (std::is_same_v<T, float>) {
-            cost = _mm256_cvtps_pd(_mm_loadu_ps(row + part));
-        } else {
-            cost = _mm256_loadu_pd(row + part);
-        }
-        if (kSign < 0) cost = _mm256_sub_pd(_mm256_set1_pd(-0.0), cost);
-        const __m256d reduced = _mm256_sub_pd(cost, _mm256_loadu_pd(v + part));
-        const __m256d below = _mm256_cmp_pd(reduced, _mm256_set1_pd(limit), _CMP_LE_OQ);
-        mask |= static_cast<std::uint32_t>(_mm256_movemask_pd(below)) << part;
-    }
-#else
-    for (int lane = 0; lane < kCount; ++lane) {
-        mask |= static_cast<std::uint32_t>(seen<kSign>(row[lane]) - v[lane] <= limit) << lane;
-    }
-#endif
     return mask;
 }
 
 template <int kSign, typename T>
 std::int64_t collect(const T* __restrict row, const double* __restrict v, std::int64_t n, double limit,
                      std::int32_t* __restrict found) {
-    std::int64_t count = 0;
+    std::int32_t* end = found;
     std::int64_t start = 0;
-#if LMC_LANES == 8
-    // Without a branch: which entries are below is hard to foretell.
-    __m512i columns = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (; start + 16 <= n; start += 16) {
-        const std::uint32_t mask = at_most<kSign, 16>(row + start, v + start, limit);
-        const auto below = static_cast<__mmask16>(mask);
-        _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi32(below, columns));
-        count += __builtin_popcount(mask);
-        columns = _mm512_add_epi32(columns, _mm512_set1_epi32(16));
+    for (; start + kNumbers <= n; start += kNumbers) {
+        end = store_numbers(end, static_cast<std::int32_t>(start),
+                            at_most<kSign, kNumbers>(row + start, v + start, limit));
     }
-#else
-    for (; start + kLanes <= n; start += kLanes) {
-        for (std::uint32_t mask = at_most<kSign, kLanes>(row + start, v + start, limit); mask != 0;
-             mask &= mask - 1) {
-            found[count++] = static_cast<std::int32_t>(start + lowest_bit(mask));
-        }
-    }
-#endif
     for (; start < n; ++start) {
-        if (seen<kSign>(row[start]) - v[start] <= limit) found[count++] = static_cast<std::int32_t>(start);
+        if (seen<kSign>(row[start]) - v[start] <= limit) *end++ = static_cast<std::int32_t>(start);
     }
-    return count;
+    return end - found;
 }
 
 // A bit for every one of 32 entries whose reduced cost, in single precision, is at most `limit`.
 template <int kSign>
 inline std::uint32_t about_at_most(const float* row, const float* v, float limit) {
-    std::uint32_t mask = 0;
-#if LMC_LANES == 1
-    for (int lane = 0; lane < 32; ++lane) {
-        mask |= static_cast<std::uint32_t>((kSign > 0 ? row[lane] : -row[lane]) - v[lane] <= limit) << lane;
-    }
-#else
-    for (int part = 0; part < 32; part += 8) {
-        const __m256 dual = _mm256_loadu_ps(v + part);
-        const __m256 reduced =
-            kSign > 0
-                ? _mm256_sub_ps(_mm256_loadu_ps(row + part), dual)
-                : _mm256_sub_ps(_mm256_sub_ps(_mm256_set1_ps(-0.0F), _mm256_loadu_ps(row + part)), dual);
-        const __m256 below = _mm256_cmp_ps(reduced, _mm256_set1_ps(limit), _CMP_LE_OQ);
-        mask |= static_cast<std::uint32_t>(_mm256_movemask_ps(below)) << part;
-    }
-#endif
-    return mask;
+    return at_most_of_32(
+        [=](int at) { return (kSign > 0 ? load(row + at) : -load(row + at)) - load(v + at); }, limit);
 }
 
 template <int kSign>

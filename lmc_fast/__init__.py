@@ -1,5 +1,7 @@
 """Permutations that lay trained networks over each other: matching, merging, and what it shows."""
 
+# First: the command can be interrupted while the rest is imported.
+from . import _signals as _signals  # isort: skip
 from ._backend import backends
 from ._version import __version__
 from .analysis import (

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ._checks import fail_type
+from ._extras import install_line
 
 __all__ = [
     "BACKENDS",
@@ -184,7 +185,7 @@ def _no_triton() -> str | None:
     except ImportError as error:
         if sys.platform != "linux":
             return "Triton exists for Linux only"
-        return f"Triton does not load ({error}): pip install 'lmc_fast[triton]'"
+        return f"Triton does not load ({error}): {install_line('triton')}"
     if interpreted() or torch.cuda.is_available():
         return None
     return "there is no GPU that torch can use"

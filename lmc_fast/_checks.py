@@ -11,6 +11,9 @@ __all__ = ["check_finite", "check_floats", "check_int", "check_type", "describe"
 def describe(value: object) -> str:
     """Say in a few words what `value` is: its shape for arrays, its repr for small things, else its type."""
     kind = type(value).__name__
+    # Of these torch tells no shape.
+    if getattr(value, "is_nested", False):
+        return f"a nested {kind}"
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"a {kind} of shape {tuple(shape)} and dtype {dtype}"

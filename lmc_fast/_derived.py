@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import prune
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, type_before_parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
@@ -282,10 +282,14 @@ def bake(module: nn.Module) -> None:
     """Put plain parameters in the place of derived weights, in the module itself."""
     for layer in list(module.modules()):
         if is_parametrized(layer):
+            # Not by torch's remove_parametrizations: that takes properties off the class, which copies share.
             lists: Any = layer.parametrizations
-            with _evaluating(layer):
-                for leaf in list(lists):
-                    remove_parametrizations(layer, leaf, leave_parametrized=True)
+            with _evaluating(layer), torch.no_grad():
+                weights = {leaf: parts() for leaf, parts in lists.items()}
+            layer.__class__ = type_before_parametrizations(layer)
+            del layer._modules["parametrizations"]
+            for leaf, weight in weights.items():
+                layer.register_parameter(leaf, nn.Parameter(weight.detach().clone()))
         for hook in list(layer._forward_pre_hooks.values()):
             with _evaluating(layer):
                 if isinstance(hook, WeightNorm):

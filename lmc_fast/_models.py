@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ._checks import fail_type
 from ._copies import copied
 from ._derived import refresh
-from ._tensors import plain, tensor_identity
+from ._tensors import is_as_stored, plain, tensor_identity, unsummable
 from ._wrappers import met, unwrapped
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "modes_kept",
     "tensor_identity",
     "tensors_of",
+    "unsaved_buffers",
     "unwrapped",
     "with_tensors",
 ]
@@ -39,17 +40,19 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 # Statistics of the data, not weights: they are permuted with their units, and count in no distance.
 STATISTICS = ("running_mean", "running_var")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
-    """The named tensors of a module (its state dict) or of a mapping, detached and not copied.
+def tensors_of(argument: str, model: object, *, shapes_only: bool = False) -> dict[str, Tensor]:
+    """The named tensors of a module (its state dict) or of a mapping, detached and not copied, as `plain` makes them.
 
     Wrappers around a module are looked through, so that names are those of the module inside.
 
+    Args:
+        shapes_only: nobody will look at the numbers: models on the meta device will do.
+
     Raises:
         TypeError: `model` is neither, or a mapping of something other than names to tensors.
-        ValueError: a lazy module that has no weights yet.
+        ValueError: a lazy module that has no weights yet, or a tensor whose numbers are not at hand.
     """
     if isinstance(model, Mapping):
         found: Mapping[Any, Any] = model
@@ -60,30 +63,31 @@ def tensors_of(argument: str, model: object) -> dict[str, Tensor]:
     else:
         fail_type(argument, "a torch.nn.Module or a state dict", model)
     tensors = {}
+    made: dict[Hashable, Tensor] = {}
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             fail_type(f"{argument}[{name!r}]", "a tensor under its parameter's name", tensor)
         if is_lazy(tensor):
             raise ValueError(f"{argument} must have its weights, but {name!r} is lazy: run the model once first")
-        tensors[name] = plain(f"{argument}[{name!r}]", tensor)
+        ready = plain(f"{argument}[{name!r}]", tensor, shapes_only=shapes_only)
+        # Of a tied tensor that had to be gathered or computed, one copy under all of its names.
+        tensors[name] = ready if is_as_stored(tensor) else made.setdefault(tensor_identity(tensor), ready)
     return tensors
 
 
+def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are not in the module's state dict (``persistent=False``), by name, as they are."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if name not in saved}
+
+
 def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, naming the tensor, unless all hold plain numbers that can be summed."""
+    """Raise ValueError, naming the tensor, unless all of `tensors_of` hold plain numbers that can be summed."""
     for name, tensor in tensors.items():
-        is_float = tensor.is_floating_point() or tensor.is_complex()
-        if (is_float and tensor.dtype not in FLOATS) or tensor.is_quantized:
-            kind: object = tensor.dtype
-        elif tensor.layout != torch.strided:
-            kind = tensor.layout
-        elif tensor.device.type == "meta":
-            kind = "a tensor on the meta device"
-        else:
-            continue
-        raise ValueError(
-            f"{argument}[{name!r}] must be a dense float16, bfloat16, float32, float64 or integer tensor, got {kind}"
-        )
+        kind = unsummable(tensor)
+        if kind is not None:
+            takes = "a dense float16, bfloat16, float32, float64 or integer tensor"
+            raise ValueError(f"{argument}[{name!r}] must be {takes}, got {kind}")
 
 
 def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:

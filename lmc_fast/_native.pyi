@@ -15,6 +15,7 @@ def solve_lap(
     candidate_columns: NDArray[np.int32] | None = None,
     candidate_bounds: NDArray[np.float64] | None = None,
     threads: int = 0,
+    name: str = "cost",
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Solve a matrix that is contiguous along its longer side; return (column_of_row, row_duals, column_duals).
 
@@ -25,7 +26,7 @@ def solve_lap(
     maximizing), that its entries are valid and that under the start's column duals no column that it does not list has
     a reduced cost below (above) the bound; the core may leave such rows unread. Raises ValueError for NaN,
     the infinity of the wrong sign and infeasible matrices, OverflowError for float64 entries beyond 2**960. The
-    result does not depend on `threads` (0: all cores).
+    result does not depend on `threads` (0: all cores). Messages call the matrix `name`.
     """
 
 def assign(cost: object, maximize: bool, /) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -36,12 +37,12 @@ def assign(cost: object, maximize: bool, /) -> tuple[NDArray[np.int64], NDArray[
     """
 
 def solve_lap_batch(
-    costs: NDArray[np.float32] | NDArray[np.float64], maximize: bool, *, threads: int = 0
+    costs: NDArray[np.float32] | NDArray[np.float64], maximize: bool, *, threads: int = 0, name: str = "costs"
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Solve C-contiguous [batch, rows, columns]; return (column_of_row, row_duals, column_duals), batch first.
 
     `column_of_row` [batch, rows] holds -1 for rows left over. Errors are those of `solve_lap` and name the first
-    problem that has one.
+    problem that has one, as an item of `name`.
     """
 
 def permuted_dot(

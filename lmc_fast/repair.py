@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Iterable, Sequence, Sized
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ._batches import Batch, check_batches, count_of
+from ._calls import Calls, Forward, check_forward, in_eval
 from ._checks import check_floats, check_type, fail_type
-from ._models import check_batches, check_same_tensors, modes_kept, tensors_of
+from ._models import check_same_tensors, copied, modes_kept, tensors_of, unwrapped
+from ._modes import neutral
+from ._norms import Norm, first_of, tracked, values_per_channel
 from ._progress import Progress, tracking
 from .matching import ManyMatching, Matching
 from .matching.activations.moments import Moments
@@ -26,65 +30,203 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Whether the model holds a BatchNorm that keeps running statistics."""
-    return any(True for _ in _tracked(model))
+    """Whether the model holds a BatchNorm or InstanceNorm that keeps running statistics."""
+    return any(True for _ in tracked(model))
 
 
-def reestimate_batchnorm(model: ModuleT, batches: Iterable[Any], *, progress: Progress = False) -> ModuleT:
+@neutral
+def reestimate_batchnorm(
+    model: ModuleT, batches: Iterable[Any], *, forward: Forward | None = None, progress: Progress = False
+) -> ModuleT:
     """A copy of `model` whose BatchNorm statistics are those of `batches`.
 
     The mean of a merged model's activations is not the mean of its parents' means, and their variance is smaller
-    (Jordan et al., "REPAIR", ICLR 2023, section 3): running statistics have to be measured again. They are averaged
-    over the batches with equal weights (momentum None); everything else runs in eval mode, without gradients.
+    (Jordan et al., "REPAIR", ICLR 2023, section 3): running statistics have to be measured again. Every example
+    counts alike, whatever the sizes of the batches: means and (unbiased) variances are those that one batch of all
+    examples would have, summed in float64. During the pass each layer normalises by the statistics of the batch that
+    it sees, as in training; a batch with one value for each channel, which has no variance, by those of the batches
+    before it. Everything else runs in eval mode, without gradients. InstanceNorm with running statistics is treated
+    likewise: the mean over instances of their means and variances.
 
     Args:
         model: a module; left as it is. One without BatchNorm comes back as a plain copy.
-        batches: inputs, or (inputs, targets) pairs, of one batch each; one batch at least.
+        batches: inputs, or (inputs, targets) pairs, one batch at least; `_batches` tells what else a batch may be.
+        forward: (model, batch) -> outputs, where a batch is not to be read by that rule.
+        progress: True for a bar, or a function (description, done, total).
 
     Returns:
-        A new module, in the training mode that `model` is in.
+        A new module, in the training mode that `model` is in. Layers that the pass does not reach keep what they have.
 
     Raises:
         TypeError: `model` is no module, or `batches` is a batch itself.
-        ValueError: no batches.
+        ValueError: no batches, or none with two values for each channel of a BatchNorm.
     """
-    check_type("model", model, nn.Module, "a torch.nn.Module")
+    module = copied(cast(ModuleT, unwrapped("model", model)))
     batches = check_batches("batches", batches)
-    module = copy.deepcopy(model)
-    module.zero_grad(set_to_none=True)
-    reestimate_in_place(module, batches, progress=progress)
+    check_forward(forward)
+    # For what they refuse.
+    tensors_of("model", module)
+    reestimate_in_place(module, batches, forward=forward, progress=progress)
     return module
 
 
-def reestimate_in_place(module: nn.Module, batches: Iterable[Any], *, progress: Progress = False) -> None:
+def reestimate_in_place(
+    module: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Forward | None = None,
+    argument: str = "batches",
+    progress: Progress = False,
+) -> None:
     """As `reestimate_batchnorm`, on the module itself."""
-    layers = list(_tracked(module))
+    layers = dict(tracked(module))
     if not layers:
         return
-    momenta = {layer: layer.momentum for layer in layers}
-    seen = 0
-    total = len(batches) if isinstance(batches, Sized) else 0
-    with modes_kept(module), tracking(progress, "BatchNorm statistics", total) as advance:
-        module.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None
-            # Not layer.train(): layers that are kept frozen override it, and these are asked for as well.
-            layer.training = True
-        try:
-            for batch in batches:
-                run(module, batch)
+    calls, seen, too_small = Calls(module, forward), 0, []
+    with modes_kept(module), tracking(progress, "BatchNorm statistics", count_of(batches)) as advance:
+        for part in module.modules():
+            part.training = False
+        with _estimating(layers) as estimates:
+
+            def see(batch: Batch) -> None:
+                run(module, calls, batch)
+                for estimate in estimates:
+                    estimate.commit()
+
+            for batch in calls.read(argument, batches):
+                try:
+                    see(batch)
+                except _NoStatistics:
+                    too_small.append(batch)
                 seen += 1
                 advance("")
-        finally:
-            for layer, momentum in momenta.items():
-                layer.momentum = momentum
-    if seen == 0:
-        raise ValueError("batches must hold one batch at least, got none")
+            for batch in too_small:
+                try:
+                    see(batch)
+                except _NoStatistics as error:
+                    raise ValueError(f"{argument} must hold two examples at least in one batch: {error}") from None
+        if seen == 0:
+            raise ValueError(f"{argument} must hold one batch at least, got none")
+        for estimate in estimates:
+            estimate.write()
 
 
-def _tracked(module: nn.Module) -> Iterable[_BatchNorm]:
-    return (m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
+class _NoStatistics(Exception):
+    """Ends a forward pass in front of a layer that has nothing to normalise by yet."""
+
+
+@contextlib.contextmanager
+def _estimating(layers: Mapping[str, Norm]) -> Iterator[list[_Estimate]]:
+    """Let layers show what they get, and normalise by it; their options are put back at the end."""
+    estimates = [
+        (_OfInstances if isinstance(layer, _InstanceNorm) else _Estimate)(name, layer) for name, layer in layers.items()
+    ]
+    kept = {layer: (layer.momentum, layer.running_mean, layer.running_var) for layer in layers.values()}
+    handles = [each.layer.register_forward_pre_hook(each.see, with_kwargs=True) for each in estimates]
+    try:
+        for layer, (_, mean, variance) in kept.items():
+            # Its own are written to on the way, and stay where the pass does not come to an end.
+            assert mean is not None and variance is not None
+            layer.momentum, layer.running_mean, layer.running_var = 0.0, mean.clone(), variance.clone()
+        yield estimates
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, (momentum, mean, variance) in kept.items():
+            layer.momentum, layer.running_mean, layer.running_var = momentum, mean, variance
+
+
+class _Estimate:
+    """The running statistics of a layer, measured anew.
+
+    What a batch shows is taken up at its end: one that is not gone through with leaves no trace.
+    """
+
+    def __init__(self, name: str, layer: Norm) -> None:
+        self.name, self.layer = name, layer
+        self.sums, self.calls = Moments(), 0
+        self.fresh: list[Moments] = []
+
+    def see(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Take up an input, and let the layer normalise it by its own statistics, or by those so far."""
+        shown = first_of(args, kwargs).detach()
+        few = self.values(shown) < 2
+        if few and self.sums.count < 2:
+            raise _NoStatistics(f"{self.name!r} gets one value for each channel, which has no variance")
+        self.fresh.append(self.moments(shown))
+        # Set here and not by train(): layers that are kept frozen override that. One that is synchronised would wait
+        # for other processes.
+        layer.training = not few and not isinstance(layer, nn.SyncBatchNorm)
+        if not layer.training:
+            mean, variance = self.statistics(self.sums) if few else _biased(self.fresh[-1])
+            self.layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+            self.layer.running_var.copy_(variance)  # type: ignore[union-attr]
+
+    def values(self, shown: Tensor) -> int:
+        return values_per_channel(shown)
+
+    def moments(self, shown: Tensor) -> Moments:
+        return Moments.of(entries_first(shown, 1))
+
+    def statistics(self, sums: Moments) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance."""
+        return sums.mean, sums.squares / (sums.count - 1)
+
+    def commit(self) -> None:
+        """Take up what the last batch has shown."""
+        for moments in self.fresh:
+            self.sums.join(moments)
+        self.calls += len(self.fresh)
+        self.fresh = []
+
+    def write(self) -> None:
+        """Give the layer its statistics; one that has not run keeps those that it has."""
+        if self.calls:
+            mean, variance = self.statistics(self.sums)
+            self.layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+            self.layer.running_var.copy_(variance)  # type: ignore[union-attr]
+            if self.layer.num_batches_tracked is not None:
+                self.layer.num_batches_tracked.fill_(self.calls)
+
+
+class _OfInstances(_Estimate):
+    """Those of an InstanceNorm: the mean over instances of their means and variances."""
+
+    def values(self, shown: Tensor) -> int:
+        return self._instances(shown).shape[2]
+
+    def moments(self, shown: Tensor) -> Moments:
+        instances = self._instances(shown).double()
+        sums = Moments()
+        sums.count = instances.shape[0]
+        sums.mean = instances.mean(dim=2).mean(dim=0)
+        # Variances are kept as their mean.
+        sums.squares = instances.var(dim=2).mean(dim=0)
+        return sums
+
+    def commit(self) -> None:
+        """Take up what the last batch has shown."""
+        for one in self.fresh:
+            share = one.count / max(1, self.sums.count + one.count)
+            self.sums.mean = self.sums.mean.to(one.mean.device).lerp(one.mean, share)
+            self.sums.squares = self.sums.squares.to(one.mean.device).lerp(one.squares, share)
+            self.sums.count += one.count
+        self.calls += len(self.fresh)
+        self.fresh = []
+
+    def statistics(self, sums: Moments) -> tuple[Tensor, Tensor]:
+        """Means of means and of variances."""
+        return sums.mean, sums.squares
+
+    def _instances(self, shown: Tensor) -> Tensor:
+        """[instances, channels, positions]; what is one instance comes without the first."""
+        dims = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+        wanted = next((count for kind, count in dims.items() if isinstance(self.layer, kind)), shown.ndim)
+        return (shown.unsqueeze(0) if shown.ndim < wanted else shown).flatten(2)
+
+
+def _biased(moments: Moments) -> tuple[Tensor, Tensor]:
+    return moments.mean, moments.squares / moments.count
 
 
 Match = Matching | Permutations | None
@@ -93,6 +235,7 @@ Match = Matching | Permutations | None
 REPAIRED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm)
 
 
+@neutral
 def repair(
     merged: ModuleT,
     models: Sequence[nn.Module],
@@ -101,6 +244,7 @@ def repair(
     *,
     weights: Sequence[float] | None = None,
     spec: PermutationSpec | None = None,
+    forward: Forward | None = None,
     progress: Progress = False,
 ) -> ModuleT:
     """A copy of `merged` whose hidden units have the mean and the deviation of its parents' units, interpolated.
@@ -118,12 +262,14 @@ def repair(
     Args:
         merged: what `interpolate` or `merge` gave; left as it is.
         models: the models that it was merged from; left as they are, and run in eval mode.
-        batches: inputs, or (inputs, targets) pairs; a list or a DataLoader that gives the same each time.
+        batches: inputs, or (inputs, targets) pairs; a list or a DataLoader that gives the same each time. `_batches`
+            tells what else a batch may be.
         matches: as for `merge`: for each model the `Matching` or `Permutations` that lays it over the others, None for
             one that stays as it is; or a `ManyMatching`; None: all stay.
         weights: those of the merge, summing to 1; None: equal ones. For ``interpolate(a, b, lam)``:
             ``[1 - lam, lam]``.
         spec: tells which outputs are hidden units; None: the spec of the first match.
+        forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`.
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
@@ -136,13 +282,14 @@ def repair(
             no spec, no batches, activations that are not finite, no layer to put right, or one whose weight is
             parametrised or shared with another module.
     """
-    check_type("merged", merged, nn.Module, "a torch.nn.Module")
+    merged = cast(ModuleT, unwrapped("merged", merged))
     given = _check_matches(models, matches)
+    models = [unwrapped(f"models[{i}]", model) for i, model in enumerate(models)]
     shares = _check_weights(weights, len(models))
     batches = check_batches("batches", batches)
+    check_forward(forward)
     tensors = tensors_of("merged", merged)
     for i, model in enumerate(models):
-        check_type(f"models[{i}]", model, nn.Module, "a torch.nn.Module")
         check_same_tensors(f"models[{i}]", tensors_of(f"models[{i}]", model), "merged", tensors)
     if spec is None:
         spec = next((permutations.spec for permutations in given if permutations is not None), None)
@@ -154,23 +301,23 @@ def repair(
     if first is None:
         raise ValueError("batches must hold one batch at least, got none")
 
-    module = copy.deepcopy(merged)
-    module.zero_grad(set_to_none=True)
-    places = _places(module, spec, first)
+    module = copied(merged)
+    calls = Calls(module, forward)
+    places = _places(module, spec, calls, calls.read_one("batches", 0, first))
     total = len(models) + len(places)
-    with modes_kept(module), tracking(progress, "repair", total) as advance:
-        module.eval()
-        reestimate_in_place(module, batches)
+    with in_eval(module), tracking(progress, "repair", total) as advance:
+        reestimate_in_place(module, batches, forward=forward)
         means = deviations = torch.zeros(())
         targets = dict.fromkeys(places, (means, deviations))
         for model, permutations, share in zip(models, given, shares, strict=True):
-            moments = _measure(model if permutations is None else permutations.apply(model), places, batches)
+            laid = model if permutations is None else permutations.apply(model)
+            moments = _measure(laid, Calls(laid, forward), places, batches)
             for place, (means, deviations) in targets.items():
                 of = moments[place]
                 targets[place] = (means + share * of.mean.cpu(), deviations + share * of.deviation.cpu())
             advance("")
-        for place, calls in places.items():
-            _fold(module, place, spec, _measure(module, {place: calls}, batches)[place], *targets[place])
+        for place, count in places.items():
+            _fold(module, place, spec, _measure(module, calls, {place: count}, batches)[place], *targets[place])
             advance(place.module)
     return module
 
@@ -179,7 +326,7 @@ class _SeenEnough(Exception):
     """Ends a forward pass behind the last layer that was to be seen."""
 
 
-def _places(module: nn.Module, spec: PermutationSpec, batch: Any) -> dict[Place, int]:
+def _places(module: nn.Module, spec: PermutationSpec, calls: Calls, batch: Batch) -> dict[Place, int]:
     """The outputs to put right, in the order of the run, with how often each layer runs in one pass."""
     owners: dict[int, list[str]] = {}
     for name, part in module.named_modules():
@@ -192,23 +339,24 @@ def _places(module: nn.Module, spec: PermutationSpec, batch: Any) -> dict[Place,
             continue
         if "weight" not in layer._parameters:
             raise ValueError(
-                f"layer {place.module!r} must have a weight of its own, but it is parametrised: remove that"
+                f"merged must have layers with weights of their own, but that of {place.module!r} is parametrised: "
+                "remove that"
             )
         for parameter in layer.parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:
                 raise ValueError(
-                    f"layers {owners[id(parameter)]} share a tensor, so that one cannot be put right without the other"
+                    f"merged must have layers with tensors of their own, but {owners[id(parameter)]} share one: "
+                    "one cannot be put right without the other"
                 )
         wanted.append(place)
-    with modes_kept(module):
-        module.eval()
-        used = places_used(module, wanted, batch)
+    with in_eval(module):
+        used = places_used(module, wanted, calls, batch)
     if not used:
         raise ValueError("merged must have Linear, convolution or BatchNorm layers of hidden units, got none that runs")
     return used
 
 
-def _measure(model: nn.Module, places: dict[Place, int], batches: Iterable[Any]) -> dict[Place, Moments]:
+def _measure(model: nn.Module, calls: Calls, places: dict[Place, int], batches: Iterable[Any]) -> dict[Place, Moments]:
     """Mean and deviation of the entries of every place, over all batches."""
     moments = {place: Moments() for place in places}
     left = sum(places.values())
@@ -220,12 +368,11 @@ def _measure(model: nn.Module, places: dict[Place, int], batches: Iterable[Any])
         if left == 0:
             raise _SeenEnough
 
-    with modes_kept(model), watching(model, places, see):
-        model.eval()
-        for batch in batches:
+    with in_eval(model), watching(model, places, see):
+        for batch in calls.read("batches", batches):
             left = sum(places.values())
             with contextlib.suppress(_SeenEnough):
-                run(model, batch)
+                run(model, calls, batch)
     for place, of in moments.items():
         if of.count == 0:
             raise ValueError(f"models must run as merged does, but one of them does not call {place.module!r}")

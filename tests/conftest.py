@@ -1,4 +1,4 @@
-"""Seeds, poisoned memory, and the gpu and interpreter marks."""
+"""Seeds, poisoned memory, the gpu, slow and interpreter marks, and tests side by side."""
 
 from __future__ import annotations
 
@@ -12,9 +12,34 @@ import torch
 
 from lmc_fast._backend import interpreted
 
+# Of a process of tests: torch, Triton's compiler and the largest inputs.
+BYTES_OF_A_WORKER = 2 << 30
+MOST_WORKERS = 8
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="fail, not skip, gpu tests without a device")
+    parser.addoption(
+        "--require-cross", action="store_true", help="fail, not skip, without a compiler and an emulator for AArch64"
+    )
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """For `-n auto`: as many as there are cores to use and memory for; none, that is one process, for a single core."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    count = min(cores, MOST_WORKERS, memory // BYTES_OF_A_WORKER)
+    return count if count > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers side by side, and the processes that they start, take one thread each, unless one says otherwise."""
+    if len(config.getoption("tx", None) or []) > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -25,16 +50,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave interpreted kernels to the process that `tests/ops/test_kernels.py` starts for them.
+    """Leave out what is not to run here.
 
-    Triton decides when it is first imported, and everything else would be slow with it.
+    Interpreted kernels are left to the processes that `tests/ops/test_kernels.py` starts for them: Triton decides when
+    it is first imported, and everything else would be slow with it. Slow tests run with `--slow`, where `-m` speaks of
+    them, or where tests are named one by one; first then, for no worker to be left alone with one at the end.
     """
-    if interpreted():
-        return
-    left = [item for item in items if item.get_closest_marker("interpreter")]
+    asked = config.getoption("--slow") or "slow" in config.getoption("-m") or any("::" in part for part in config.args)
+
+    def runs(item: pytest.Item) -> bool:
+        if item.get_closest_marker("interpreter") and not interpreted():
+            return False
+        return asked or item.get_closest_marker("slow") is None
+
+    left = [item for item in items if not runs(item)]
     if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not item.get_closest_marker("interpreter")]
+    items[:] = sorted(filter(runs, items), key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

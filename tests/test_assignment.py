@@ -281,7 +281,7 @@ def test_empty(shape: tuple[int, int], order: Any) -> None:
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
 def test_wrong_kinds_name_the_argument(cost: Any, error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=f"cost must be .*{says}"):
+    with pytest.raises(error, match=f"cost_matrix must be .*{says}"):
         linear_sum_assignment(cost)
 
 
@@ -297,7 +297,7 @@ def test_invalid_entries_are_located(layout: str, dtype: Any, maximize: bool) ->
             entries = rng.normal(size=shape).astype(dtype)
             entries[rng.random(shape) < 0.2] = forbidden
             entries[i, j] = value
-            with pytest.raises(ValueError, match=rf"cost must not hold {says}.*\(row {i}, column {j}\)"):
+            with pytest.raises(ValueError, match=rf"cost_matrix must not hold {says}.*\(row {i}, column {j}\)"):
                 linear_sum_assignment(lay_out(entries, layout), maximize)
 
 

@@ -105,23 +105,23 @@ def test_errors_name_the_index_in_the_batch(shape: tuple[int, int, int]) -> None
     for value, says in ((np.nan, "must not hold NaN"), (-np.inf, "must not hold -inf")):
         wrong = costs.copy()
         wrong[4, 2, 1] = value
-        with pytest.raises(ValueError, match=rf"costs\[4\] {says}.*\(row 2, column 1\)"):
+        with pytest.raises(ValueError, match=rf"cost_matrix\[4\] {says}.*\(row 2, column 1\)"):
             linear_sum_assignment_batched(wrong)
     infeasible = costs.copy()
     infeasible[2] = np.inf
     infeasible[5] = np.inf
-    with pytest.raises(ValueError, match=r"costs\[2\] is infeasible"):
+    with pytest.raises(ValueError, match=r"cost_matrix\[2\] is infeasible"):
         linear_sum_assignment_batched(infeasible)
 
 
 @pytest.mark.parametrize(
     ("costs", "options", "error", "says"),
     [
-        (np.zeros((2, 2)), {}, ValueError, r"costs must be a batch of matrices.* shape \(2, 2\)"),
-        (np.zeros((2, 2, 2, 2)), {}, ValueError, "costs must be a batch of matrices, of 3 dimensions"),
-        ([[[1, 2], [3]]], {}, ValueError, "costs must be a batch of matrices of real numbers"),
-        (np.zeros((1, 2, 2), complex), {}, TypeError, "costs must be a batch of matrices of real numbers"),
-        (torch.zeros(1, 2, 2, device="meta"), {}, TypeError, "costs must be a dense tensor with data"),
+        (np.zeros((2, 2)), {}, ValueError, r"cost_matrix must be a batch of matrices.* shape \(2, 2\)"),
+        (np.zeros((2, 2, 2, 2)), {}, ValueError, "cost_matrix must be a batch of matrices, of 3 dimensions"),
+        ([[[1, 2], [3]]], {}, ValueError, "cost_matrix must be a batch of matrices of real numbers"),
+        (np.zeros((1, 2, 2), complex), {}, TypeError, "cost_matrix must be a batch of matrices of real numbers"),
+        (torch.zeros(1, 2, 2, device="meta"), {}, TypeError, "cost_matrix must be a dense tensor with data"),
         (np.zeros((1, 2, 2)), {"threads": 0}, ValueError, "threads must be a whole number of at least 1, got 0"),
         (np.zeros((1, 2, 2)), {"threads": "2"}, TypeError, "threads must be a whole number"),
     ],

@@ -334,7 +334,6 @@ print("stopped")
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", ["cold", "warm"])
 def test_ctrl_c_stops_a_long_solve_and_keeps_the_state(start: str) -> None:
     done = subprocess.run(

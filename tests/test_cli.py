@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
+from lmc_fast._extras import install_line
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.cli import cli
 
@@ -59,6 +60,12 @@ def test_align_writes_the_permuted_b(folder: Path) -> None:
     torch.testing.assert_close(model(inputs), reference)
 
 
+def test_align_promises_no_more_than_it_knows(folder: Path) -> None:
+    assert "spec not verified" in run(*ALIGN).output
+    text = " ".join(run("align", "--help").output.split())
+    assert "the same function as B if the spec is right" in text and "nothing is verified here" in text
+
+
 def test_force_replaces(folder: Path) -> None:
     assert run(*ALIGN).exit_code == 0
     assert run(*ALIGN).exit_code == 2
@@ -89,21 +96,21 @@ BAD = {
     ),
     "other-spec": (
         lambda: architectures.mlp(models.small_mlp()).to_json("spec.json"),
-        "the spec names parameter '1.weight', which the model lacks",
+        "spec 'spec.json': the spec names parameter '1.weight', which the model lacks",
     ),
-    "spec-no-json": (lambda: Path("spec.json").write_text("{"), "spec: not JSON at line 1"),
+    "spec-no-json": (lambda: Path("spec.json").write_text("{"), "spec 'spec.json': not JSON at line 1"),
     "truncated": (lambda: truncate("a.safetensors"), "'a.safetensors' is no complete safetensors file"),
     "pickle-with-code": (
         lambda: torch.save({"w": Code()}, "b.pt"),
         "nothing in it was run",
     ),
     "spec-is-binary": (lambda: Path("spec.json").write_bytes(b"\xff\xfe"), "spec 'spec.json' is no text file"),
-    "spec-too-deep": (lambda: Path("spec.json").write_text("[" * 100_000), "spec: nested too deep"),
+    "spec-too-deep": (lambda: Path("spec.json").write_text("[" * 100_000), "spec 'spec.json': nested too deep"),
     "spec-typo": (
         lambda: Path("spec.json").write_text(
             '{"format": "lmc_fast.PermutationSpec", "version": 1, "axes": {}, "groups": {"zz": {"size": 100000000000}}}'
         ),
-        "group 'zz' must be on some axis",
+        "spec 'spec.json': group 'zz' must be on some axis",
     ),
     "complex": (
         lambda: [torch.save({"w": torch.zeros(2, dtype=torch.complex64)}, name) for name in ("a.safetensors", "b.pt")],
@@ -117,7 +124,10 @@ BAD = {
         lambda: torch.save(torch_state(torch.int64), "b.pt"),
         "model_b must hold floating point numbers where model_a does, but 'classifier.1.bias' is torch.int64",
     ),
-    "output-exists": (lambda: Path("out.safetensors").write_text("mine"), "output 'out.safetensors' exists already"),
+    "output-exists": (
+        lambda: Path("out.safetensors").write_text("mine"),
+        "output 'out.safetensors' exists already: --force replaces it",
+    ),
 }
 
 
@@ -170,12 +180,22 @@ def test_links_are_followed_and_need_force(folder: Path) -> None:
     assert link.is_symlink() and (folder / "target.safetensors").is_file()
 
 
-def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder in which one run has been made, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run("demo", "--quick", "--methods", "am, ste,wm")
+
+
+@pytest.mark.xdist_group("quick demo")
+def test_demo_quick(quick_demo: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run("demo", "--quick")
+    folder, result = quick_demo
     assert result.exit_code == 0, result.output
     assert "middle" in result.output and "lmc-fast align lmc-fast-demo/mlp_seed0.safetensors" in result.output
-    out = tmp_path / "lmc-fast-demo"
+    out = folder / "lmc-fast-demo"
     names = {path.name for path in out.iterdir()}
     assert {
         "barrier_mlp.png",
@@ -199,15 +219,16 @@ def test_demo_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
+    rows = json.loads(Path("my demo/results.json").read_text())["methods"]
+    assert [row["method"] for row in rows] == ["wm", "am", "ste"] * 2
     line = next(line for line in result.output.splitlines() if line.startswith("Next: lmc-fast "))
     assert run(*shlex.split(line.removeprefix("Next: lmc-fast "))).exit_code == 0
     assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
 
 
-def test_the_demo_compares_the_methods_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    run("demo", "--quick", "--methods", "am, ste,wm", "--out", "out")
-    rows = json.loads(Path("out/results.json").read_text())["methods"]
+@pytest.mark.xdist_group("quick demo")
+def test_the_demo_compares_the_methods_that_are_named(quick_demo: tuple[Path, Result]) -> None:
+    rows = json.loads((quick_demo[0] / "lmc-fast-demo" / "results.json").read_text())["methods"]
     assert [(row["model"], row["method"]) for row in rows] == [
         (model, method) for model in ("mlp", "resnet") for method in ("am", "ste", "wm")
     ]
@@ -255,11 +276,12 @@ main()
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("click", "lmc-fast needs click: pip install 'lmc_fast[cli]'"),
-        ("rich", "lmc-fast needs rich: pip install 'lmc_fast[cli]'"),
-        ("sklearn", "sklearn, which is not installed: pip install 'lmc_fast[demo]'"),
-        ("safetensors", "safetensors, which is not installed: pip install 'lmc_fast[cli]'"),
+        ("click", f"lmc-fast needs click: {install_line('cli')}"),
+        ("rich", f"lmc-fast needs rich: {install_line('cli')}"),
+        ("sklearn", f"sklearn, which is not installed: {install_line('demo')}"),
+        ("safetensors", f"safetensors, which is not installed: {install_line('cli')}"),
     ],
+    ids=["click", "rich", "sklearn", "safetensors"],
 )
 def test_a_missing_extra_is_named(tmp_path: Path, module: str, message: str) -> None:
     code = BLOCKED.format(module=module)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import lmc_fast as lmc
+from lmc_fast._copies import copied
 from lmc_fast._derived import bake, derived_weights, effective_tensors, leading_vectors
 
 X = torch.randn(40, 6)
@@ -190,6 +191,10 @@ def test_baked_modules_have_plain_weights_and_the_same_function() -> None:
     for kind in PREPARED:
         model = model_of(kind, 0)
         twin = model_of(kind, 0)
+        before = twin.state_dict()
+        again = copied(twin)
+        bake(again)
+        assert list(twin.state_dict()) == list(before) and torch.equal(twin(X), again(X)), kind
         bake(twin)
         assert sorted(twin.state_dict()) == ["0.bias", "0.weight", "2.bias", "2.weight"], kind
         torch.testing.assert_close(twin(X), model(X))

@@ -150,7 +150,7 @@ def test_extra_state_is_left_to_the_module() -> None:
     ids=["complex", "float8", "sparse", "meta", "quantised"],
 )
 def test_what_is_no_plain_number_is_refused(tensor: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"model_a\['w'\] must be a dense float16"):
+    with pytest.raises(ValueError, match=r"model_a\['w'\] must be a dense "):
         lmc.interpolate({"w": tensor}, {"w": tensor}, 0.5)
 
 

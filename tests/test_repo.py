@@ -9,10 +9,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import lmc_fast
+
+from . import conftest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lmc_fast"
@@ -20,9 +24,10 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
-    {"_version", "_checks", "_extras", "_files", "_native"},
-    {"_copies", "_derived", "_modes", "_tensors", "_wrappers"},
-    {"_backend", "_batches", "_chunks", "_models", "_progress"},
+    {"_version", "_checks", "_extras", "_files", "_native", "_terminal"},
+    {"_batches", "_copies", "_derived", "_modes", "_norms", "_safetensors", "_signals", "_tensors", "_wrappers"},
+    {"_backend", "_chunks", "_models", "_progress"},
+    {"_calls"},
     {"ops", "assignment"},
     {"symmetry"},
     {"matching"},
@@ -155,9 +160,40 @@ def test_the_native_module_is_the_one_that_is_typed() -> None:
 
 def test_the_readme_and_ci_say_the_same_test_line() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^python3 -m venv .*pytest$", readme, re.MULTILINE)
+    lines = re.findall(r"^python3 -m venv .*pytest -n auto$", readme, re.MULTILINE)
     assert len(lines) == 1
     assert lines[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "marks", "args", "runs"),
+    [
+        ({}, "", ["tests"], False),
+        ({"--slow": True}, "", ["tests"], True),
+        ({}, "slow", ["tests"], True),
+        ({}, "gpu", ["tests/test_x.py"], False),
+        ({}, "", ["tests/test_x.py::test_x"], True),
+    ],
+    ids=["unasked", "--slow", "-m slow", "-m gpu", "by its name"],
+)
+def test_slow_tests_run_where_they_are_asked_for(
+    options: dict[str, bool], marks: str, args: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def item(*names: str) -> Any:
+        return SimpleNamespace(get_closest_marker=lambda name: name if name in names else None)
+
+    left: list[Any] = []
+    config = SimpleNamespace(
+        getoption={"--slow": False, "-m": marks, **options}.__getitem__,
+        args=args,
+        hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items)),
+    )
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    plain, slow, interpreted = item(), item("slow"), item("interpreter")
+    items = [plain, slow, interpreted]
+    conftest.pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]
+    assert items == ([slow, plain] if runs else [plain])
+    assert left == ([interpreted] if runs else [slow, interpreted])
 
 
 def test_readme_links_and_names_exist() -> None:

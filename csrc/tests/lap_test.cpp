@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
+
+#include "simd.hpp"
 
 namespace {
 
@@ -418,7 +421,9 @@ void test_statuses() {
 
 }  // namespace
 
-int main() {
+// Takes the most doubles in a register that a form may have; prints how many the widest one has.
+int main(int count, char** arguments) {
+    if (count > 1) lmc::most_lanes = std::atoi(arguments[1]);
     test_random<float>(1);
     test_random<double>(2);
     test_large();
@@ -431,6 +436,6 @@ int main() {
     test_batch();
     test_strides();
     test_statuses();
-    if (failures == 0) std::puts("ok");
+    std::printf("%s %d\n", failures == 0 ? "ok" : "wrong", lmc::simd_lanes());
     return failures == 0 ? 0 : 1;
 }

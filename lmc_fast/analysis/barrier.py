@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._checks import check_floats, check_int, check_type
-from .._models import Model, check_batches, tensors_of
+from .._batches import check_batches
+from .._calls import Forward, check_forward
+from .._checks import check_floats, check_int
+from .._models import Model, copied, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import Matching
 from ..merging import interpolate
@@ -97,14 +99,16 @@ class BarrierCurve:
         return "\n".join(lines)
 
 
+@neutral
 def loss_barrier(
     model_a: nn.Module,
     model_b: Model,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     match: Matching | Permutations | None = None,
     *,
     lambdas: int | Sequence[float] = 25,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> BarrierCurve:
@@ -116,12 +120,13 @@ def loss_barrier(
     Args:
         model_a: a module; evaluated in eval mode on a copy, left as it is.
         model_b: a module or a state dict of the same architecture.
-        batches: (inputs, targets) pairs that can be gone through again for every lambda.
+        batches: (inputs, targets) pairs that can be gone through again for every lambda. `_batches` tells what else a
+            batch may be.
         match: permutations for model b; None: as it is.
         lambdas: how many evenly spaced points, or the points; 0, 1/2 and 1 are added where they are missing.
-        loss_fn: mean loss of a batch from (outputs, targets).
+        loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every lambda, the ends
-            included; else they are interpolated as weights are.
+            included, as by `reestimate_batchnorm`; else they are interpolated as weights are.
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
@@ -131,19 +136,22 @@ def loss_barrier(
         TypeError: an argument of the wrong kind; `batches` that can be gone through only once.
         ValueError: models of different shapes, no batches, or lambdas outside 0..1.
     """
-    check_type("model_a", model_a, nn.Module, "a torch.nn.Module")
+    model_a = unwrapped("model_a", model_a)
     batches = check_batches("batches", batches)
     check_loss_fn(loss_fn)
+    check_forward(forward)
     if batchnorm_batches is not None:
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
     points = lambdas_of(lambdas)
     state = tensors_of("model_a", model_a)
+    probe = copied(model_a)
     step = states_at_once(state)
     scores: list[Score] = []
     with tracking(progress, "barrier", len(points)) as advance:
         for start in range(0, len(points), step):
             chunk = points[start : start + step]
-            found = scores_of(model_a, interpolate(state, model_b, chunk, match), batches, loss_fn, batchnorm_batches)
+            merged = interpolate(state, model_b, chunk, match)
+            found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for lam, score in zip(chunk, found, strict=True):
                 advance(f"lambda {lam:.2f}: loss {score[0]:.4f}")
             scores += found
@@ -180,24 +188,25 @@ def states_at_once(state: Mapping[str, Tensor]) -> int:
 
 
 def scores_of(
-    model: nn.Module,
+    probe: nn.Module,
     states: Sequence[Mapping[str, Tensor]],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     loss_fn: LossFn,
     batchnorm_batches: Iterable[Any] | None = None,
+    forward: Forward | None = None,
 ) -> list[Score]:
-    """Loss and accuracy of the model with each of these state dicts; it stays as it is.
+    """Loss and accuracy of a model with each of these state dicts.
 
     Args:
+        probe: a copy of the model of one's own; what it holds in the end is not said.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these for every state.
     """
-    if batchnorm_batches is not None and has_batchnorm(model):
-        probe = copy.deepcopy(model)
+    if batchnorm_batches is not None and has_batchnorm(probe):
         scores = []
         for state in states:
             probe.load_state_dict(state)
-            reestimate_in_place(probe, batchnorm_batches)
-            scores += evaluate_many(probe, [{}], batches, loss_fn)
+            reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")
+            scores += evaluate_many(probe, [{}], batches, loss_fn, forward)
         return scores
-    names = first_names(model)
-    return evaluate_many(model, [{name: state[name] for name in names} for state in states], batches, loss_fn)
+    names = first_names(probe)
+    return evaluate_many(probe, [{name: state[name] for name in names} for state in states], batches, loss_fn, forward)

@@ -2,70 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from .._checks import check_type, fail_type
-from .._models import device_of, modes_kept, tensor_identity, tensors_of
+from .._batches import Batch, check_batches
+from .._calls import Calls, Forward, LossFn, check_loss_fn, in_eval, with_weights
+from .._models import tensor_identity, tensors_of, unwrapped
+from .._modes import neutral
 
-__all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "first_names", "pair_of"]
+__all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "first_names"]
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
 # Mean loss, and the share of right answers of a classifier.
 Score = tuple[float, float | None]
 
 
+@neutral
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     *,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
 ) -> Score:
     """Mean loss over all examples and, of a classifier, the share of right answers.
 
     Args:
         model: run in eval mode, without gradients; its training mode is put back.
-        batches: (inputs, targets) pairs, moved to the model's device.
-        loss_fn: mean loss of a batch from (outputs, targets); batches count by their size.
+        batches: (inputs, targets) pairs, moved to the model's device. `_batches` tells what else a batch may be.
+        loss_fn: mean loss of a batch from (outputs, targets); batches count by their size. The default is cross
+            entropy of the outputs, or, where these are no tensor, the `loss` that they hold or that of their `logits`.
+        forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`; `loss_fn` is
+            given (outputs, batch) then.
 
     Returns:
         (loss, accuracy); accuracy is None unless outputs are [batch, classes] with two classes at least, and
         targets integers [batch].
 
     Raises:
-        TypeError: `model` is no module, or a batch is no pair.
-        ValueError: no batches.
+        TypeError: `model` is no module, or a batch is not covered by the rule.
+        ValueError: no batches, or a loss that is not one number.
     """
-    check_type("model", model, nn.Module, "a torch.nn.Module")
+    model = unwrapped("model", model)
     check_loss_fn(loss_fn)
-    if not isinstance(batches, Iterable):
-        fail_type("batches", "(inputs, targets) pairs", batches)
-    return evaluate_many(model, [{}], batches, loss_fn)[0]
+    batches = check_batches("batches", batches, again=False)
+    return evaluate_many(model, [{}], batches, loss_fn, forward)[0]
 
 
 def evaluate_many(
     model: nn.Module,
     states: Sequence[Mapping[str, Tensor]],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     loss_fn: LossFn,
+    forward: Forward | None = None,
 ) -> list[Score]:
     """As `evaluate`, with each of `states` in the place of the model's tensors of those names; one pass for all.
+
+    Args:
+        model: of one's own where there are states: they are put into it, and other threads would see them.
 
     Raises:
         TypeError, ValueError: as `evaluate`.
     """
-    device = device_of(model)
-    sums = [_Sums() for _ in states]
-    with modes_kept(model), torch.no_grad():
-        model.eval()
-        for batch in batches:
-            inputs, targets = pair_of(batch, device)
+    calls = Calls(model, forward, loss_fn)
+    sums = [_Sums(calls) for _ in states]
+    with in_eval(model), torch.no_grad():
+        for batch in calls.read("batches", batches):
             for state, total in zip(states, sums, strict=True):
-                outputs = functional_call(model, dict(state), (inputs,)) if state else model(inputs)
-                total.add(outputs, targets, loss_fn)
+                with_weights(model, state, lambda module: total.add(module, batch))  # noqa: B023
     return [total.score() for total in sums]
 
 
@@ -77,44 +83,20 @@ def first_names(model: nn.Module) -> list[str]:
     return list(first.values())
 
 
-def check_loss_fn(loss_fn: object) -> None:
-    """Raise TypeError unless `loss_fn` can be called."""
-    if not callable(loss_fn):
-        fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
-
-
-def pair_of(batch: object, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch's (inputs, targets) on the device; TypeError for what is no pair."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        fail_type("batches", "(inputs, targets) pairs", batch)
-    return batch[0].to(device), batch[1].to(device)
-
-
 class _Sums:
-    def __init__(self) -> None:
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
         self.loss, self.right, self.examples, self.is_classifier = 0.0, 0, 0, True
 
-    def add(self, outputs: Tensor, targets: Tensor, loss_fn: LossFn) -> None:
-        loss = loss_fn(outputs, targets)
-        if loss.numel() != 1:
-            raise ValueError(f"loss_fn must return one number, the mean loss, got shape {tuple(loss.shape)}")
-        self.loss += loss.item() * len(targets)
-        self.examples += len(targets)
-        self.is_classifier = self.is_classifier and _is_classification(outputs, targets)
-        if self.is_classifier:
-            self.right += int((outputs.argmax(dim=1) == targets).sum())
+    def add(self, model: nn.Module, batch: Batch) -> None:
+        outputs = self.calls.outputs(model, batch)
+        self.loss += self.calls.loss(outputs, batch).item() * batch.examples
+        self.examples += batch.examples
+        right = self.calls.right(outputs, batch) if self.is_classifier else None
+        self.is_classifier = right is not None
+        self.right += right or 0
 
     def score(self) -> Score:
         if self.examples == 0:
             raise ValueError("batches must hold one example at least, got none")
         return self.loss / self.examples, self.right / self.examples if self.is_classifier else None
-
-
-def _is_classification(outputs: object, targets: Tensor) -> bool:
-    return (
-        isinstance(outputs, Tensor)
-        and outputs.ndim == 2
-        and outputs.shape[1] > 1
-        and targets.ndim == 1
-        and not targets.is_floating_point()
-    )

@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._checks import check_finite, check_int, fail_type
-from .._models import Model, check_batches, check_same_tensors, counted_names, tensors_of
+from .._batches import check_batches
+from .._calls import Forward, check_forward
+from .._checks import check_finite, check_int
+from .._derived import derived_weights, effective_tensors
+from .._models import Model, check_same_tensors, copied, counted_names, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.engine.sums import squared_distance
 from ..merging import weighted_sums
@@ -52,14 +56,16 @@ class LossLandscape:
         )
 
 
+@neutral
 def loss_landscape(
     models: Sequence[Model],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     matches: Sequence[Match] | None = None,
     *,
     points: int = 15,
     margin: float = 0.2,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> LossLandscape:
@@ -71,11 +77,12 @@ def loss_landscape(
 
     Args:
         models: three of one architecture; the first a module, evaluated in eval mode and left as it is.
-        batches: (inputs, targets) pairs that can be gone through again and again.
+        batches: (inputs, targets) pairs that can be gone through again and again. `_batches` tells what else a batch
+            may be.
         matches: as for `merge`: for each model its `Matching` or `Permutations`, or None; None: all stay as they are.
         points: of the grid along each axis, 2 at least.
         margin: how far the grid goes beyond the models, as a share of their extent along each axis.
-        loss_fn: mean loss of a batch from (outputs, targets).
+        loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every point.
         progress: True for a bar, or a function (description, done, total).
 
@@ -88,13 +95,12 @@ def loss_landscape(
     """
     if isinstance(models, (str, nn.Module)) or not isinstance(models, Sequence) or len(models) != 3:
         raise ValueError("models must be a sequence of three models")
-    model = models[0]
-    if not isinstance(model, nn.Module):
-        fail_type("models[0]", "a torch.nn.Module", model)
+    model = unwrapped("models[0]", models[0])
     batches = check_batches("batches", batches)
     if batchnorm_batches is not None:
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
     check_loss_fn(loss_fn)
+    check_forward(forward)
     count, beyond = check_int("points", points, 2), check_finite("margin", margin)
     given: Sequence[Match] = [None] * 3 if matches is None else matches
     if len(given) != 3:
@@ -103,21 +109,21 @@ def loss_landscape(
     for i, (each, match) in enumerate(zip(models, given, strict=True)):
         permutations = permutations_of(match)
         states.append(tensors_of(f"models[{i}]", each if permutations is None else permutations.apply(each)))
-        check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
+        states[i] = check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
     positions = _positions(model, states)
     x, y = (_ticks(positions[:, k], count, beyond) for k in range(2))
     rows = [_shares(positions, across, up) for up, across in itertools.product(y, x)]
-    step = states_at_once(states[0])
+    step, probe = states_at_once(states[0]), copied(model)
     scores: list[Score] = []
     with tracking(progress, "landscape", len(rows)) as advance:
         for start in range(0, len(rows), step):
-            merged = weighted_sums(states, rows[start : start + step])
+            merged = weighted_sums(states, rows[start : start + step], model)
             for state in merged:
                 for name, tensor in state.items():
                     # Beyond the models a sum of variances may fall below zero.
                     if name.rpartition(".")[2] == "running_var":
                         tensor.clamp_min_(0)
-            found = scores_of(model, merged, batches, loss_fn, batchnorm_batches)
+            found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for loss, _ in found:
                 advance(f"loss {loss:.4f}")
             scores += found
@@ -133,6 +139,8 @@ def loss_landscape(
 
 def _positions(model: nn.Module, states: Sequence[dict[str, Tensor]]) -> Array:
     """Where the three models are: float64 [3, 2]. ValueError where they lie on one line."""
+    derived = derived_weights(model, states[0])
+    states = [effective_tensors(state, derived) for state in states]
     names = counted_names(model, states[0])
     squares = [
         sum(squared_distance(a[name], b[name].to(a[name].device), (None,) * a[name].ndim) for name in names)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from .._calls import Forward, LossFn
 from .._checks import check_type, fail_type
+from .._models import unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import ManyMatching
 from .barrier import loss_barrier
@@ -18,14 +21,16 @@ from .barrier import loss_barrier
 __all__ = ["pairwise_barriers"]
 
 
+@neutral
 def pairwise_barriers(
     models: Sequence[nn.Module],
     many: ManyMatching | None,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     *,
     at: str = "midpoint",
     lambdas: int = 25,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> NDArray[np.float64]:
@@ -34,10 +39,11 @@ def pairwise_barriers(
     Args:
         models: two at least; left as they are.
         many: permutations of all models; None: as they are.
-        batches: (inputs, targets) pairs that can be gone through again and again.
+        batches: (inputs, targets) pairs that can be gone through again and again. `_batches` tells what else a batch
+            may be.
         at: "midpoint", the excess at lambda = 1/2; or "worst", the largest over `lambdas` points.
         lambdas: how many points, for "worst".
-        loss_fn, batchnorm_batches: as of `loss_barrier`.
+        loss_fn, forward, batchnorm_batches: as of `loss_barrier`.
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
@@ -51,8 +57,7 @@ def pairwise_barriers(
         fail_type("models", "a sequence of modules", models)
     if len(models) < 2:
         raise ValueError(f"models must hold two models at least, got {len(models)}")
-    for m, model in enumerate(models):
-        check_type(f"models[{m}]", model, nn.Module, "a torch.nn.Module")
+    models = [unwrapped(f"models[{m}]", model) for m, model in enumerate(models)]
     if at not in ("midpoint", "worst"):
         raise ValueError(f"at must be 'midpoint' or 'worst', got {at!r}")
     if many is not None:
@@ -71,6 +76,7 @@ def pairwise_barriers(
                 None if many is None else many.pairwise(i, j),
                 lambdas=points,
                 loss_fn=loss_fn,
+                forward=forward,
                 batchnorm_batches=batchnorm_batches,
             )
             barriers[i, j] = barriers[j, i] = curve.midpoint_barrier if at == "midpoint" else curve.barrier

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, jvp
+from torch.func import grad_and_value, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import check_type
-from .._models import Model, check_batches, check_same_tensors, device_of, modes_kept, tensors_of
+from .._batches import Batch, check_batches, differentiable
+from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
+from .._derived import bake, derived_weights, effective_tensors
+from .._models import Model, check_same_tensors, copied, tensors_of, unwrapped
+from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
 from .barrier import lambdas_of
-from .evaluation import LossFn, check_loss_fn, first_names, pair_of
+from .evaluation import LossFn, check_loss_fn, first_names
 from .layers import Match, permutations_of
+from .twice import TwiceDifferentiable
 
 __all__ = ["EndExpansion", "TaylorBarrier", "hessian_vector_product", "taylor_barrier"]
 
 Array = NDArray[np.float64]
+
+# A loss, its gradient g and H v, by name.
+Product = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+# Of all threads one at a time: those of torch's switches that are turned here, and its level of forward-mode
+# derivatives, are the process's.
+_ALONE = threading.RLock()
+
+# What forward-mode derivatives of a function that has none end in.
+_FAILURES = (AttributeError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class TaylorBarrier:
     @property
     def barrier(self) -> float:
         """The largest of them (0 at least, as the ends are among them)."""
-        return float(self.excess.max())
+        return max(0.0, float(self.excess.max()))
 
     @property
     def midpoint_barrier(self) -> float:
@@ -83,105 +100,217 @@ class TaylorBarrier:
         )
 
 
+@neutral
 def taylor_barrier(
     model_a: nn.Module,
     model_b: Model,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     match: Match = None,
     *,
     lambdas: int | Sequence[float] = 25,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     progress: Progress = False,
 ) -> TaylorBarrier:
     """The second-order estimate of the loss barrier between model a and the permuted model b.
 
     Ito et al. (ICLR 2025), section 3: the expansions of the loss at both ends along mu = pi(theta_b) - theta_a,
     weighted 1 - lam and lam, less the line between the ends. It equals the barrier where the loss is quadratic. Taken
-    in the parameters; BatchNorm keeps the running statistics of each end.
+    in the parameters, effective weights in the place of what they are computed from; BatchNorm keeps the running
+    statistics of each end.
 
     Args:
-        model_a, model_b, batches, match, lambdas, loss_fn: as for `loss_barrier`; `loss_fn` must be twice
-            differentiable by torch.
+        model_a, model_b, batches, match, lambdas, loss_fn, forward: as for `loss_barrier`; `loss_fn` must be twice
+            differentiable by torch (in reverse at least). Where it has kinks, second derivatives are those beside them.
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
         A `TaylorBarrier`. Memory is that of one batch's backward pass, twice: no graph is kept between batches.
 
     Raises:
-        TypeError, ValueError: as `loss_barrier`.
+        TypeError, ValueError: as `loss_barrier`; a model or a loss that has no second derivative, as one with reentrant
+            activation checkpointing.
     """
-    check_type("model_a", model_a, nn.Module, "a torch.nn.Module")
+    model_a = unwrapped("model_a", model_a)
     batches = check_batches("batches", batches)
     check_loss_fn(loss_fn)
     points = lambdas_of(lambdas)
     permutations = permutations_of(match)
     state = tensors_of("model_a", model_a)
     end_b = tensors_of("model_b", model_b if permutations is None else permutations.apply(model_b))
-    check_same_tensors("model_b", end_b, "model_a", state)
+    end_b = check_same_tensors("model_b", end_b, "model_a", state)
+    derived = derived_weights(model_a, state)
+    if derived:
+        # The line runs between the weights that the function sees.
+        state, end_b = (effective_tensors(tensors, derived) for tensors in (state, end_b))
+        model_a = copied(model_a).eval()
+        bake(model_a)
     end_b = {name: tensor.to(state[name]) for name, tensor in end_b.items()}
     direction = {name: end_b[name] - tensor.detach() for name, tensor in model_a.named_parameters()}
     names = first_names(model_a)
+    products = _Products(model_a, Calls(model_a, forward, loss_fn))
     ends = []
     with tracking(progress, "second-order estimate", 2) as advance:
         for tensors in (state, end_b):
             point = {name: tensors[name] for name in names}
-            ends.append(_expansion(model_a, point, direction, batches, loss_fn))
+            ends.append(_expansion(products, point, direction, batches))
             advance("")
     return TaylorBarrier(np.array(points), *ends)
 
 
+@neutral
 def hessian_vector_product(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     direction: Mapping[str, Tensor],
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Any,
+    targets: Any,
     loss_fn: LossFn = nn.functional.cross_entropy,
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The loss of a batch, its gradient g and H v, forward over reverse, without building H.
+) -> Product:
+    """The loss of a batch, its gradient g and H v, without building H.
 
     Args:
-        model: whose forward is used, in the mode that it is in.
+        model: whose forward is used, in eval mode, on a copy.
         tensors: the point: parameters and buffers by name; a tied one under the first of its names.
         direction: v, for the parameters to differentiate by.
 
     Returns:
         (loss, g by name, H v by name).
     """
-    held = {name: tensor for name, tensor in tensors.items() if name not in direction}
+    calls = Calls(model, None, loss_fn)
+    return _Products(model, calls)(tensors, direction, calls.read_one("batches", 0, (inputs, targets)))
 
-    def loss_of(point: dict[str, Tensor]) -> Tensor:
-        # functional_call takes everything given, so that nothing of the model's own counts.
-        value: Tensor = loss_fn(functional_call(model, {**held, **point}, (inputs,)), targets)
-        if value.numel() != 1:
-            raise ValueError(f"loss_fn must return one number, the mean loss, got shape {tuple(value.shape)}")
-        return value.reshape(())
 
-    at = {name: tensors[name] for name in direction}
-    # Fused attention has no second derivative.
-    with sdpa_kernel(SDPBackend.MATH):
+class _Products:
+    """Products with the Hessian of one model's loss: forward over reverse while that goes, then reverse over reverse.
+
+    Args:
+        model: copied.
+        calls: how it is called.
+    """
+
+    def __init__(self, model: nn.Module, calls: Calls) -> None:
+        self.calls, self.model = calls, model
+        self.module = _for_derivatives(model)
+        self.is_forward, self.is_checked = True, False
+
+    def __call__(self, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batch: Batch) -> Product:
+        held = {name: differentiable(tensor) for name, tensor in tensors.items() if name not in direction}
+        at = {name: differentiable(tensors[name].detach()) for name in direction}
+        # Fused attention has no second derivative, nor have recurrent layers in cuDNN.
+        with _ALONE, sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
+            if self.is_forward:
+                try:
+                    return self._forward_over_reverse(held, at, direction, batch)
+                except _FAILURES:
+                    # A fault of the caller's own code shows again below. What the module may have kept of a call that
+                    # was broken off is of no use.
+                    self.module, self.is_forward = _for_derivatives(self.model), False
+            return self._reverse_over_reverse(held, at, direction, batch)
+
+    def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        return self.calls.loss(self.calls.outputs(module, batch), batch)
+
+    def _forward_over_reverse(
+        self, held: dict[str, Tensor], at: dict[str, Tensor], direction: Mapping[str, Tensor], batch: Batch
+    ) -> Product:
+        def loss_of(point: dict[str, Tensor]) -> Tensor:
+            return with_weights(self.module, {**held, **point}, lambda module: self._loss(module, batch))
+
         value, tangent = jvp(grad_and_value(loss_of), (at,), (dict(direction),))[:2]
-    gradient, loss = value
-    return loss, gradient, tangent[0]
+        gradient, loss = value
+        return loss, gradient, tangent[0]
+
+    def _reverse_over_reverse(
+        self, held: dict[str, Tensor], at: dict[str, Tensor], direction: Mapping[str, Tensor], batch: Batch
+    ) -> Product:
+        leaves = {name: tensor.requires_grad_() for name, tensor in at.items()}
+        names, points = list(leaves), list(leaves.values())
+        if not self.is_checked:
+            # Reentrant checkpointing shows in the graph of inputs that have a gradient alone.
+            batch = with_gradient(batch)
+
+        def derivatives(module: nn.Module) -> Product:
+            with TwiceDifferentiable():
+                loss = self._loss(module, batch)
+            if not loss.requires_grad:
+                raise ValueError(NO_GRADIENT)
+            self._check(loss)
+            with as_caller(), _second_derivatives():
+                found = torch.autograd.grad(loss, points, create_graph=True, allow_unused=True)
+                slopes = [torch.zeros_like(p) if g is None else g for p, g in zip(points, found, strict=True)]
+                along = torch.stack(
+                    [(slope * direction[name]).sum().to(loss.dtype) for name, slope in zip(names, slopes, strict=True)]
+                ).sum()
+                curved: tuple[Tensor | None, ...] = (None,) * len(points)
+                # What can be differentiated once ends the graph with a node that says so, beyond which nothing counts.
+                if any(type(node).__name__ == "Error" for node in graph_of(along)):
+                    raise ValueError(
+                        "model_a and loss_fn must have second derivatives, but a function in them is marked with "
+                        "once_differentiable"
+                    )
+                # A loss that is linear in the weights has no second derivative to ask for.
+                if along.requires_grad:
+                    curved = torch.autograd.grad(along, points, allow_unused=True)
+            products = [torch.zeros_like(p) if c is None else c for p, c in zip(points, curved, strict=True)]
+            return (
+                loss.detach(),
+                {name: slope.detach() for name, slope in zip(names, slopes, strict=True)},
+                dict(zip(names, products, strict=True)),
+            )
+
+        return with_weights(self.module, {**held, **leaves}, derivatives)
+
+    def _check(self, loss: Tensor) -> None:
+        """ValueError for a forward pass whose second derivative would be wrong."""
+        if not self.is_checked and any(type(node).__name__ == "CheckpointFunctionBackward" for node in graph_of(loss)):
+            raise ValueError(
+                "model_a must have second derivatives, and reentrant activation checkpointing has none: turn it off, "
+                "or take use_reentrant=False"
+            )
+        self.is_checked = True
+
+
+def _for_derivatives(model: nn.Module) -> nn.Module:
+    """A copy of a module, in eval mode."""
+    module = copied(model)
+    for part in module.modules():
+        part.training = False
+    return module
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """ValueError where torch has no derivative of a derivative."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(f"model_a and loss_fn must have second derivatives, but torch says: {error}") from error
+
+
+@contextmanager
+def _without_cudnn(module: nn.Module) -> Iterator[None]:
+    """No cuDNN where the module has recurrent layers, which differentiate there but once, and in training mode."""
+    was = torch._C._get_cudnn_enabled()
+    try:
+        if was and any(isinstance(part, nn.RNNBase) for part in module.modules()):
+            torch._C._set_cudnn_enabled(False)
+        yield
+    finally:
+        torch._C._set_cudnn_enabled(was)
 
 
 def _expansion(
-    model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    direction: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss_fn: LossFn,
+    products: _Products, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batches: Iterable[Any]
 ) -> EndExpansion:
-    device = device_of(model)
     sums, examples = [0.0, 0.0, 0.0], 0
-    with modes_kept(model):
-        model.eval()
-        for batch in batches:
-            inputs, targets = pair_of(batch, device)
-            loss, gradient, product = hessian_vector_product(model, tensors, direction, inputs, targets, loss_fn)
-            parts = [float(loss), _dot(direction, gradient), _dot(direction, product)]
-            sums = [total + len(targets) * part for total, part in zip(sums, parts, strict=True)]
-            examples += len(targets)
+    for batch in products.calls.read("batches", batches):
+        loss, gradient, product = products(tensors, direction, batch)
+        parts = [float(loss), _dot(direction, gradient), _dot(direction, product)]
+        sums = [total + batch.examples * part for total, part in zip(sums, parts, strict=True)]
+        examples += batch.examples
     if examples == 0:
         raise ValueError("batches must hold one example at least, got none")
     return EndExpansion(*(total / examples for total in sums))

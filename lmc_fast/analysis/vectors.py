@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,11 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .._backend import check_device
+from .._batches import check_batches, count_of
+from .._calls import Calls, Forward, check_forward, in_eval
 from .._checks import check_int, check_type
-from .._models import Model, check_batches, modes_kept
+from .._models import Model, unwrapped
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.activations.watching import Place, run, watching
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, singular_factors
@@ -46,6 +49,7 @@ class VectorCosines:
     values_b: Array = field(repr=False)
 
 
+@neutral
 def vector_cosines(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
@@ -131,12 +135,14 @@ class InputAlignment:
         return "\n".join(lines)
 
 
+@neutral
 def input_alignment(
     model: nn.Module,
     batches: Iterable[Any],
     *,
     factors: SpectralFactors | None = None,
     parameters: Sequence[str] | None = None,
+    forward: Forward | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> InputAlignment:
@@ -148,9 +154,11 @@ def input_alignment(
 
     Args:
         model: a module; run in eval mode, left as it is.
-        batches: inputs, or (inputs, targets) pairs; gone through once, batch by batch.
+        batches: inputs, or (inputs, targets) pairs; gone through once, batch by batch. `_batches` tells what else a
+            batch may be.
         factors: the model's, all of them (gamma = 0); None: computed.
         parameters: names of layers' weights; None: of every Linear and convolution.
+        forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`.
         device: where to compute the factors; None: where the model is.
         progress: True for a bar, or a function (description, done, total).
 
@@ -161,8 +169,9 @@ def input_alignment(
         TypeError: an argument of the wrong kind.
         ValueError: no batches, inputs that are not finite, or names that are no layer's weight.
     """
-    check_type("model", model, nn.Module, "a torch.nn.Module")
+    model = unwrapped("model", model)
     batches = check_batches("batches", batches)
+    check_forward(forward)
     layers = _layers(model)
     if parameters is not None:
         for name in parameters:
@@ -184,12 +193,10 @@ def input_alignment(
         places[place].add(shown)
         ran[place.parameter] = None
 
-    total = len(batches) if isinstance(batches, Sized) else 0
-    count = 0
-    with modes_kept(model), tracking(progress, "inputs", total) as advance, watching(model, places, see):
-        model.eval()
-        for batch in batches:
-            run(model, batch)
+    calls, count = Calls(model, forward), 0
+    with in_eval(model), tracking(progress, "inputs", count_of(batches)) as advance, watching(model, places, see):
+        for batch in calls.read("batches", batches):
+            run(model, calls, batch)
             count += 1
             advance("")
     if count == 0:

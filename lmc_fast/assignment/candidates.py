@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .._checks import check_type, fail_type, fail_value
-from .entries import vector_of
+from .entries import array_of, vector_of
 
 __all__ = ["Candidates", "Listed", "listed_of"]
 
@@ -73,7 +72,7 @@ def listed_of(
 
 
 def _columns_of(values: object, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    columns = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    columns = array_of("candidates.columns", values, "a matrix of whole numbers")
     if columns.dtype.kind not in "iu":
         fail_type("candidates.columns", "a matrix of whole numbers", columns)
     if columns.ndim != 2 or len(columns) != shape[0]:

@@ -9,11 +9,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .._checks import fail_type, fail_value
+from .._tensors import as_base, obstacle_of
 
 __all__ = [
     "LARGEST",
     "SCALE_DOWN",
     "Floats",
+    "array_of",
     "as_float",
     "entries_of",
     "matching_of",
@@ -42,14 +44,7 @@ def entries_of(argument: str, values: ArrayLike | torch.Tensor, dimensions: int)
         ValueError: another number of dimensions, or nested sequences of uneven length.
     """
     takes = f"{_KINDS[dimensions]} of real numbers"
-    if isinstance(values, torch.Tensor):
-        entries = _tensor_entries(argument, values, takes)
-    else:
-        try:
-            entries = np.asarray(values)
-        except ValueError as error:
-            message = f"{argument} must be {takes}, got a {type(values).__name__} that is not one: {error}"
-            raise ValueError(message) from error
+    entries = array_of(argument, values, takes)
     if entries.dtype.kind not in "biuf":
         fail_type(argument, takes, entries)
     if entries.ndim != dimensions:
@@ -57,15 +52,41 @@ def entries_of(argument: str, values: ArrayLike | torch.Tensor, dimensions: int)
     return entries
 
 
-def _tensor_entries(argument: str, values: torch.Tensor, takes: str) -> NDArray[np.generic]:
+def array_of(argument: str, values: object, takes: str) -> NDArray[Any]:
+    """Return an array, a tensor or nested sequences as an array of any dimensions: a view where that can be.
+
+    Raises:
+        TypeError: a tensor that is complex or has no dense data, a masked array with masked entries, or what numpy
+            cannot read.
+        ValueError: nested sequences of uneven length.
+    """
+    if isinstance(values, torch.Tensor):
+        return _array_of_tensor(argument, values, takes)
+    # numpy would hand on what lies under the mask.
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise TypeError(f"{argument} must be {takes}, got a masked array with masked entries: fill them first")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        message = f"{argument} must be {takes}, got a {type(values).__name__} that is not one: {error}"
+        raise ValueError(message) from error
+    # Lists of tensors that are on a GPU, in a graph or without data.
+    except (TypeError, RuntimeError, OverflowError) as error:
+        message = f"{argument} must be {takes}, got a {type(values).__name__} that is not one: {error}"
+        raise TypeError(message) from error
+
+
+def _array_of_tensor(argument: str, values: torch.Tensor, takes: str) -> NDArray[Any]:
+    obstacle = obstacle_of(values)
+    if obstacle is not None:
+        raise TypeError(f"{argument} must be a dense tensor with data, got {obstacle}")
     if values.is_complex():
         fail_type(argument, takes, values)
-    if values.layout != torch.strided or values.is_meta:
-        fail_type(argument, "a dense tensor with data", values)
+    values = as_base(values)
     if values.is_floating_point() and values.dtype not in (torch.float32, torch.float64):
         values = values.to(torch.float32)  # numpy has no bfloat16
-    entries: NDArray[np.generic] = values.detach().cpu().resolve_neg().numpy()
-    return entries
+    array: NDArray[Any] = values.detach().cpu().numpy()
+    return array
 
 
 def matrix_of(argument: str, values: ArrayLike | torch.Tensor) -> Floats:
@@ -119,7 +140,7 @@ def vector_of(argument: str, values: object, length: int) -> NDArray[Any]:
         TypeError: something else than real numbers.
         ValueError: another shape than (length,).
     """
-    vector = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    vector = array_of(argument, values, "a vector of real numbers")
     if vector.dtype.kind not in "biuf":
         fail_type(argument, "a vector of real numbers", vector)
     if vector.shape != (length,):
@@ -137,7 +158,7 @@ def matching_of(argument: str, values: object, shape: tuple[int, ...]) -> NDArra
     vector = vector_of(argument, values, shape[0])
     if vector.dtype.kind not in "iu" and vector.size:
         fail_type(argument, "a vector of whole numbers", vector)
-    matching = vector.astype(np.int64)
+    matching = _as_int64(vector)
     taken = matching[matching != -1]
     if taken.size and (taken.min() < 0 or taken.max() >= shape[1]):
         wrong = taken[(taken < 0) | (taken >= shape[1])][0]
@@ -156,13 +177,21 @@ def numbers_of(argument: str, values: object, end: int) -> NDArray[np.int64]:
     """
     if values is None:
         return np.empty(0, np.int64)
-    numbers = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    numbers = array_of(argument, values, "a vector of whole numbers")
     if numbers.dtype.kind not in "iu" and numbers.size:
         fail_type(argument, "a vector of whole numbers", numbers)
     if numbers.ndim != 1:
         fail_value(argument, "a vector, of 1 dimension", numbers)
-    distinct = np.unique(numbers).astype(np.int64)
+    distinct = _as_int64(np.unique(numbers))
     wrong = distinct[(distinct < 0) | (distinct >= end)]
     if wrong.size:
         raise ValueError(f"{argument} must hold numbers from 0 to {end - 1}, got {wrong[0]}")
     return distinct
+
+
+def _as_int64(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    """As int64; what is beyond stays out of any range, and does not wrap around into one."""
+    if numbers.dtype == np.uint64:
+        numbers = np.minimum(numbers, np.uint64(np.iinfo(np.int64).max))
+    whole: NDArray[np.int64] = numbers.astype(np.int64)
+    return whole

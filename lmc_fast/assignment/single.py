@@ -23,14 +23,18 @@ _START = "an AssignmentSolver or (row duals, column duals, column of each row)"
 
 @overload
 def linear_sum_assignment(
-    cost: torch.Tensor, maximize: bool = False, *, warm_start: WarmStart | None = None, threads: int | None = None
+    cost_matrix: torch.Tensor,
+    maximize: bool = False,
+    *,
+    warm_start: WarmStart | None = None,
+    threads: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 @overload
 def linear_sum_assignment(
-    cost: ArrayLike, maximize: bool = False, *, warm_start: WarmStart | None = None, threads: int | None = None
+    cost_matrix: ArrayLike, maximize: bool = False, *, warm_start: WarmStart | None = None, threads: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
 def linear_sum_assignment(
-    cost: ArrayLike | torch.Tensor,
+    cost_matrix: ArrayLike | torch.Tensor,
     maximize: bool = False,
     *,
     warm_start: WarmStart | None = None,
@@ -42,7 +46,7 @@ def linear_sum_assignment(
     the one returned may differ from scipy's; it is the same on every call.
 
     Args:
-        cost: [n, m] numpy array, torch tensor or array-like of bool, integer or real floating dtype, in any
+        cost_matrix: [n, m] numpy array, torch tensor or array-like of bool, integer or real floating dtype, in any
             layout. An entry of +inf (-inf when maximizing) is forbidden. It is never changed.
         maximize: look for the greatest total in place of the least.
         warm_start: where to start, for speed alone: (row duals [n], column duals [m], column of each row [n] with
@@ -52,7 +56,7 @@ def linear_sum_assignment(
         threads: how many to use at most; None: as many as there are cores. They do not change the result.
 
     Returns:
-        (row_ind, col_ind), int64 of length min(n, m), row_ind ascending. Tensors on the device of `cost` for a
+        (row_ind, col_ind), int64 of length min(n, m), row_ind ascending. Tensors on the device of `cost_matrix` for a
         tensor, numpy arrays for anything else.
 
     float32 and float64 matrices are read in place if the entries of the longer side lie side by side (for a
@@ -64,10 +68,10 @@ def linear_sum_assignment(
     stops it.
 
     Raises:
-        TypeError: `cost` holds something else than real numbers, or another argument is of the wrong kind.
-        ValueError: `cost` has not 2 dimensions; it holds NaN or the infinity that is not the forbidden one (the
+        TypeError: `cost_matrix` holds something else than real numbers, or another argument is of the wrong kind.
+        ValueError: `cost_matrix` has not 2 dimensions; it holds NaN or the infinity that is not the forbidden one (the
             message names row and column); or no full assignment avoids the forbidden entries (the message names
-            a row or column that is left). `warm_start` does not fit `cost`, holds duals that are not finite, or
+            a row or column that is left). `warm_start` does not fit `cost_matrix`, holds duals that are not finite, or
             no matching; or its solver looks for the other extreme. `threads` is less than 1.
 
     Sources:
@@ -77,21 +81,25 @@ def linear_sum_assignment(
     """
     if warm_start is None and threads is None:
         # A small solve takes no longer than the checks below do; what is no plain array or has no solution goes on.
-        found = _native.assign(cost, maximize)
+        found = _native.assign(cost_matrix, maximize)
         if found is not None:
             return found
-    matrix = matrix_of("cost", cost)
+    matrix = matrix_of("cost_matrix", cost_matrix)
     maximize = bool(maximize)
     count = threads_of(threads)
     start = None if warm_start is None else _start(warm_start, matrix.shape, maximize)
-    column_of_row = solve_from(start, matrix, maximize, count)[0]
-    if matrix.shape[0] <= matrix.shape[1]:
-        rows, columns = np.arange(matrix.shape[0], dtype=np.int64), column_of_row
+    if start is None and 0 in matrix.shape:
+        # Nothing to choose; the duals of a wide one would take its width.
+        rows, columns = np.empty(0, np.int64), np.empty(0, np.int64)
     else:
-        rows = np.flatnonzero(column_of_row >= 0).astype(np.int64, copy=False)
-        columns = column_of_row[rows]
-    if isinstance(cost, torch.Tensor):
-        return torch.from_numpy(rows).to(cost.device), torch.from_numpy(columns).to(cost.device)
+        column_of_row = solve_from(start, matrix, maximize, count, name="cost_matrix")[0]
+        if matrix.shape[0] <= matrix.shape[1]:
+            rows, columns = np.arange(matrix.shape[0], dtype=np.int64), column_of_row
+        else:
+            rows = np.flatnonzero(column_of_row >= 0).astype(np.int64, copy=False)
+            columns = column_of_row[rows]
+    if isinstance(cost_matrix, torch.Tensor):
+        return torch.from_numpy(rows).to(cost_matrix.device), torch.from_numpy(columns).to(cost_matrix.device)
     return rows, columns
 
 

@@ -52,11 +52,12 @@ def solve_from(
     threads: int,
     changes: Changes | None = None,
     listed: Listed | None = None,
+    name: str = "cost",
 ) -> Solution | Found:
     """Solve a matrix that `matrix_of` gave back, from `start` if that fits it, else from nothing.
 
     With `changes`, all other entries of the matrix must be those of which `start` is the solution; with `listed`, it
-    must fit.
+    must fit. Messages call the matrix `name`.
     """
     try:
         if start is not None and start.fits(matrix):
@@ -71,12 +72,15 @@ def solve_from(
                 candidate_columns=None if listed is None else listed.columns,
                 candidate_bounds=None if listed is None else listed.bounds,
                 threads=threads,
+                name=name,
             )
         # A small solve takes no longer than named arguments do.
-        return _native.solve_lap(matrix, maximize, threads=threads) if threads else _native.solve_lap(matrix, maximize)
+        if not threads and name == "cost":
+            return _native.solve_lap(matrix, maximize)
+        return _native.solve_lap(matrix, maximize, threads=threads, name=name)
     except OverflowError:
         scaled = np.ldexp(matrix, SCALE_DOWN)
-        return Solution(*_native.solve_lap(scaled, maximize, threads=threads), SCALE_DOWN)
+        return Solution(*_native.solve_lap(scaled, maximize, threads=threads, name=name), SCALE_DOWN)
 
 
 def threads_of(threads: int | None) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._files import check_new_folder, write_folder, write_text
 from ..analysis import (
     DistanceDecomposition,
     SpectralAlignment,
@@ -15,7 +14,7 @@ from ..analysis import (
     singular_factors,
     spectral_alignment,
 )
-from ..checkpoints import load_checkpoint
+from ..checkpoints.files import read_checkpoint
 from ..matching import Matching, weight_matching
 from ..report.figures import Line, Panel, Series, intervals_figure, lines_figure, save_figure
 from ..report.tables import Cell, Stat, Table
@@ -39,12 +38,14 @@ class CheckpointAnalysis:
         after: R of a and the permuted b; None without a matching.
         distances: by weight, after permuting where there is a matching.
         match: the matching that was given or found.
+        folder: where tables and figures were written; None where they were not.
     """
 
     before: SpectralAlignment
     after: SpectralAlignment | None
     distances: DistanceDecomposition
     match: Matching | None
+    folder: Path | None = None
 
     def table(self) -> Table:
         """One row a weight, and one for all."""
@@ -65,15 +66,13 @@ class CheckpointAnalysis:
         rows.append(("over all", "", "", *lengths, *r))
         return Table("alignment", "R and distances by weight", tuple(heads), tuple(rows))
 
+    def text(self, width: int | None = None) -> str:
+        """The matching and the table, for a terminal of so many columns; None: as wide as they are."""
+        table = self.table().text(width)
+        return table if self.match is None else f"{self.match}\n{table}"
+
     def __str__(self) -> str:
-        table = self.table()
-        cells = [table.columns, *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in table.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
-        lines = [
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in cells
-        ]
-        return "\n".join([*([str(self.match)] if self.match else []), *(line.rstrip() for line in lines)])
+        return self.text()
 
 
 def analyze_checkpoints(
@@ -84,6 +83,7 @@ def analyze_checkpoints(
     spec: Path | None = None,
     gamma: float = 0.3,
     out: Path | None = None,
+    key: str | None = None,
 ) -> CheckpointAnalysis:
     """Compare two checkpoints' weights by their singular values and vectors.
 
@@ -93,6 +93,7 @@ def analyze_checkpoints(
         spec: a spec (JSON), by which b is matched by weights first; not together with `match`.
         gamma: threshold of R, beside 0.
         out: folder for ``alignment.csv``, ``singular-values.csv`` and figures; must not exist.
+        key: of the state dict in the torch files, as for `load_checkpoint`.
 
     Raises:
         FileNotFoundError: a file that is not there.
@@ -102,11 +103,9 @@ def analyze_checkpoints(
     """
     if match is not None and spec is not None:
         raise ValueError("match and spec must not be given together: a matching brings its spec")
-    if out is not None and out.exists():
-        raise FileExistsError(f"output folder {str(out)!r} exists already")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of output {str(out)!r} does not exist")
-    tensors_a, tensors_b = load_checkpoint(model_a), load_checkpoint(model_b)
+    if out is not None:
+        check_new_folder(out)
+    tensors_a, tensors_b = (read_checkpoint(path, key=key).tensors for path in (model_a, model_b))
     found = None
     if match is not None:
         found = Matching.load(match)
@@ -121,36 +120,35 @@ def analyze_checkpoints(
         distances=distance_decomposition(a, b, found),
         match=found,
     )
-    if out is not None:
-        values = {name: [of[name].s.double().tolist() for of in (a, b)] for name in a}
-        _write(out, analysis, values)
-    return analysis
+    if out is None:
+        return analysis
+    values = {name: [of[name].s.double().tolist() for of in (a, b)] for name in a}
+    return replace(analysis, folder=_write(out, analysis, values))
 
 
-def _write(out: Path, analysis: CheckpointAnalysis, values: dict[str, list[list[float]]]) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
-    try:
-        rows: list[tuple[Cell, ...]] = [
-            (name, rank, *pair)
-            for name, both in values.items()
-            for rank, pair in enumerate(zip(*both, strict=True), start=1)
-        ]
-        spectra = Table("singular-values", "Singular values", ("weight", "rank", "a", "b"), tuple(rows))
+def _write(out: Path, analysis: CheckpointAnalysis, values: dict[str, list[list[float]]]) -> Path:
+    """Write tables and figures; return the folder that they are in."""
+    rows: list[tuple[Cell, ...]] = [
+        (name, rank, *pair)
+        for name, both in values.items()
+        for rank, pair in enumerate(zip(*both, strict=True), start=1)
+    ]
+    spectra = Table("singular-values", "Singular values", ("weight", "rank", "a", "b"), tuple(rows))
+    names = sorted(sorted(values, key=lambda name: -len(values[name][0]))[:MOST_LINES], key=list(values).index)
+    lines = [
+        Line(f"{name}, {model}", range(1, len(s) + 1), s, style=style, colour=colour)
+        for colour, name in enumerate(names)
+        for model, style, s in zip("ab", ("-", ":"), values[name], strict=True)
+    ]
+    panel = Panel("", "rank", "singular value", lines, x_scale="log")
+
+    def fill(aside: Path) -> None:
         for table in (analysis.table(), spectra):
-            (aside / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-        names = sorted(sorted(values, key=lambda name: -len(values[name][0]))[:MOST_LINES], key=list(values).index)
-        lines = [
-            Line(f"{name}, {model}", range(1, len(s) + 1), s, style=style, colour=colour)
-            for colour, name in enumerate(names)
-            for model, style, s in zip("ab", ("-", ":"), values[name], strict=True)
-        ]
-        panel = Panel("", "rank", "singular value", lines, x_scale="log")
+            write_text(aside / f"{table.name}.csv", table.csv())
         save_figure(lines_figure([panel], height=4.5), aside, "singular-values")
         save_figure(_alignment_figure(analysis), aside, "alignment")
-        aside.chmod(0o755)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+    return write_folder(out, fill)
 
 
 def _alignment_figure(analysis: CheckpointAnalysis) -> Figure:

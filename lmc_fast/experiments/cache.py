@@ -14,6 +14,7 @@ from .._extras import require
 from .._progress import Progress
 from ..checkpoints import save_checkpoint
 from .datasets import Dataset
+from .processes import one_thread
 from .recipes import Recipe
 from .training import train
 
@@ -27,7 +28,8 @@ class ModelCache:
     """A folder of trained models, each a safetensors file with its recipe as JSON in the header.
 
     An entry is used only if its whole key and a hash of its tensors are what they should be; one that is damaged, or
-    another's under the same name, is trained again, and `say` is told. Files are written aside and renamed.
+    another's under the same name, is trained again, and `say` is told. Files are written aside and renamed. Recipes are
+    of small models, which are trained on one thread.
 
     Args:
         folder: made when the first model is kept.
@@ -51,16 +53,17 @@ class ModelCache:
             model = recipe.build(data).eval()
             model.load_state_dict(kept)
             return model
-        model = train(
-            lambda: recipe.build(data),
-            data,
-            seed=seed,
-            epochs=recipe.epochs(data),
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            batch_size=recipe.batch_size,
-            progress=progress,
-        )
+        with one_thread():
+            model = train(
+                lambda: recipe.build(data),
+                data,
+                seed=seed,
+                epochs=recipe.epochs(data),
+                learning_rate=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                batch_size=recipe.batch_size,
+                progress=progress,
+            )
         state = model.state_dict()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, state, metadata={"key": key, "content": _content(state)}, overwrite=True)
@@ -95,7 +98,7 @@ def _key(recipe: Recipe, data: Dataset, seed: int) -> str:
         "seed": seed,
         "torch": torch.__version__,
         # Sums are taken in another order on another number of threads.
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }
     return json.dumps(parts, sort_keys=True)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from .._extras import require
+from .._files import check_new_folder, write_folder, write_text
 from .._progress import Progress
 from .._version import __version__
 from ..analysis import BarrierCurve, evaluate, loss_barrier, singular_factors, spectral_alignment
@@ -24,11 +24,13 @@ from ..checkpoints import save_checkpoint
 from ..matching import Matching, weight_matching
 from ..merging import merge
 from ..repair import has_batchnorm, reestimate_batchnorm
+from ..report.figures import save_png
 from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
 from .demo_methods import METHODS, ByMethod, by_method, check_methods
 from .models import MLP, ResNet
+from .processes import one_thread, side_by_side
 from .training import train
 
 __all__ = ["Case", "DemoResult", "Merged", "Pair", "run_demo", "standard_cases"]
@@ -36,7 +38,7 @@ __all__ = ["Case", "DemoResult", "Merged", "Pair", "run_demo", "standard_cases"]
 
 @dataclass(frozen=True)
 class Case:
-    """An architecture, how it is trained, and its spec."""
+    """An architecture, how it is trained, and its spec. Functions of modules: other processes are to find them."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -51,8 +53,8 @@ def standard_cases(quick: bool = False) -> list[Case]:
     width, epochs = (64, 3) if quick else (512, 20)
     channels, rounds = (8, 2) if quick else (32, 10)
     return [
-        Case("mlp", lambda: MLP(64, (width,) * 3, 10), architectures.mlp, epochs, 2e-3, 0.5),
-        Case("resnet", lambda: ResNet(1, channels, (1, 1, 1), 10), architectures.resnet, rounds, 1e-2, 1.0),
+        Case("mlp", partial(MLP, 64, (width,) * 3, 10), architectures.mlp, epochs, 2e-3, 0.5),
+        Case("resnet", partial(ResNet, 1, channels, (1, 1, 1), 10), architectures.resnet, rounds, 1e-2, 1.0),
     ]
 
 
@@ -131,17 +133,22 @@ def run_demo(
     seed: int = 0,
     lambdas: int = 25,
     methods: Sequence[str] = ("wm", "am", "ste"),
+    processes: int = 1,
     stage: Stage = lambda case, work: False,
 ) -> DemoResult:
     """Train, match, merge and measure every case, and write plots, numbers and checkpoints to `folder`.
 
+    Everything is done on one thread: the models are small.
+
     Args:
-        folder: must not exist; it appears when everything in it is whole.
+        folder: must not exist; it appears when everything in it is whole, under the next free name if another has
+            come to be there meanwhile.
         cases: architectures; None: `standard_cases`.
         models: how many to train of each; all are matched to the first.
         seed: of the first model; the others follow.
         lambdas: points of each curve.
         methods: which of `METHODS` to compare.
+        processes: how many train side by side; the results are the same for any number.
         stage: gives the progress hook for each piece of work.
 
     Raises:
@@ -152,10 +159,7 @@ def run_demo(
     """
     methods = check_methods(methods)
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"output folder {str(folder)!r} exists already")
-    if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of output {str(folder)!r} does not exist")
+    check_new_folder(folder)
     # Before minutes of work, not after them.
     for module, extra in (("matplotlib", "demo"), ("safetensors", "cli")):
         require(module, extra)
@@ -165,45 +169,76 @@ def run_demo(
     pairs: list[Pair] = []
     merged: list[Merged] = []
     compared: list[ByMethod] = []
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    try:
-        for case in cases:
-            found, average, rows = _run_case(case, data, aside, models, seed, lambdas, methods, stage)
-            pairs += found
-            merged.append(average)
-            compared += rows
-        seconds = time.perf_counter() - began
-        _write_results(aside / "results.json", data, pairs, merged, compared, seconds)
-        aside.chmod(0o755)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return DemoResult(folder, tuple(pairs), tuple(merged), tuple(compared), seconds)
+    seeds = tuple(range(seed, seed + models))
+
+    def fill(aside: Path) -> None:
+        with one_thread():
+            for case, trained in zip(cases, _train(cases, data, seeds, processes, stage), strict=True):
+                found, average, rows = _run_case(case, data, aside, trained, seeds, lambdas, methods, stage)
+                pairs.extend(found)
+                merged.append(average)
+                compared.extend(rows)
+        _write_results(aside / "results.json", data, pairs, merged, compared, time.perf_counter() - began)
+
+    placed = write_folder(folder, fill)
+    return DemoResult(placed, tuple(pairs), tuple(merged), tuple(compared), time.perf_counter() - began)
+
+
+def _train(
+    cases: Sequence[Case], data: Dataset, seeds: Sequence[int], processes: int, stage: Stage
+) -> list[list[nn.Module]]:
+    """The models of every case, one for each seed."""
+    tasks = [(case, seed) for case in cases for seed in seeds]
+    trained: dict[int, nn.Module] = {}
+    hook: Progress = False
+    epochs = [0] * len(tasks)
+
+    def begin(place: int) -> None:
+        nonlocal hook
+        case, seed = tasks[place]
+        if processes == 1:
+            hook = stage(case.name, f"train seed {seed}")
+        elif not place:
+            hook = stage(", ".join(case.name for case in cases), f"train {len(tasks)} models")
+
+    def hear(place: int, step: tuple[str, int, int]) -> None:
+        if processes == 1:
+            description, done, total = step
+        else:
+            epochs[place] = step[1]
+            description, done, total = "training", sum(epochs), sum(case.epochs for case, _ in tasks)
+        if callable(hook):
+            hook(description, done, total)
+
+    for place, model in side_by_side(_train_one, data, tasks, processes=processes, begin=begin, hear=hear):
+        trained[place] = model
+    return [[trained[k * len(seeds) + j] for j in range(len(seeds))] for k in range(len(cases))]
+
+
+def _train_one(data: Dataset, task: tuple[Case, int], tell: Callable[[tuple[str, int, int]], None]) -> nn.Module:
+    case, seed = task
+    return train(
+        case.build,
+        data,
+        seed=seed,
+        epochs=case.epochs,
+        learning_rate=case.learning_rate,
+        weight_decay=case.weight_decay,
+        progress=lambda *step: tell(step),
+    )
 
 
 def _run_case(
     case: Case,
     data: Dataset,
     folder: Path,
-    models: int,
-    seed: int,
+    trained: Sequence[nn.Module],
+    seeds: tuple[int, ...],
     lambdas: int,
     methods: Sequence[str],
     stage: Stage,
 ) -> tuple[list[Pair], Merged, list[ByMethod]]:
-    seeds = tuple(range(seed, seed + models))
-    trained = [
-        train(
-            case.build,
-            data,
-            seed=s,
-            epochs=case.epochs,
-            learning_rate=case.learning_rate,
-            weight_decay=case.weight_decay,
-            progress=stage(case.name, f"train seed {s}"),
-        )
-        for s in seeds
-    ]
+    seed = seeds[0]
     spec = case.spec(trained[0])
     spec.to_json(folder / f"{case.name}_spec.json")
     save_checkpoint(folder / f"{case.name}_seed{seeds[0]}.safetensors", trained[0].state_dict())
@@ -283,7 +318,7 @@ def _draw(path: Path, case: Case, data: Dataset, pairs: Sequence[Pair]) -> None:
             if curve is not None:
                 families.setdefault(label, []).append(curve)
     figure = barrier_figure(f"{case.name} on {data.name}: between independently trained models", families)
-    figure.savefig(path, dpi=150)
+    save_png(figure, path)
 
 
 def _draw_alignment(path: Path, case: Case, data: Dataset, models: Sequence[nn.Module], pairs: Sequence[Pair]) -> None:
@@ -300,7 +335,7 @@ def _draw_alignment(path: Path, case: Case, data: Dataset, models: Sequence[nn.M
         ]
     again = ", BatchNorm statistics measured again" if has_batchnorm(models[0]) else ""
     title = f"{case.name} on {data.name}: the barrier, and the singular vectors{again}"
-    alignment_figure(title, curves, alignments).savefig(path, dpi=110)
+    save_png(alignment_figure(title, curves, alignments), path, dpi=110)
 
 
 def _curve_summary(curve: BarrierCurve) -> dict[str, Any]:
@@ -336,4 +371,4 @@ def _write_results(
         "merged": [asdict(average) for average in merged],
         "methods": [asdict(row) for row in methods],
     }
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results, indent=1) + "\n")

@@ -1,17 +1,22 @@
-"""The demo's results as tables that fit a terminal of 80 columns."""
+"""The demo's results as tables that fit a terminal of 80 columns, and as paragraphs where it is narrower."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from .._terminal import readable, width_of
 from ..analysis import BarrierCurve
+from ..report.tables import stacked
 from .demo import Merged, Pair
 from .demo_methods import ByMethod
 
-__all__ = ["merged_table", "method_table", "pair_table"]
+__all__ = ["merged_table", "method_table", "pair_table", "show"]
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
@@ -20,6 +25,24 @@ def _table(title: str, first: str, columns: Sequence[str]) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def show(table: Table) -> None:
+    """Print a table on stdout, whole: as paragraphs on a terminal that is narrower, at its full width elsewhere."""
+    stream = sys.stdout
+    console, width = Console(file=stream), width_of(stream)
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    if width is None or needed <= width:
+        Console(file=stream, width=max(needed, width or 80)).print(table)
+        return
+    columns = [str(column.header).replace("\n", " ") for column in table.columns]
+    rows = zip(*([str(cell).replace("\n", " ") for cell in column.cells] for column in table.columns), strict=True)
+    stream.write(f"{table.title}\n{stacked(columns, list(rows), width)}\n\n")
+
+
+def _arrow() -> str:
+    # Laid out as it is printed: in other words it is wider.
+    return readable("→", sys.stdout.encoding)
 
 
 def pair_table(pairs: Sequence[Pair]) -> Table:
@@ -32,15 +55,15 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
             "end b",
             "middle\nbefore",
             "middle\nafter",
-            "barrier\n→ after",
-            "L2 distance\n→ after",
+            f"barrier\n{_arrow()} after",
+            f"L2 distance\n{_arrow()} after",
             "time\nsec",
         ),
     )
     for pair in pairs:
         match = pair.match
         name = f"{pair.model}\nseeds {pair.seeds[0]}, {pair.seeds[1]}"
-        l2 = f"{match.l2_before:.2f}\n→ {match.l2_after:.2f} -{100 * match.l2_reduction:.0f}%"
+        l2 = f"{match.l2_before:.2f}\n{_arrow()} {match.l2_after:.2f} -{100 * match.l2_reduction:.0f}%"
         table.add_row(name, *_curves(pair.before, pair.after), l2, f"{match.seconds:.2f}")
         if pair.before_reestimated is not None and pair.after_reestimated is not None:
             table.add_row("BatchNorm\nre-estim.", *_curves(pair.before_reestimated, pair.after_reestimated))
@@ -56,7 +79,7 @@ def _curves(before: BarrierCurve, after: BarrierCurve) -> tuple[str, ...]:
         at(after, -1),
         _cell(before.midpoint_loss, before.midpoint_accuracy),
         _cell(after.midpoint_loss, after.midpoint_accuracy),
-        f"{before.barrier:.3f}\n→ {after.barrier:.3f}",
+        f"{before.barrier:.3f}\n{_arrow()} {after.barrier:.3f}",
     )
 
 

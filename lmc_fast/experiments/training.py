@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -11,8 +12,12 @@ from torch.nn import functional
 from .._checks import check_int
 from .._progress import Progress, tracking
 from .datasets import Dataset
+from .processes import one_thread
 
 __all__ = ["train"]
+
+# Models of so many numbers are trained on one thread.
+SMALL = 1 << 20
 
 
 def train(
@@ -27,6 +32,8 @@ def train(
     progress: Progress = False,
 ) -> nn.Module:
     """Train a classifier with Adam, a cosine schedule and cross-entropy; everything random comes from `seed`.
+
+    Models of up to `SMALL` parameters are trained on one thread, whatever torch is set to.
 
     Args:
         build: makes the untrained model.
@@ -48,16 +55,18 @@ def train(
         # Weights and dropout draw from here; torch.manual_seed would reseed the caller's GPUs as well.
         torch.default_generator.manual_seed(seed)
         model = build().train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-        for _ in range(epochs):
-            permutation = torch.randperm(len(data.train_inputs), generator=order)
-            for step in range(steps):
-                rows = permutation[step * batch_size : (step + 1) * batch_size]
-                loss = functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-            advance(f"loss {loss.item():.4f}")
+        small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+        with one_thread() if small else nullcontext():
+            optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+            for _ in range(epochs):
+                permutation = torch.randperm(len(data.train_inputs), generator=order)
+                for step in range(steps):
+                    rows = permutation[step * batch_size : (step + 1) * batch_size]
+                    loss = functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+                advance(f"loss {loss.item():.4f}")
     return model.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .._backend import check_device
+from .._batches import check_batches
+from .._calls import Forward, check_forward
 from .._checks import check_type
-from .._models import check_batches, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import check_numbers, check_same_tensors, tensors_of, unwrapped
+from .._modes import neutral
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
 from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices
+from .engine.seen import seen
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 
 __all__ = ["activation_matching"]
 
@@ -33,6 +39,7 @@ SIDES = ("inputs", "outputs")
 UNSEEN = ("raise", "keep")
 
 
+@neutral
 def activation_matching(
     model_a: nn.Module,
     model_b: nn.Module,
@@ -42,22 +49,24 @@ def activation_matching(
     statistic: str = "correlation",
     watch: str = "inputs",
     unseen: str = "raise",
+    forward: Forward | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> Matching:
     """Find permutations of model b's units that maximise the correlation of their activations with model a's.
 
-    One pass over the batches, in eval mode and without gradients. What is kept is one float64 matrix a group, and
-    the watched activations of one batch of model a, however many batches there are. Groups that another one owns
-    are matched inside every pair of owners, exactly. Several places of one group are taken as one long record of
-    its units, each place (and each entry that a unit owns there) centred by its own mean. Positions of a
-    convolution's maps and tokens are samples as examples are. A unit that does not vary correlates with none; two
-    that no example wakes behind the nonlinearity are compared in front of it. Units that one and the same example
-    alone wakes correlate perfectly: with few examples some are interchangeable.
+    One pass over the batches, in eval mode and without gradients; other threads may do the same with these models.
+    What is kept is one float64 matrix a group, and the watched activations of one batch of model a, however many
+    batches there are. Groups that another one owns are matched inside every pair of owners, exactly. Several places
+    of one group are taken as one long record of its units, each place (and each entry that a unit owns there) centred
+    by its own mean. Positions of a convolution's maps and tokens are samples as examples are. A unit that does not
+    vary correlates with none; two that no example wakes behind the nonlinearity are compared in front of it. Units
+    that one and the same example alone wakes correlate perfectly: with few examples some are interchangeable.
 
     Args:
         model_a, model_b: modules of one architecture. Weights, buffers, training modes and hooks stay as they are.
-        batches: inputs, or (inputs, targets) pairs, the same for both models; a list or a DataLoader.
+        batches: inputs, or (inputs, targets) pairs, the same for both models; a list or a DataLoader. `_batches`
+            tells what else a batch may be.
         spec: what may be permuted; bound to the models here.
         statistic: "correlation", or "covariance", to which units that vary more count more.
         watch: "inputs", what the layers that read the units get (behind the nonlinearity, as in the papers), or
@@ -66,36 +75,43 @@ def activation_matching(
         unseen: what to do with a group whose units show up nowhere, as those of a bare nn.Parameter: "raise", or
             "keep" it in place. Known are Linear, Embedding, convolutions and norms, where they are called as
             modules.
+        forward: (model, batch) -> outputs, where a batch is not to be read by that rule.
         device: where products are made and sums are kept; None: where the activations are. Assignments are solved
             on the CPU.
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
         A `Matching`, whose objective and distances are those of the weights, as of weight matching; the history has
-        one entry. ``.apply(model_b)`` gives the permuted model.
+        one entry. ``.apply(model_b)`` gives the permuted model. The spec is verified on model a and a few examples
+        of the first batch, unless it was before (`Matching.verified`).
 
     Raises:
         TypeError: a model that is no module, `batches` that are a batch themselves, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, no batches, activations that are not
             finite or differ in shape between the models, a group that shows up nowhere, or an unknown option.
+        SymmetryError: the spec does not keep model a's function.
     """
     began = time.perf_counter()
-    check_type("model_a", model_a, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
-    check_type("model_b", model_b, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
+    for argument, model in (("model_a", model_a), ("model_b", model_b)):
+        check_type(argument, model, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
+    model_a, model_b = unwrapped("model_a", model_a), unwrapped("model_b", model_b)
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
+    check_forward(forward)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     _check_choice("statistic", statistic, STATISTICS)
     _check_choice("watch", watch, SIDES)
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
+    verified = ensure_verified("activation_matching", model_a, spec, batches=batches, forward=forward)
 
-    gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    gains = activation_gains(model_a, model_b, batches, view.spec, statistic, watch, device, progress, forward)
     unknown = _undetermined(spec, gains)
     if unknown and unseen == "raise":
         where = ", ".join(name for name, axes in spec.axes.items() if any(unknown[0] in axis.groups for axis in axes))
@@ -111,20 +127,21 @@ def activation_matching(
         choices.update(best_choices(spec, root, tree, choices, frozen=unknown)[0])
     permutations = Permutations(spec, choices)
 
-    counted = set(counted_names(model_b, tensors_b))
-    names = [name for name in counted_names(model_a, tensors_a) if name in counted]
-    weights = dict.fromkeys(names, 1.0)
-    objective = objective_of(tensors_a, tensors_b, weights, permutations)
+    weights, moved = dict.fromkeys(view.names, 1.0), Permutations(view.spec, choices)
+    tensors_a, tensors_b = view.tensors
+    direct = partial(distance_between, tensors_a, tensors_b, weights)
+    objective = objective_of(tensors_a, tensors_b, weights, moved)
     seconds = time.perf_counter() - began
     return Matching(
         permutations=permutations,
         objective=objective,
-        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(spec)),
-        l2_after=distance_between(tensors_a, tensors_b, weights, permutations),
+        l2_before=direct(Permutations.identity(view.spec)),
+        l2_after=direct(moved),
         converged=True,
         history=(Sweep(objective, permutations.moved, len(spec.roots), seconds),),
         seconds=seconds,
         method=f"activation matching, {statistic}",
+        **verified._asdict(),
     )
 
 

@@ -7,25 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
+from .._calls import Forward, check_forward
 from .._checks import check_int, check_type, fail_type
-from .._models import Model, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import Model, check_numbers, check_same_tensors, tensors_of
+from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
 from .engine.merge_many import ManyDescent
+from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .engine.universe import frank_wolfe_many
 from .results.many import ManyMatching
 from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
+from .verification import Verified, ensure_verified
 from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]
@@ -34,6 +39,7 @@ METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm")
 STARTS = ("anchored", "identity", "random")
 
 
+@neutral
 def match_many(
     models: Sequence[Model],
     spec: PermutationSpec,
@@ -42,13 +48,14 @@ def match_many(
     reference: int = 0,
     init: str | Sequence[Permutations] | ManyMatching = "anchored",
     max_sweeps: int = 100,
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     epochs: int = 5,
     learning_rate: float = 3e-3,
     optimizer: Optimizer | None = None,
     mixing: str = "random",
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    validation: Iterable[Any] | None = None,
     patience: int = 3,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -70,7 +77,7 @@ def match_many(
             `seed`), Permutations of all models, or another result.
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
         batches: for "ste_mm", (inputs, targets) pairs; one step each.
-        loss_fn, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
+        loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
             `straight_through_matching`.
         mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
             (equal ones).
@@ -80,12 +87,15 @@ def match_many(
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
-        A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept.
+        A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept. With
+        "ste_mm" the spec is verified on the reference and a few examples of the first batch, unless it was before
+        (`ManyMatching.verified`).
 
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
         ValueError: fewer than two models, models of different shapes, a spec that does not fit them, weights or a
             loss that are not finite, batches missing or not taken, or an option out of range.
+        SymmetryError: the spec does not keep the reference's function.
     """
     began = time.perf_counter()
     if isinstance(models, (str, Mapping, nn.Module)) or not isinstance(models, Sequence):
@@ -98,6 +108,7 @@ def match_many(
         raise ValueError(f"reference must be one of the {len(models)} models, got {reference}")
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
+    check_forward(forward)
     if (batches is None) == (method == "ste_mm"):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
@@ -106,10 +117,16 @@ def match_many(
         check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
     work = _Work.of(models, spec, reference, check_device("device", device))
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
+    verified = Verified(work.told.verified, "")
     if method == "ste_mm":
-        task, judge = (
-            TaskLoss(models[reference], given, loss_fn, work.names, work.device)
-            for given in (batches, batches if validation is None else validation)
+        given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
+        task, *others = (
+            TaskLoss(models[reference], of, loss_fn, work.names, work.device, forward, argument)
+            for argument, of in given.items()
+        )
+        judge = others[0] if others else task
+        verified = ensure_verified(
+            "match_many", models[reference], work.told, batches=batches, forward=forward, loss_fn=loss_fn
         )
         hats = _hats(work, starts, how, max_sweeps)
         best, history, converged = train_hats(
@@ -130,7 +147,8 @@ def match_many(
         found = _pairwise(work, starts, how, max_sweeps, progress)
     else:
         found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
-    return work.result(found, method + (f", {mixing}" if method == "ste_mm" else ""), time.perf_counter() - began)
+    method += f", {mixing}" if method == "ste_mm" else ""
+    return work.result(found, method, time.perf_counter() - began, verified)
 
 
 @dataclass(frozen=True)
@@ -147,12 +165,15 @@ class _Work:
     """The models, the reference first.
 
     Attributes:
+        spec: what matching looks at: effective weights in the place of what they are computed from.
+        told: the caller's, bound to the reference.
         order: for each model its place in the caller's list.
         names: the parameters that count.
         overlaps: for each pair norms and inner products.
     """
 
     spec: PermutationSpec
+    told: PermutationSpec
     order: list[int]
     tensors: list[dict[str, Tensor]]
     names: list[str]
@@ -165,12 +186,12 @@ class _Work:
         check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         tensors = [tensors_of(f"models[{m}]", model) for m, model in enumerate(models)]
         for m, of_model in enumerate(tensors):
-            check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
+            tensors[m] = check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
             check_numbers(f"models[{m}]", of_model)
-        counted = set.intersection(
-            *(set(counted_names(model, of_model)) for model, of_model in zip(models, tensors, strict=True))
-        )
-        names = [name for name in tensors[0] if name in counted]
+        told = spec.bind(models[reference])
+        # By the names of the first.
+        view = seen(models, tensors, told.bind(tensors[0]))
+        tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
             check_finite_weights(f"models[{m}]", of_model, names)
         order = [reference, *(m for m in range(len(models)) if m != reference)]
@@ -180,9 +201,9 @@ class _Work:
             (i, j): {name: overlap(ordered[i][name], ordered[j][name]) for name in names}
             for i, j in combinations(range(len(models)), 2)
         }
-        return cls(spec.bind(tensors[0]), order, ordered, names, overlaps, where)
+        return cls(view.spec, told, order, ordered, names, overlaps, where)
 
-    def result(self, found: _Found, method: str, seconds: float) -> ManyMatching:
+    def result(self, found: _Found, method: str, seconds: float, verified: Verified) -> ManyMatching:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
@@ -201,7 +222,7 @@ class _Work:
                 distance = distance_from(norms, objective, partial(distance_between, *pair))
                 distances[here] = [[0.0, distance], [distance, 0.0]]
             total += objective
-        given = dict(zip(self.order, permutations, strict=True))
+        given = {m: Permutations(self.told, of.choices) for m, of in zip(self.order, permutations, strict=True)}
         return ManyMatching(
             permutations=tuple(given[m] for m in range(count)),
             objective=total,
@@ -212,6 +233,7 @@ class _Work:
             history=tuple(found.history),
             seconds=seconds,
             method=method,
+            **verified._asdict(),
         )
 
 

@@ -10,41 +10,48 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
+from .._batches import Batch, differentiable
+from .._calls import Forward
 from .._checks import check_finite, check_int, check_type, fail_type
 from .._models import (
     Model,
     accumulate_dtype,
     check_numbers,
     check_same_tensors,
-    counted_names,
     tensors_of,
 )
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
+from .engine.seen import seen
 from .engine.sinkhorn_operator import Relaxed, mixed
 from .engine.sums import squared_distance
 from .engine.task import LossFn, TaskLoss
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 
 __all__ = ["sinkhorn_matching"]
 
 LOSSES = ("distance", "midpoint", "random")
 
 
+@neutral
 def sinkhorn_matching(
     model_a: Model,
     model_b: Model,
     spec: PermutationSpec,
     *,
-    batches: Iterable[tuple[Tensor, Tensor]] | None = None,
+    batches: Iterable[Any] | None = None,
     loss: str = "distance",
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     init: str | Permutations = "uniform",
     steps: int = 200,
     learning_rate: float = 0.1,
@@ -69,12 +76,15 @@ def sinkhorn_matching(
             task takes a module as model a: it computes with that one's forward.
         spec: what may be permuted; bound to the models here.
         batches: (inputs, targets) pairs, needed by a loss of the task: a step takes one batch, and a check all.
+            `_batches` tells what else a batch may be.
         loss: "distance": ||theta_a - P(theta_b)||^2 over all weights; "midpoint": `loss_fn` of the model half-way
             between theta_a and P(theta_b); "random": the same at a random point of the line, another in each step
             (rounded permutations are judged at the middle).
         loss_fn: mean loss of a batch from (outputs, targets). The forward pass is in eval mode, but for BatchNorm,
-            which takes the statistics of the batch: those of a merged model are not known. Gradients need a batch of
-            several examples then.
+            which takes the statistics of the batch: those of a merged model are not known. A batch with one value for
+            each channel takes those of the batch before.
+        forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`; `loss_fn` is
+            given (outputs, batch) then.
         init: where to start: "uniform" (all units alike), "identity", "random" (by `seed`), or Permutations (not
             changed), of which each entry starts with three quarters of its row.
         steps: steps of Adam at most.
@@ -91,17 +101,19 @@ def sinkhorn_matching(
 
     Returns:
         A `Matching`; ``.apply(model_b)`` gives the permuted model. Its history has one entry a rounding; `converged`
-        tells whether patience ended the search.
+        tells whether patience ended the search. With a module and batches the spec is verified on model a and a few
+        examples of the first batch, unless it was before (`Matching.verified`).
 
     Raises:
+        SymmetryError: the spec does not keep model a's function.
         TypeError: a model that is neither a module nor a state dict, a loss of the task without a module as model a or
-            without batches of pairs, or another argument of the wrong kind.
+            without batches, or another argument of the wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, weights or a loss that are not finite,
             no batches, or an option out of range.
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
@@ -113,25 +125,29 @@ def sinkhorn_matching(
         if not check_finite(name, number) > 0:
             raise ValueError(f"{name} must be above 0, got {number}")
     device = check_device("device", device)
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
     if not spec.groups:
         raise ValueError("spec must have one group at least, got none: there is nothing to learn")
-    start = _start(init, spec, seed)
-    counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
-    pair = _Pair(spec, tensors_a, tensors_b, [name for name in tensors_a if name in counted], device)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    start = _start(init, view.spec, seed)
+    tensors_a, tensors_b = view.tensors
+    pair = _Pair(view.spec, tensors_a, tensors_b, view.names, device)
     judge: _Distance | _Task
     if loss == "distance":
         judge = _Distance(pair)
     elif loss in LOSSES:
-        judge = _Task(pair, model_a, batches, loss_fn, None if loss == "midpoint" else seed)
+        judge = _Task(pair, model_a, batches, loss_fn, forward, None if loss == "midpoint" else seed)
     else:
         raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, got {loss!r}")
 
-    relaxed = Relaxed(spec, start, float(temperature), iterations, pair.device, pair.dtype)
+    of_task = None if loss == "distance" else loss_fn
+    verified = ensure_verified("sinkhorn_matching", model_a, spec, batches=batches, forward=forward, loss_fn=of_task)
+
+    relaxed = Relaxed(view.spec, start, float(temperature), iterations, pair.device, pair.dtype)
     optimizer = torch.optim.Adam(list(relaxed.scores.values()), lr=float(learning_rate))
-    best, best_loss, waited = Permutations.identity(spec), math.inf, 0
+    best, best_loss, waited = Permutations.identity(view.spec), math.inf, 0
     history: list[Sweep] = []
-    last, since = Permutations.identity(spec), time.perf_counter()
+    last, since = Permutations.identity(view.spec), time.perf_counter()
     with tracking(progress, "Sinkhorn", steps) as advance:
         for step in range(steps + 1):
             matrices = relaxed.matrices()
@@ -148,21 +164,20 @@ def sinkhorn_matching(
                 last, since = rounded, now
             if step == steps or waited >= patience:
                 break
-            value = judge.of_matrices(matrices)
-            reached = _finite(value.item(), step)
             optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            reached = _finite(judge.of_matrices(matrices), step)
             optimizer.step()
             advance(f"loss {reached:.4g}, of the best permutations {best_loss:.4g}")
     return Matching(
-        permutations=best,
+        permutations=Permutations(spec, best.choices),
         objective=pair.objective(best),
-        l2_before=pair.distance(Permutations.identity(spec)),
+        l2_before=pair.distance(Permutations.identity(view.spec)),
         l2_after=pair.distance(best),
         converged=waited >= patience,
         history=tuple(history),
         seconds=time.perf_counter() - began,
         method=f"Sinkhorn, {loss} loss",
+        **verified._asdict(),
     )
 
 
@@ -183,7 +198,8 @@ class _Pair:
         self.device = next(iter(tensors_a.values())).device if device is None else device
         self.spec, self.counted = spec, counted
         self.a, self.b = (
-            {name: tensors[name].to(self.device, self.dtype) for name in names} for tensors in (tensors_a, tensors_b)
+            {name: differentiable(tensors[name].to(self.device, self.dtype)) for name in names}
+            for tensors in (tensors_a, tensors_b)
         )
         for argument, tensors in (("model_a", self.a), ("model_b", self.b)):
             for name in counted:
@@ -209,10 +225,13 @@ class _Distance:
     def __init__(self, pair: _Pair) -> None:
         self.pair = pair
 
-    def of_matrices(self, matrices: Mapping[str, Tensor]) -> Tensor:
+    def of_matrices(self, matrices: Mapping[str, Tensor]) -> float:
+        """The loss with these matrices; its gradient is added to what they were made from."""
         pair = self.pair
         moved = ((name, mixed(pair.spec, name, pair.b[name], matrices)) for name in pair.counted)
-        return torch.stack([(pair.a[name] - b).square().sum() for name, b in moved]).sum()
+        value = torch.stack([(pair.a[name] - b).square().sum() for name, b in moved]).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.item()
 
     def of_permutations(self, permutations: Permutations) -> float:
         return self.pair.distance(permutations) ** 2
@@ -225,17 +244,30 @@ class _Task:
         seed: of the random points on the line; None: always its middle.
     """
 
-    def __init__(self, pair: _Pair, model_a: object, batches: object, loss_fn: object, seed: int | None) -> None:
+    def __init__(
+        self,
+        pair: _Pair,
+        model_a: object,
+        batches: object,
+        loss_fn: LossFn,
+        forward: Forward | None,
+        seed: int | None,
+    ) -> None:
         self.pair = pair
-        self.task = TaskLoss(model_a, batches, loss_fn, pair.a, pair.device)
+        self.task = TaskLoss(model_a, batches, loss_fn, pair.a, pair.device, forward)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.stream = self._endless()
 
-    def of_matrices(self, matrices: Mapping[str, Tensor]) -> Tensor:
+    def of_matrices(self, matrices: Mapping[str, Tensor]) -> float:
+        """The loss with these matrices; its gradient is added to what they were made from."""
         pair = self.pair
         lam = 0.5 if self.generator is None else float(torch.rand((), generator=self.generator))
         moved = {name: mixed(pair.spec, name, pair.b[name], matrices) for name in self.task.parameters}
-        return self.task.loss(self._between(moved, lam), *next(self.stream))
+        between = self._between(moved, lam)
+        loss, grads = self.task.gradient(between, next(self.stream))
+        mixed_ones = [name for name, tensor in between.items() if tensor.requires_grad]
+        torch.autograd.backward([between[name] for name in mixed_ones], [grads[name] for name in mixed_ones])
+        return loss
 
     def of_permutations(self, permutations: Permutations) -> float:
         with torch.no_grad():
@@ -245,7 +277,7 @@ class _Task:
     def _between(self, moved: Mapping[str, Tensor], lam: float) -> dict[str, Tensor]:
         return {name: self.pair.a[name].lerp(b, lam) for name, b in moved.items()}
 
-    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _endless(self) -> Iterator[Batch]:
         while True:
             yield from self.task.once()
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._backend import check_device
+from .._calls import Forward
 from .._checks import check_finite, check_int, check_type
-from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors, counted_names, tensors_of
+from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors, tensors_of
+from .._modes import neutral
 from .._progress import Progress, tracking
 from ..ops.permuted_lerp import permuted_lerp_many
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
+from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 from .weight import start_of
 
 __all__ = ["Hat", "Optimizer", "check_training", "straight_through_matching", "train_hats"]
@@ -82,20 +87,22 @@ class Hat:
         return Permutations(self.descent.spec, self.descent.choices)
 
 
+@neutral
 def straight_through_matching(
     model_a: Model,
     model_b: Model,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     spec: PermutationSpec,
     *,
     loss_fn: LossFn = nn.functional.cross_entropy,
+    forward: Forward | None = None,
     init: str | Permutations | Matching = "anchored",
     epochs: int = 5,
     learning_rate: float = 3e-3,
     optimizer: Optimizer | None = None,
     mixing: str = "midpoint",
     sweeps: int | None = None,
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    validation: Iterable[Any] | None = None,
     patience: int = 3,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -106,10 +113,12 @@ def straight_through_matching(
     Args:
         model_a: a module, whose forward is used; not changed, nor are its modes and buffers.
         model_b: a module or a state dict of the same architecture; not changed.
-        batches: (inputs, targets) pairs; one step each.
+        batches: (inputs, targets) pairs; one step each. `_batches` tells what else a batch may be.
         spec: what may be permuted; bound to the models here.
         loss_fn: mean loss of a batch from (outputs, targets). The forward pass is in eval mode, but for BatchNorm,
-            which takes the statistics of the batch.
+            which takes the statistics of the batch; of one with one value for each channel, those of the batch before.
+        forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`; `loss_fn` is
+            given (outputs, batch) then.
         init: the permutations to start at: those that weight matching finds from this start ("anchored", "identity",
             "random" by `seed`), or these themselves (Permutations, or a Matching).
         epochs: passes over the batches at most.
@@ -129,31 +138,37 @@ def straight_through_matching(
 
     Returns:
         A `Matching` with the best projection seen. Its history has one entry an epoch; `converged` tells whether
-        patience ended the search.
+        patience ended the search. The spec is verified on model a and a few examples of the first batch, unless it
+        was before (`Matching.verified`).
 
     Raises:
-        TypeError: a model a that is no module, batches that are not pairs of tensors, or another argument of the
-            wrong kind.
+        SymmetryError: the spec does not keep model a's function.
+        TypeError: a model a that is no module, batches of another kind, or another argument of the wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, weights or a loss that are not finite,
             or an option out of range.
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
-    check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
+    tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     check_training(epochs=epochs, sweeps=sweeps, patience=patience, learning_rate=learning_rate, mixing=mixing)
     check_int("seed", seed, 0)
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
-    spec = spec.bind(tensors_a)
-    counted = set(counted_names(model_a, tensors_a)) & set(counted_names(model_b, tensors_b))
-    names = [name for name in tensors_a if name in counted]
-    task = TaskLoss(model_a, batches, loss_fn, names, where)
-    judge = task if validation is None else TaskLoss(model_a, validation, loss_fn, names, where)
+    spec = spec.bind(model_a)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
+    (tensors_a, tensors_b), names = view.tensors, view.names
+    task = TaskLoss(model_a, batches, loss_fn, names, where, forward)
+    judge = task
+    if validation is not None:
+        judge = TaskLoss(model_a, validation, loss_fn, names, where, forward, "validation")
+    verified = ensure_verified(
+        "straight_through_matching", model_a, spec, batches=batches, forward=forward, loss_fn=loss_fn
+    )
     start = init.permutations if isinstance(init, Matching) else init
     start, settle = start_of(start, spec, seed), isinstance(init, str)
-    hat = Hat(spec, tensors_a, tensors_b, names, start, where)
+    hat = Hat(view.spec, tensors_a, tensors_b, names, start, where)
     if settle:
         hat.descent.settle(init == "anchored", 100, False)
     (best,), history, converged = train_hats(
@@ -171,14 +186,15 @@ def straight_through_matching(
     )
     weights = dict.fromkeys(names, 1.0)
     return Matching(
-        permutations=best,
+        permutations=Permutations(spec, best.choices),
         objective=objective_of(tensors_a, tensors_b, weights, best),
-        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(spec)),
+        l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(view.spec)),
         l2_after=distance_between(tensors_a, tensors_b, weights, best),
         converged=converged,
         history=tuple(history),
         seconds=time.perf_counter() - began,
         method=f"straight-through estimation, {mixing}",
+        **verified._asdict(),
     )
 
 
@@ -229,16 +245,14 @@ def train_hats(
     with tracking(progress, "straight-through", epochs) as advance:
         for _ in range(epochs):
             began, moved = time.perf_counter(), 0
-            for inputs, targets in task.once():
+            for batch in task.once():
                 shares = equal if mixing == "midpoint" else _on_simplex(len(equal), generator)
                 moved += sum(hat.project(sweeps) for hat in hats)
-                point = {name: tensor.requires_grad_() for name, tensor in merge(shares).items()}
-                loss = task.loss(point, inputs, targets)
-                if not math.isfinite(loss.item()):
-                    raise ValueError(f"the loss must be finite, got {loss.item()}: a smaller learning_rate may do")
-                grads = torch.autograd.grad(loss, [point[name] for name in names])
+                loss, grads = task.gradient(merge(shares), batch)
+                if not math.isfinite(loss):
+                    raise ValueError(f"the loss must be finite, got {loss}: a smaller learning_rate may do")
                 for share, hat in zip(shares[1:], hats, strict=True):
-                    for name, grad in zip(names, grads, strict=True):
+                    for name, grad in grads.items():
                         hat.weights[name].grad = (share * grad).to(hat.weights[name].dtype)
                 steps.step()
             for hat in hats:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
@@ -30,6 +31,7 @@ from .engine.frank_wolfe import check_two_axes, frank_wolfe
 from .engine.measures import distance_between, distance_from
 from .engine.seen import seen
 from .results.matching import Matching, Sweep
+from .verification import ensure_verified
 
 __all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
 
@@ -51,6 +53,7 @@ def weight_matching(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> Matching:
     """Find permutations of model b's units that maximise <theta_a, pi(theta_b)>.
 
@@ -85,11 +88,15 @@ def weight_matching(
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: with a module as model a, the spec is verified on these first, as by `verify_spec`, unless it
+            was before.
 
     Returns:
-        A `Matching`; ``.apply(model_b)`` gives the permuted model.
+        A `Matching`; ``.apply(model_b)`` gives the permuted model. Its `verified` tells whether the spec is known to
+        keep the function.
 
     Raises:
+        SymmetryError: the spec does not keep model a's function.
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, weights that are not finite or so
             large that their products are not, names that no parameter or group has, or an option out of range.
@@ -106,7 +113,7 @@ def weight_matching(
     device = check_device("device", device)
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
-    spec = spec.bind(tensors_a)
+    spec = spec.bind(model_a)
     if search == "frank_wolfe":
         check_two_axes(spec)
     start = start_of(init, spec, seed)
@@ -116,6 +123,9 @@ def weight_matching(
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
     check_finite_weights("model_a", tensors_a, shares)
     check_finite_weights("model_b", tensors_b, shares)
+    if example_inputs is not None:
+        check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
+    verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
     overlaps = {name: overlap(tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares}
     inner = sum(weight * overlaps[name].dot for name, weight in shares.items())
@@ -139,6 +149,7 @@ def weight_matching(
         history=best.history,
         seconds=time.perf_counter() - began,
         method="weight matching, Frank-Wolfe" if search == "frank_wolfe" else "weight matching",
+        **verified._asdict(),
     )
 
 

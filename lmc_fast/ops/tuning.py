@@ -18,7 +18,7 @@ import triton
 from triton.errors import TritonError
 
 from .._backend import autotuning, cache_folder, interpreted, warn_once
-from .._files import write_aside
+from .._files import write_text
 
 __all__ = ["milliseconds", "size_class", "tuned"]
 
@@ -130,6 +130,6 @@ def _keep(path: Path, choice: Mapping[str, object]) -> None:
     text = json.dumps(choice, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(path, text)
     except OSError as error:
         warn_once(f"choices of configurations are not kept in {str(path.parent)!r}: {error.strerror}")

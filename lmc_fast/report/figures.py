@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._extras import require
-from .._files import write_aside
+from .._files import write_bytes, write_text
 from .tables import Stat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "Panel", "Series", "intervals_figure", "lines_figure", "plane_figure", "save_figure", "svg_text"]
+__all__ = [
+    "Line",
+    "Panel",
+    "Series",
+    "intervals_figure",
+    "lines_figure",
+    "plane_figure",
+    "save_figure",
+    "save_png",
+    "svg_text",
+]
 
 # Told apart by lightness as well as by hue (after Okabe and Ito).
 COLOURS = ("#1f5f99", "#d1700a", "#2f8f5b", "#8b3f8f", "#6b6b6b", "#b3452c")
@@ -169,6 +179,14 @@ def svg_text(figure: Figure, name: str) -> str:
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write ``name.svg`` and ``name.png`` to `folder`; return the svg element."""
     text = svg_text(figure, name)
-    write_aside(folder / f"{name}.svg", lambda part: part.write_text(text, encoding="utf-8"))
-    write_aside(folder / f"{name}.png", lambda part: figure.savefig(part, format="png", dpi=150))
+    write_text(folder / f"{name}.svg", text)
+    save_png(figure, folder / f"{name}.png")
     return text
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure as PNG."""
+    # Drawn in memory: what writes images to a file has errors of its own for a full disk.
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    write_bytes(path, out.getvalue())

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Cell", "Stat", "Table"]
+__all__ = ["Cell", "Stat", "Table", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,32 @@ class Table:
                     cells += [cell, "", "", ""] if is_stat else [cell]
             writer.writerow(cells)
         return out.getvalue()
+
+    def text(self, width: int | None = None) -> str:
+        """The table in columns; below each other what does not fit into `width` columns of a terminal."""
+        cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
+        if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+            return stacked(self.columns, cells, width)
+        lines = [
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            for row in (self.columns, *cells)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def stacked(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Rows as paragraphs, for a narrow terminal: the first cell, and below it the others behind their headings."""
+    longest = max((len(head) for head in columns[1:]), default=0)
+    lines = []
+    for first, *others in rows:
+        # An empty one is that of the row above.
+        lines += [first] if first else []
+        for head, cell in zip(columns[1:], others, strict=True):
+            if not cell:
+                continue
+            if longest + len(cell) + 3 <= width:
+                lines.append(f"  {head.ljust(longest)} {cell.rjust(min(12, width - longest - 3))}")
+            else:
+                lines += [f"  {head}", f"    {cell}"]
+    return "\n".join(lines)

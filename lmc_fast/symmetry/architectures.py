@@ -1,7 +1,8 @@
 """Specs by hand for the usual architectures, read off a model's tensors: mlp, vgg, resnet.
 
 They go by the order and the names of the tensors, not by the forward pass; `verify_spec` tells whether a spec fits
-a model's function. A safetensors file does not keep the order: build the spec from the module.
+a model's function. A state dict shows less than a module: safetensors files come back sorted by name, and a
+normalisation over groups of channels looks like one over all of them. Where it does not tell, nothing is built.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ def mlp(model: Model) -> PermutationSpec:
 
     Args:
         model: a module or a state dict; norms (LayerNorm over the units, BatchNorm1d) follow the layer that they
-            normalise.
+            normalise. The layers of a state dict go by the numbers in their names ("2" before "10", "fc1" before
+            "fc2"); where names do not tell the order, by the dict's own, unless it is sorted by name, as
+            safetensors files are. Of norms it may hold such with running statistics.
 
     Returns:
         A bound spec.
 
     Raises:
         TypeError: `model` is neither a module nor a state dict.
-        ValueError: layers whose sizes do not fit each other, or tensors that are no Linear's and no norm's.
+        ValueError: layers whose sizes do not fit each other, tensors that are no Linear's and no norm's, or a state
+            dict that does not tell the order or what a norm is.
     """
     return _chain(model, "mlp", (2,))
 
@@ -79,7 +83,66 @@ def _layers(model: Model, tensors: Mapping[str, Tensor], builder: str) -> list[_
             raise ValueError(
                 f"{builder} takes Linear, convolution and norm layers only, got {prefix!r} with {sorted(parts)}"
             )
-    return [_Layer(prefix, parts) for prefix, parts in by_prefix.items()]
+    layers = [_Layer(prefix, parts) for prefix, parts in by_prefix.items()]
+    for layer in layers:
+        sizes = {len(part) for kind, part in layer.tensors.items() if kind != "weight" or layer.is_norm}
+        if sizes - {len(layer.weight)}:
+            raise ValueError(
+                f"{builder} takes plain layers only, but the weight and the other tensors of {layer.name!r} differ in "
+                "their number of outputs"
+            )
+    if isinstance(model, nn.Module):
+        return layers
+    unknown = next((layer for layer in layers if layer.is_norm and STATISTICS[0] not in layer.tensors), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{builder} cannot tell from a state dict what norm {unknown.name!r} is: a LayerNorm, or a GroupNorm, "
+            "whose channels cannot be permuted freely. Pass the module, or write the spec by hand"
+        )
+    return layers
+
+
+def _pieces(name: str) -> list[str | int]:
+    """A layer's name as words and numbers: "layers.10" is "layers.", 10, ""."""
+    return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split(r"(\d+)", name))]
+
+
+def _is_sorted(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names are sorted, as safetensors files give them (each dtype for itself): not a model's own order."""
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            by_dtype.setdefault(tensor.dtype, []).append(name)
+    return all(names == sorted(names) for names in by_dtype.values())
+
+
+def _in_order(model: Model, tensors: Mapping[str, Tensor], layers: list[_Layer], builder: str) -> list[_Layer]:
+    """Layers in the order in which they feed each other: a module's own, a state dict's if anything tells it."""
+    if isinstance(model, nn.Module) or len(layers) < 2:
+        return layers
+    keys = {layer.name: _pieces(layer.name) for layer in layers}
+    is_sorted = _is_sorted(tensors)
+    # Names that differ in their first difference by a number tell which comes first, others do not.
+    told = all(
+        isinstance(next((a for a, b in zip(keys[one.name], keys[other.name], strict=False) if a != b), ""), int)
+        for one, other in itertools.combinations(layers, 2)
+    )
+    if told:
+        # No two of these names compare a word with a number.
+        natural = sorted(layers, key=lambda layer: keys[layer.name])
+        if natural == layers or is_sorted:
+            return natural
+        raise ValueError(
+            f"{builder}: the order of the state dict contradicts the numbers in its names "
+            f"({', '.join(layer.name for layer in layers[:6])}). Pass the module, or a dict in the order of the numbers"
+        )
+    if is_sorted:
+        raise ValueError(
+            f"{builder} cannot tell the order of the layers from a state dict that is sorted by name, as safetensors "
+            f"files are ({', '.join(layer.name for layer in layers[:6])}). Pass the module, or a dict in the order in "
+            "which the layers feed each other, weights before biases"
+        )
+    return layers
 
 
 def _refuse_modules(model: Model, builder: str) -> None:
@@ -88,8 +151,16 @@ def _refuse_modules(model: Model, builder: str) -> None:
         return
     for name, module in model.named_modules():
         kind = None
-        if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
-            kind = f"a GroupNorm of {module.num_groups} groups"
+        weight, groups = getattr(module, "weight", None), getattr(module, "num_groups", 1)
+        if isinstance(module, nn.GroupNorm):
+            if groups not in (1, module.num_channels):
+                kind = f"a GroupNorm of {groups} groups"
+        elif isinstance(weight, Tensor) and weight.ndim == 1 and groups not in (1, len(weight)):
+            kind = f"a {type(module).__name__} of {groups} groups"
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            kind = "an embedding"
+        elif isinstance(module, (nn.LocalResponseNorm, nn.CrossMapLRN2d, nn.ChannelShuffle)):
+            kind = f"a {type(module).__name__}, to which the order of channels matters"
         elif isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             kind = "a transposed convolution"
         elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups != 1:
@@ -116,8 +187,8 @@ def _norm(axes: Axes, layer: _Layer, units: AxisLike) -> None:
 
 
 def _chain(model: Model, builder: str, weight_dims: tuple[int, ...]) -> PermutationSpec:
-    tensors = tensors_of("model", model)
-    layers = _layers(model, tensors, builder)
+    tensors = tensors_of("model", model, shapes_only=True)
+    layers = _in_order(model, tensors, _layers(model, tensors, builder), builder)
     if not layers or layers[-1].is_norm:
         last = f"norm {layers[-1].name!r} at the end" if layers else "no layers"
         raise ValueError(f"{builder} takes layers of which the last is a Linear, got {last}")
@@ -168,16 +239,23 @@ def resnet(model: Model) -> PermutationSpec:
     between the convolutions of a block.
 
     Args:
-        model: a module or a state dict; tensors in torchvision's order. Without BatchNorm also.
+        model: a module or a state dict, which must not be sorted by name, as safetensors files are; tensors in
+            torchvision's order. Without BatchNorm also; of norms a state dict may hold such with running statistics.
 
     Returns:
         A bound spec.
 
     Raises:
         TypeError: `model` is neither a module nor a state dict.
-        ValueError: layers that these names do not explain, or sizes that do not fit.
+        ValueError: layers that these names do not explain, sizes that do not fit, or a state dict that does not tell
+            the order or what a norm is.
     """
-    tensors = tensors_of("model", model)
+    tensors = tensors_of("model", model, shapes_only=True)
+    if not isinstance(model, nn.Module) and _is_sorted(tensors):
+        raise ValueError(
+            "resnet cannot tell the order of the layers from a state dict that is sorted by name, as safetensors files "
+            "are. Pass the module, or a dict in the module's order"
+        )
     stem: list[_Layer] = []
     head: list[_Layer] = []
     blocks: dict[str, list[_Layer]] = {}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._checks import check_int, check_type, fail_type
-from .._models import ModelT, tensors_of, with_tensors
+from .._models import ModelT, tensors_of, unsaved_buffers, unwrapped, with_tensors
 from .._modes import neutral
 from .groups import Segment, axis_size
 from .spec import PermutationSpec
@@ -33,7 +33,7 @@ def axis_index(spec: PermutationSpec, parameter: str, axis: int, choices: Choice
     Returns:
         int64 [entries of the axis].
     """
-    index: Index = _local_index(spec.axes[parameter][axis].segments, 1, spec.sizes, choices)[0]
+    index: Index = _local_index(spec.axes_of(parameter)[axis].segments, 1, spec.sizes, choices)[0]
     return index
 
 
@@ -171,11 +171,11 @@ class Permutations(Mapping[str, Tensor]):
 
     def gathers(self, parameter: str) -> tuple[Tensor | None, ...]:
         """For every axis of a parameter its `index`, or None where nothing on it moves. Not to be written to."""
-        return tuple(self._gather(parameter, i) for i in range(len(self.spec.axes[parameter])))
+        return tuple(self._gather(parameter, i) for i in range(len(self.spec.axes_of(parameter))))
 
     def _gather(self, parameter: str, axis: int) -> Tensor | None:
         # Axes that are split in the same way move in the same way.
-        segments = self.spec.axes[parameter][axis].segments
+        segments = self.spec.axes_of(parameter)[axis].segments
         if segments not in self._gathers:
             index = axis_index(self.spec, parameter, axis, self._choices)
             moves = bool((index != np.arange(len(index))).any())
@@ -193,7 +193,11 @@ class Permutations(Mapping[str, Tensor]):
 
     @neutral
     def apply(self, model: ModelT) -> ModelT:
-        """A new model with permuted units that computes the same function; `model` stays as it was.
+        """A new model with permuted units; `model` stays as it was.
+
+        It computes the same function where the spec is right, which is not checked here: `verify_spec` does that.
+        Running statistics move with their units, and of a module so do the buffers that `PermutationSpec.unsaved`
+        names.
 
         Args:
             model: a module, or a state dict. Tensors that the spec does not name are copied.
@@ -202,15 +206,23 @@ class Permutations(Mapping[str, Tensor]):
             TypeError: `model` is neither.
             ValueError: the model does not fit the spec.
         """
+        if isinstance(model, nn.Module):
+            model = unwrapped("model", model)  # type: ignore[assignment]
         tensors = tensors_of("model", model)
-        bound = self.spec.bind(tensors)
+        bound = self.spec.bind(model)
         # The model may have running statistics that the one which the spec was bound to had not.
         mine = self if bound == self.spec else Permutations(bound, self._choices)
         permuted = {
             name: mine.apply_to(name, tensor) if name in bound.axes else tensor.clone()
             for name, tensor in tensors.items()
         }
-        return with_tensors(model, permuted)
+        result = with_tensors(model, permuted)
+        if isinstance(model, nn.Module) and isinstance(result, nn.Module) and bound.unsaved:
+            moved, buffers = unsaved_buffers(result), unsaved_buffers(model)
+            with torch.no_grad():
+                for name in bound.unsaved:
+                    moved[name].copy_(mine.apply_to(name, buffers[name]))
+        return result
 
     def inverse(self) -> Permutations:
         """The choice that undoes this one: ``p.inverse().apply(p.apply(model))`` is `model`."""

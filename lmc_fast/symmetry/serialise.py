@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .groups import Axis, Group, Segment
 
-__all__ = ["spec_from_json", "spec_to_json"]
+__all__ = ["is_text", "spec_from_json", "spec_to_json", "text_of"]
 
 FORMAT = "lmc_fast.PermutationSpec"
 VERSION = 1
@@ -16,20 +17,52 @@ VERSION = 1
 MAX_DEPTH = 16
 
 
-def spec_to_json(groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
+def spec_to_json(
+    groups: Mapping[str, Group],
+    axes: Mapping[str, tuple[Axis, ...]],
+    unsaved: Mapping[str, tuple[Axis, ...]] | None = None,
+) -> dict[str, Any]:
     """The spec as plain data for json.dumps."""
     return {
         "format": FORMAT,
         "version": VERSION,
         "groups": {name: {"size": group.size, "owner": group.owner} for name, group in groups.items()},
-        "axes": {name: [_axis_to_json(axis) for axis in entries] for name, entries in axes.items()},
+        "axes": _axes_to_json(axes),
+        **({"unsaved": _axes_to_json(unsaved)} if unsaved else {}),
     }
 
 
-def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, ...]]]:
-    """Groups and axes from text; ValueError says what is wrong and where."""
+def is_text(source: str) -> bool:
+    """Whether a string is a spec by itself, and no path to one."""
+    return source.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", "") or "\n" in source
+
+
+def text_of(path: Path) -> str:
+    """The text of a spec's file, in the encoding that it has by its first bytes; ValueError names the file."""
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"spec {str(path)!r} does not exist") from None
+    except IsADirectoryError:
+        raise FileNotFoundError(f"spec {str(path)!r} does not exist as a file") from None
+    except OSError as error:
+        raise OSError(f"spec {str(path)!r} cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        raise ValueError(f"spec {str(path)!r} is no text file (UTF-8)") from None
+    if not text.strip():
+        raise ValueError(f"spec {str(path)!r} is no text file with a spec: it is empty")
+    return text
+
+
+Axes = dict[str, tuple[Axis, ...]]
+
+
+def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
+    """Groups, axes and those of unsaved buffers from text; ValueError says what is wrong and where."""
+    try:
+        data = json.loads(text.lstrip("\ufeff"), object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
         raise ValueError(f"spec: not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -37,7 +70,7 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, .
     if not isinstance(data, dict):
         raise ValueError("spec: must be a JSON object")
     if "format" not in data:
-        return {}, _axes_from_json(data)
+        return {}, _axes_from_json(data), {}
     if data["format"] != FORMAT or data.get("version") != VERSION:
         raise ValueError(
             f"spec: format must be {FORMAT!r}, version {VERSION}, got {data['format']!r}, {data.get('version')!r}"
@@ -51,7 +84,10 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], dict[str, tuple[Axis, .
             raise ValueError(f"spec: group {name!r} must be an object with size and owner")
         with _Where(f"group {name!r}"):
             groups[name] = Group(name, entry.get("size"), entry.get("owner"))
-    return groups, _axes_from_json(data["axes"])
+    unsaved = data.get("unsaved", {})
+    if not isinstance(unsaved, dict):
+        raise ValueError("spec: must hold an object under 'unsaved', if anything")
+    return groups, _axes_from_json(data["axes"]), _axes_from_json(unsaved)
 
 
 class _Where:
@@ -85,6 +121,10 @@ def _axes_from_json(data: Mapping[str, Any]) -> dict[str, tuple[Axis, ...]]:
         with _Where(f"parameter {name!r}"):
             axes[name] = tuple(_axis_from_json(entry) for entry in entries)
     return axes
+
+
+def _axes_to_json(axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Any]:
+    return {name: [_axis_to_json(axis) for axis in entries] for name, entries in axes.items()}
 
 
 def _axis_to_json(axis: Axis) -> Any:

@@ -7,16 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._checks import check_int, check_type, fail_type
-from .._models import STATISTICS, Model, tensor_identity, tensors_of
+from .._files import write_text
+from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
+from .._modes import neutral
 from .._wrappers import met
 from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
-from .serialise import spec_from_json, spec_to_json
+from .serialise import is_text, spec_from_json, spec_to_json, text_of
+from .verification import Verification
 
 __all__ = ["PermutationSpec"]
 
@@ -31,8 +35,11 @@ class PermutationSpec:
     Attributes:
         groups: by name. Groups that are used and not listed are added, with open sizes.
         axes: by parameter name, a tuple of `Axis` (short forms are read by `as_axis`).
-        origin: of a derived spec why the rest stays, for `explain`; None of others. It is no part of what makes specs
-            equal, goes along where the spec is bound, and is not written as JSON.
+        unsaved: the same for buffers that no state dict holds (``persistent=False``): they move where a module is
+            permuted. `bind` to a module takes those that `axes` names out of it.
+        verified: what `verify_spec` left here, None before that. It is no part of what makes specs equal, goes along
+            where the spec is bound, and is not written as JSON, since that may be edited.
+        origin: of a derived spec why the rest stays, for `explain`; None of others. Treated as `verified` is.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -41,41 +48,44 @@ class PermutationSpec:
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    unsaved: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
     origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
-        check_type("axes", self.axes, Mapping, "a mapping from parameter names to axes")
-        axes: dict[str, tuple[Axis, ...]] = {}
-        for name, entries in self.axes.items():
-            check_type("a parameter name of axes", name, str, "a string")
-            if isinstance(entries, str) or not isinstance(entries, Sequence):
-                fail_type(f"axes[{name!r}]", "a tuple with one entry for each dimension", entries)
-            axes[name] = tuple(as_axis(f"axes[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
+        axes, unsaved = _read_axes("axes", self.axes), _read_axes("unsaved", self.unsaved)
+        twice = next((name for name in unsaved if name in axes), None)
+        if twice is not None:
+            raise ValueError(f"axes and unsaved must name different tensors, got {twice!r} in both")
         groups: dict[str, Group] = {}
         for name, group in self.groups.items():
             check_type(f"groups[{name!r}]", group, Group, "a Group")
             if group.name != name:
                 raise ValueError(f"groups[{name!r}] must be the group of that name, got {group.name!r}")
             groups[name] = group
-        for entries in axes.values():
+        for entries in (*axes.values(), *unsaved.values()):
             for axis in entries:
                 for name in axis.groups:
                     groups.setdefault(name, Group(name))
         _check_owners(groups)
-        axes = {
-            name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
-            for name, entries in axes.items()
-        }
+        axes, unsaved = (
+            {
+                name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
+                for name, entries in some.items()
+            }
+            for some in (axes, unsaved)
+        )
         used = {name for entries in axes.values() for axis in entries for name in axis.groups}
         for name in groups:
             if name not in used:
                 raise ValueError(f"group {name!r} must be on some axis, and is on none")
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "axes", axes)
+        object.__setattr__(self, "unsaved", unsaved)
 
     def __hash__(self) -> int:
-        return hash((tuple(self.groups.items()), tuple(self.axes.items())))
+        return hash((tuple(self.groups.items()), tuple(self.axes.items()), tuple(self.unsaved.items())))
 
     @classmethod
     def from_axes(
@@ -116,7 +126,7 @@ class PermutationSpec:
                 `bind`.
         """
         check_type("perm_to_axes", perm_to_axes, Mapping, "a mapping from groups to (parameter, axis) pairs")
-        tensors = tensors_of("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
         axes: dict[str, list[str | None]] = {
             name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
         }
@@ -148,6 +158,7 @@ class PermutationSpec:
             for segment in axis.segments
         )
 
+    @neutral
     def bind(self, model: Model) -> PermutationSpec:
         """This spec with every size filled in from `model`, after checking that the two fit.
 
@@ -161,19 +172,36 @@ class PermutationSpec:
                 the size that the spec makes of it; a size that nothing settles; two names of one tied tensor
                 with different axes. The message names the parameter.
         """
-        tensors = tensors_of("model", model)
-        axes = met(self.axes, tensors)
+        if isinstance(model, nn.Module):
+            model = unwrapped("model", model)
+        tensors = tensors_of("model", model, shapes_only=True)
+        buffers = unsaved_buffers(model) if isinstance(model, nn.Module) else {}
+        axes = met(self.axes, [*tensors, *buffers])
         for name in tensors:
             layer, _, kind = name.rpartition(".")
             weight = f"{layer}.weight" if layer else "weight"
             if name not in axes and kind in STATISTICS and weight in axes:
                 axes[name] = axes[weight]
+        unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
         _check_names(axes, tensors)
         sizes = _infer_sizes(self.groups, axes, tensors)
         groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
         bound = {name: _bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
         _check_tied(bound, tensors)
-        return PermutationSpec(groups, bound).with_origin(self.origin)
+        # A state dict says nothing of what it does not hold.
+        if isinstance(model, nn.Module):
+            unsaved = _bound_unsaved(unsaved, buffers, sizes)
+        return self._kept(PermutationSpec(groups, bound, unsaved))
+
+    def _kept(self, other: PermutationSpec) -> PermutationSpec:
+        """`other`, which says the same as this spec, with what is known of this one."""
+        object.__setattr__(other, "verified", self.verified)
+        object.__setattr__(other, "origin", self.origin)
+        return other
+
+    def axes_of(self, tensor: str) -> tuple[Axis, ...]:
+        """The axes of a parameter, or of a buffer that no state dict holds."""
+        return self.axes[tensor] if tensor in self.axes else self.unsaved[tensor]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -217,14 +245,14 @@ class PermutationSpec:
 
     def view(self, parameter: str, tensor: Tensor) -> Tensor:
         """`tensor` with one dimension for each axis: itself, unless an axis spans several dimensions."""
-        axes = self.axes[parameter]
+        axes = self.axes_of(parameter)
         if all(axis.dims == 1 for axis in axes):
             return tensor
         return tensor.reshape([axis_size(axis.segments, self.sizes) for axis in axes])
 
     def with_origin(self, origin: Origin | None) -> PermutationSpec:
         """This spec, with where it comes from."""
-        other = PermutationSpec(self.groups, self.axes)
+        other = self._kept(PermutationSpec(self.groups, self.axes, self.unsaved))
         object.__setattr__(other, "origin", origin)
         return other
 
@@ -239,30 +267,42 @@ class PermutationSpec:
         return explain(self, self.origin)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The spec as JSON text, written to `path` as well where one is given."""
-        text = json.dumps(spec_to_json(self.groups, self.axes), indent=1)
+        """The spec as JSON text, written to `path` as well where one is given.
+
+        The file is written aside and then renamed: one that is replaced is never lost to a full disk.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        text = json.dumps(spec_to_json(self.groups, self.axes, self.unsaved), indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            check_type("path", path, (str, PathLike), "a path")
+            write_text(Path(path), text + "\n")
         return text
 
     @classmethod
     def from_json(cls, source: str | Path) -> PermutationSpec:
-        """A spec from `to_json`'s text, or from a Path to a file with it.
+        """A spec from the file that `to_json` wrote, or from its text.
 
         A plain ``{"fc1.weight": ["P1", null], ...}``, the common form, is read as well.
 
+        Args:
+            source: a path. A string that begins with ``{`` or ``[``, or that has several lines, is the text itself.
+
         Raises:
+            TypeError: neither a string nor a path.
             FileNotFoundError: the path does not exist, or is no file.
-            ValueError: not JSON, a key that stands twice, or not a spec; the message says where.
+            ValueError: not JSON, a key that stands twice, or not a spec; the message says where, and names the file.
         """
-        if not isinstance(source, Path):
+        check_type("source", source, (str, PathLike), "a path, or the text of a spec")
+        if isinstance(source, str) and is_text(source):
             return cls(*spec_from_json(source))
-        if not source.is_file():
-            raise FileNotFoundError(f"spec {str(source)!r} does not exist" + (" as a file" if source.exists() else ""))
+        path = Path(source)
+        text = text_of(path)
         try:
-            return cls(*spec_from_json(source.read_text(encoding="utf-8")))
-        except UnicodeDecodeError:
-            raise ValueError(f"spec {str(source)!r} is no text file (UTF-8)") from None
+            return cls(*spec_from_json(text))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]
@@ -272,6 +312,29 @@ class PermutationSpec:
             owner = f" in each unit of {group.owner}" if group.owner else ""
             lines.append(f"  {name}: {size}{owner}, on {uses[name]} axes")
         return "\n".join(lines)
+
+
+def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
+    """Axes by name, from their short forms."""
+    if not isinstance(given, Mapping):
+        fail_type(argument, "a mapping from parameter names to axes", given)
+    axes: dict[str, tuple[Axis, ...]] = {}
+    for name, entries in given.items():
+        check_type(f"a parameter name of {argument}", name, str, "a string")
+        if isinstance(entries, str) or not isinstance(entries, Sequence):
+            fail_type(f"{argument}[{name!r}]", "a tuple with one entry for each dimension", entries)
+        axes[name] = tuple(as_axis(f"{argument}[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
+    return axes
+
+
+def _bound_unsaved(
+    axes: Mapping[str, tuple[Axis, ...]], buffers: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> dict[str, tuple[Axis, ...]]:
+    for name in axes:
+        if name not in buffers:
+            raise ValueError(f"the spec names buffer {name!r}, which the model lacks, or has in its state dict")
+    _check_dims(axes, buffers)
+    return {name: _bound_axes(name, entries, buffers[name], sizes) for name, entries in axes.items()}
 
 
 def _check_owners(groups: Mapping[str, Group]) -> None:
@@ -309,20 +372,25 @@ def _nested(
 
 
 def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
-    for name, entries in axes.items():
+    for name in axes:
         if name not in tensors:
             raise ValueError(f"the spec names parameter {name!r}, which the model lacks")
-        dims = sum(axis.dims for axis in entries)
-        if dims != tensors[name].ndim:
-            raise ValueError(
-                f"parameter {name!r} has {tensors[name].ndim} dimensions {tuple(tensors[name].shape)}, "
-                f"but the spec names {dims}"
-            )
+    _check_dims(axes, tensors)
     for name, tensor in tensors.items():
         if name not in axes and tensor.is_floating_point():
             raise ValueError(
                 f"the model has parameter {name!r} {tuple(tensor.shape)}, which the spec leaves out; "
                 "name it, with None for its fixed axes"
+            )
+
+
+def _check_dims(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
+    for name, entries in axes.items():
+        dims = sum(axis.dims for axis in entries)
+        if dims != tensors[name].ndim:
+            raise ValueError(
+                f"parameter {name!r} has {tensors[name].ndim} dimensions {tuple(tensors[name].shape)}, "
+                f"but the spec names {dims}"
             )
 
 

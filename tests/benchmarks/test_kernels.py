@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import kernel_works
 from benchmarks.kernel_works import Work, resnet50_shapes, transformer_shapes, works
-from benchmarks.kernels import measure
+from benchmarks.kernels import KERNEL_COLUMNS, measure
 from benchmarks.report import COLUMNS, Report
 from benchmarks.run import main
 
@@ -38,7 +38,7 @@ def test_rows_hold_times_rates_and_verdicts(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("error", [1e-3, float("nan")], ids=str)
 def test_a_wrong_result_is_told(error: float, tmp_path: Path) -> None:
     work = Work("wrong", 2, torch.float32, 8, 8, {"lmc_fast": lambda: None, "other": lambda: None}, lambda: error)
-    with Report(tmp_path, "kernels-cpu", (*COLUMNS, "gb_s", "tflop_s", "of_roofline", "device")) as report:
+    with Report(tmp_path, "kernels-cpu", (*COLUMNS, *KERNEL_COLUMNS)) as report:
         measure(work, CPU, 0.001, LIMITS, report)
     assert [row["status"][:5] for row in report.rows] == ["wrong", "ok"]
 

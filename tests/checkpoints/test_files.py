@@ -31,7 +31,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     save_checkpoint(path, STATE, metadata={"note": "hello"})
     assert same(load_checkpoint(path), STATE)
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"note": "hello"}
+        assert file.metadata() == {"format": "pt", "note": "hello"}
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
 

@@ -9,13 +9,14 @@ import pytest
 
 from lmc_fast.experiments.demo import DemoResult, run_demo, standard_cases
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     return run_demo(tmp_path_factory.mktemp("demo") / "out", cases=standard_cases()[:1], lambdas=3)
 
 
-@pytest.mark.slow
 def test_matching_takes_the_barrier_away_and_little_of_the_distance(result: DemoResult) -> None:
     assert len(result.pairs) == 2
     for pair in result.pairs:
@@ -26,13 +27,11 @@ def test_matching_takes_the_barrier_away_and_little_of_the_distance(result: Demo
         assert pair.match.converged
 
 
-@pytest.mark.slow
 def test_permuted_models_compute_the_same(result: DemoResult) -> None:
     assert all(pair.output_change < 1e-5 for pair in result.pairs)
     assert all(pair.match.permutations.moved > 1000 for pair in result.pairs)
 
 
-@pytest.mark.slow
 def test_the_mean_of_matched_models_works(result: DemoResult) -> None:
     (merged,) = result.merged
     assert merged.accuracy is not None and merged.accuracy_unpermuted is not None
@@ -40,7 +39,6 @@ def test_the_mean_of_matched_models_works(result: DemoResult) -> None:
     assert merged.loss < 0.2 < 1.0 < merged.loss_unpermuted
 
 
-@pytest.mark.slow
 def test_the_numbers_are_written(result: DemoResult) -> None:
     written = json.loads((result.folder / "results.json").read_text())
     for pair, row in zip(result.pairs, written["pairs"], strict=True):

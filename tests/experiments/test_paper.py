@@ -40,6 +40,8 @@ SMALL = Settings(
 )
 STAGES = 2 + 2 + 2 * 2 + 2
 
+pytestmark = pytest.mark.xdist_group("paper")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -50,15 +52,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "stripes.npz"
+def write_stripes(path: Path) -> Path:
+    """Small images of three classes that are easily learned, in a file."""
     rng = np.random.default_rng(0)
     labels = np.arange(240, dtype=np.uint8) % 3
     images = rng.integers(0, 60, (240, 6, 6), dtype=np.uint8)
     images[np.arange(240), labels * 2] += 150
     np.savez(path, images=images, labels=labels)
     return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stripes(tmp_path_factory.mktemp("data") / "stripes.npz")
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +220,8 @@ def test_the_command_says_every_verdict_and_goes_on(tmp_path: Path, data: Path, 
     arguments = (
         "paper",
         "--quick",
+        "--processes",
+        "1",
         "--data",
         str(data),
         "--out",
@@ -239,7 +247,8 @@ def test_an_interruption_is_said_in_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stages, "measure_trial", interrupt)
-    result = run("paper", "--quick", "--data", str(data), "--out", str(tmp_path / "out"))
+    arguments = ("--processes", "1", "--data", str(data), "--out", str(tmp_path / "out"))
+    result = run("paper", "--quick", *arguments)
     assert result.exit_code == 130
     assert result.stderr == "lmc-fast: interrupted; the same command goes on from here\n"
 

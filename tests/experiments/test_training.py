@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 import lmc_fast as lmc
+from lmc_fast.experiments import training
 from lmc_fast.experiments.datasets import digits
 from lmc_fast.experiments.models import MLP, VGG11, ResNet
 from lmc_fast.experiments.training import train
@@ -43,6 +46,33 @@ def test_dropout_draws_from_the_seed_as_well() -> None:
         for _ in range(2)
     )
     assert torch.equal(first[2].weight, again[2].weight) and torch.equal(torch.get_rng_state(), state)
+
+
+class Watched(MLP):
+    """Notes on how many threads it runs."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.threads.add(torch.get_num_threads())
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
+def test_small_models_take_one_thread_and_leave_the_others(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watched, "threads", set())
+    if not small:
+        monkeypatch.setattr(training, "SMALL", 100)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        train(lambda: Watched(64, (8,), 10), digits(), seed=0, epochs=1)
+        assert Watched.threads == {1 if small else 2}
+        with pytest.raises(RuntimeError, match="shapes"):
+            train(lambda: Watched(65, (8,), 10), digits(), seed=0, epochs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_resnet_shapes() -> None:

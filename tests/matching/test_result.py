@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import nn
 import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
+from lmc_fast._extras import install_line
 from lmc_fast.matching import Matching
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]] = {
@@ -94,25 +97,29 @@ def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(tensors: object, part: Path, metadata: object) -> None:
-        part.write_text("half")
-        raise OSError("disk full")
+    def fail(part: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("lmc_fast._files._to_disk", fail)
     match, _ = matched("mlp")
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*m\.safetensors'") as raised:
         match.save(tmp_path / "m.safetensors")
+    assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_safetensors_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_safetensors_a_matching_is_saved_and_the_extra_named_by_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     match, _ = matched("mlp")
-    for name in [name for name in sys.modules if name.split(".")[0] == "safetensors"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    for call in (lambda: match.save(tmp_path / "m.safetensors"), lambda: Matching.load(tmp_path / "m.safetensors")):
-        with pytest.raises(ImportError, match=r"safetensors, which is not installed: pip install 'lmc_fast\[cli\]'"):
-            call()
+    with monkeypatch.context() as without:
+        for name in [name for name in sys.modules if name.split(".")[0] == "safetensors"]:
+            without.delitem(sys.modules, name)
+        without.setitem(sys.modules, "safetensors", None)
+        match.save(tmp_path / "m.safetensors")
+        with pytest.raises(ImportError, match=re.escape(f"which is not installed: {install_line('cli')}")):
+            Matching.load(tmp_path / "m.safetensors")
+    assert Matching.load(tmp_path / "m.safetensors").permutations == match.permutations
 
 
 class TestRefused:

@@ -1,6 +1,6 @@
 """Triton kernels against their references in float64: on a GPU (-m gpu), or in Triton's interpreter.
 
-The interpreter takes a process of its own, which `test_kernels_pass_in_the_interpreter` starts.
+The interpreter takes processes of its own, which `test_kernels_pass_in_the_interpreter` starts.
 """
 
 from __future__ import annotations
@@ -64,9 +64,21 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
-def test_kernels_pass_in_the_interpreter() -> None:
+# Shares of much the same length, each of which is a process: by what names hold, the last one all that is left.
+NAMED = ("test_interpolation", "test_gains_are_exact", "test_gains_of or test_gains_split")
+SHARES = dict(
+    zip(
+        ("interpolation", "exact gains", "gains of many", "all others"),
+        (*NAMED, f"not ({' or '.join(NAMED)})"),
+        strict=True,
+    )
+)
+
+
+@pytest.mark.parametrize("share", SHARES.values(), ids=SHARES.keys())
+def test_kernels_pass_in_the_interpreter(share: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "interpreter", __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "interpreter", "-k", share, __file__],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -75,7 +87,7 @@ def test_kernels_pass_in_the_interpreter() -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) > 40, done.stdout
+    assert passed is not None and int(passed[1]) >= 8, done.stdout
     assert "skipped" not in done.stdout
 
 
@@ -348,14 +360,23 @@ def test_candidates_are_what_they_promise(n: int, m: int, kind: str, device: str
                 assert torch.equal(found.columns, reference.columns)
 
 
-def test_candidates_of_rows_that_are_not_finite_are_none(device: str) -> None:
+@pytest.mark.parametrize("width", [16, 64], ids=["three tiles", "one tile"])
+def test_candidates_of_rows_that_are_not_finite_are_none(
+    width: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmc_fast.ops.gain_matrix import triton_candidates as candidates
+
+    monkeypatch.setattr(candidates, "SEARCH_TILE", (32, width, 4))
     gain, duals = torch.randn(6, 40, device=device), torch.randn(40)
     gain[1, 3], gain[2, 39], gain[4, 0] = torch.nan, torch.inf, -torch.inf
     # A difference beyond the numbers' range is none, too.
     gain[5, 20], duals[20] = -3e38, 3e38
     found = gain_candidates(gain, duals, 5, backend="triton")
     assert found.bounds.isinf().tolist() == [False, True, True, False, True, True]
-    assert (found.columns[[1, 2, 4, 5]] == -1).all() and (found.columns[[0, 3]] >= 0).all()
+    assert (found.columns[[1, 2, 4, 5]] == -1).all()
+    # Each tile of a row keeps so many; a row that is one tile lists no more.
+    listed = min(5, -(-40 // width) * candidates.KEPT)
+    assert (found.columns[[0, 3], :listed] >= 0).all() and (found.columns[[0, 3], listed:] == -1).all()
     for mine, reference in zip(found, gain_naive.gain_candidates(gain, duals, 5), strict=True):
         assert mine.shape == reference.shape and mine.dtype == reference.dtype
     assert_promised(gain, duals, 5, found)
@@ -379,7 +400,8 @@ def test_products_leave_the_candidates_of_their_gains(
     monkeypatch.setattr(gain, "_processors", lambda device: 64 if split else 1)
     searched = []
     monkeypatch.setattr(gain, "gain_candidates", lambda *args: searched.append(args) or gain_candidates(*args))
-    n, k = (37, 130 if split else 9) if device == "cpu" else (700, 4096)
+    # What is split must be small: only where tiles leave processors idle are there parts for them.
+    n, k = (37, 130 if split else 9) if device == "cpu" else (150 if split else 700, 4096)
     terms = terms_of(kind, n, k, dtype, device)
     duals = torch.randn(n, dtype=torch.float64)
     base, other = (torch.ones(n, n + 3, device=device)[:, :-3] if based else None for _ in range(2))

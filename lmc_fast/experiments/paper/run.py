@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..._extras import require
+from ..._progress import Progress
 from ...report.figures import save_figure
 from ...report.page import Check, Picture, Section, page
 from ...report.tables import Table
-from ..cache import ModelCache
 from ..datasets import load_dataset
+from ..processes import one_thread, side_by_side
 from .claims import CLAIMS, Verdict, judge
 from .environment import environment
 from .figures import figures_of
 from .results import Results, Trials
 from .settings import Settings
-from .stages import Hook, Stage, stages_of
+from .stages import Hook, Stage, Workshop, work
 from .store import ResultsFolder
 from .tables import tables_of, verdict_table
 
@@ -36,7 +36,8 @@ SOURCES = (
     ("Pena et al.: Re-basin via implicit Sinkhorn differentiation (CVPR 2023)", "https://arxiv.org/abs/2212.12042"),
     ("Jordan et al.: REPAIR (ICLR 2023)", "https://arxiv.org/abs/2211.08403"),
 )
-# Called with a stage and all stages that are left to do, it included; gives the progress hook for its work.
+# Called with a stage and all stages that are not done, it included: a list that they leave as they are done, this one
+# just before its context ends. Gives the progress hooks for its work. Where several processes work, several are open.
 Watcher = Callable[[Stage, Sequence[Stage]], AbstractContextManager[Hook]]
 
 
@@ -68,19 +69,21 @@ def run_paper(
     *,
     data: str | Path = "digits",
     cache: Path | None = None,
+    processes: int = 1,
     watch: Watcher = lambda stage, left: nullcontext(lambda work: False),
     say: Callable[[str], None] = lambda note: None,
 ) -> PaperResult:
     """Train, measure and judge; write ``report.html``, ``tables/*.csv``, ``figures/*.svg`` and ``.png``.
 
     Every stage leaves a file in ``stages/``, and every model one in the cache: a run that was interrupted goes on where
-    it was, with the same settings in the same folder.
+    it was, with the same settings in the same folder. The models are small: a stage works on one thread.
 
     Args:
         folder: for the results: new, or of an earlier run with these settings.
         settings: what to run.
         data: for `load_dataset`.
         cache: folder of trained models; None: ``models/`` in `folder`.
+        processes: how many stages are worked on side by side; the numbers are the same for any number.
         watch: shows progress.
         say: told what was found damaged and is done again.
 
@@ -94,21 +97,63 @@ def run_paper(
     images = load_dataset(data)
     folder = Path(folder)
     store = ResultsFolder(folder, {**settings.described(), "data": [images.name, images.fingerprint]}, say)
-    stages = stages_of(settings, images, ModelCache(folder / "models" if cache is None else cache, say))
+    models = (folder / "models" if cache is None else cache).absolute()
+    workshop = Workshop(settings, images, models)
     done: dict[str, dict[str, Any]] = {}
-    for stage in stages:
-        content = store.read(stage.name)
+    for name in workshop.stages:
+        content = store.read(name)
         if content is not None:
-            done[stage.name] = content
-    left = [stage for stage in stages if stage.name not in done]
-    while left:
-        began = time.perf_counter()
-        with watch(left[0], left) as hook:
-            numbers = left[0].run(hook)
-        done[left[0].name] = store.keep(left[0].name, numbers, time.perf_counter() - began)
-        left = left[1:]
+            done[name] = content
+    _work(workshop, store, done, processes, watch, say)
     results = _collect(settings, images.name, done)
-    return _write(store, results, environment(settings, images))
+    with one_thread():
+        return _write(store, results, environment(settings, images))
+
+
+def _work(
+    workshop: Workshop,
+    store: ResultsFolder,
+    done: dict[str, dict[str, Any]],
+    processes: int,
+    watch: Watcher,
+    say: Callable[[str], None],
+) -> None:
+    """Do all stages that are not in `done`, and keep what they leave there and in the store."""
+    todo = [stage for name, stage in workshop.stages.items() if name not in done]
+    left = list(todo)
+    watched: dict[int, ExitStack] = {}
+    hooks: dict[int, Hook] = {}
+    steps: dict[int, Progress] = {}
+
+    def begin(place: int) -> None:
+        watched[place] = ExitStack()
+        hooks[place] = watched[place].enter_context(watch(todo[place], left))
+
+    def hear(place: int, message: tuple[str, Any]) -> None:
+        kind, what = message
+        if kind == "note":
+            say(what)
+        elif kind == "work":
+            steps[place] = hooks[place](what)
+        else:
+            hook = steps[place]
+            if callable(hook):
+                hook(*what)
+
+    def leave(*error: Any) -> None:
+        for stack in watched.values():
+            stack.__exit__(*error)
+
+    with ExitStack() as stack:
+        # What was begun and is not done sees the error that ends it.
+        stack.push(leave)
+        names = [stage.name for stage in todo]
+        worked = side_by_side(work, workshop, names, processes=processes, begin=begin, hear=hear)
+        stack.callback(worked.close)
+        for place, (numbers, seconds) in worked:
+            done[names[place]] = store.keep(names[place], numbers, seconds)
+            left.remove(todo[place])
+            watched.pop(place).close()
 
 
 def _collect(settings: Settings, data: str, done: dict[str, dict[str, Any]]) -> Results:

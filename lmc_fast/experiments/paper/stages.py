@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from ..._progress import Progress
@@ -14,7 +16,7 @@ from ..recipes import Recipe
 from .measure import Trial, measure_pair, measure_trial
 from .settings import Network, Settings, Sweep
 
-__all__ = ["Hook", "Stage", "stages_of"]
+__all__ = ["Hook", "Stage", "Workshop", "stages_of", "work"]
 
 Numbers = dict[str, Any]
 # Called with a piece of work; gives the progress hook for it.
@@ -36,6 +38,52 @@ class Stage:
     title: str
     cost: float
     run: Callable[[Hook], Numbers] = field(repr=False)
+
+
+@dataclass
+class Workshop:
+    """All that stages need, to be sent to a process that works on some of them.
+
+    Attributes:
+        settings: what to run.
+        data: to train and to measure on.
+        cache: folder of trained models, an absolute path.
+    """
+
+    settings: Settings
+    data: Dataset
+    cache: Path
+
+    def __post_init__(self) -> None:
+        self.say: Callable[[str], None] = lambda note: None
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.settings, self.data, self.cache
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage of the run by its name, in order."""
+        cache = ModelCache(self.cache, lambda note: self.say(note))
+        return {stage.name: stage for stage in stages_of(self.settings, self.data, cache)}
+
+
+def work(workshop: Workshop, name: str, tell: Callable[[tuple[str, Any]], None]) -> tuple[Numbers, float]:
+    """Do a stage; return its numbers and how many seconds it took.
+
+    `tell` is given ("note", text), ("work", what is done now) and ("step", what a progress hook is called with).
+    """
+
+    def hook(what: str) -> Progress:
+        tell(("work", what))
+        return lambda *step: tell(("step", step))
+
+    workshop.say = lambda note: tell(("note", note))
+    began = time.perf_counter()
+    numbers = workshop.stages[name].run(hook)
+    return numbers, time.perf_counter() - began
 
 
 def stages_of(settings: Settings, data: Dataset, cache: ModelCache) -> list[Stage]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..._files import write_aside
+from ..._files import is_unfinished, write_text
 
 __all__ = ["ResultsFolder"]
 
@@ -36,7 +36,8 @@ class ResultsFolder:
             raise FileNotFoundError(f"the folder of output {str(path)!r} does not exist")
         # What JSON makes of it: tuples become lists.
         settings = json.loads(json.dumps(settings))
-        if path.exists() and any(path.iterdir()):
+        # What a run that was killed left of a file that it was writing is nothing.
+        if path.exists() and not all(is_unfinished(each) for each in path.iterdir()):
             self._check_same(settings)
         else:
             path.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ class ResultsFolder:
     def write(self, name: str, text: str) -> Path:
         """Write a file of the folder, aside and then renamed."""
         path = self.path / name
-        write_aside(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(path, text)
         return path
 
     def has(self, stage: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
+        self._is_terminal = sys.stderr.isatty()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -26,7 +28,7 @@ class Watch:
             TextColumn("{task.fields[left]}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._is_terminal,
         )
         self._began = time.perf_counter()
         self._spent = 0.0
@@ -46,7 +48,7 @@ class Watch:
 
     @contextmanager
     def stage(self, stage: Stage, left: Sequence[Stage]) -> Iterator[Hook]:
-        """Show one stage; `left` holds it and those that follow."""
+        """Show one stage; `left` holds all that are not done: at first it as well, at the end not any more."""
         costs = sum(each.cost for each in left)
         self._first = self._first or costs
         eta = remaining(time.perf_counter() - self._began, self._spent, costs)
@@ -59,9 +61,9 @@ class Watch:
         finally:
             self._bar.remove_task(task)
         self._spent += stage.cost
-        if not self._console.is_terminal:
-            eta = remaining(time.perf_counter() - self._began, self._spent, costs - stage.cost)
-            self.say(f"{stage.title}: {time.perf_counter() - began:.0f} s; {len(left) - 1} stages left{eta}")
+        if not self._is_terminal:
+            eta = remaining(time.perf_counter() - self._began, self._spent, sum(each.cost for each in left))
+            self.say(f"{stage.title}: {time.perf_counter() - began:.0f} s; {len(left)} stages left{eta}")
 
     def _hook(self, task: object, work: str) -> Callable[[str, int, int], None]:
         self._bar.reset(task, total=None, description=f"  {work}")  # type: ignore[arg-type]

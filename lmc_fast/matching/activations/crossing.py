@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..._models import modes_kept
+from ..._batches import Batch, count_of
+from ..._calls import Calls, Forward, in_eval
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
 from ...symmetry.views import Leaf, leaves
@@ -30,6 +31,7 @@ def activation_gains(
     watch: str = "inputs",
     device: torch.device | None = None,
     progress: Progress = False,
+    forward: Forward | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """What `activation_matching` maximises, by group: float64 [units, units], row: unit of a; column: unit of b.
 
@@ -41,27 +43,39 @@ def activation_gains(
         groups. Groups that show up nowhere are left out.
 
     Raises:
-        TypeError: batches that are no tensors.
+        TypeError: a batch that the rule of `_batches` does not cover.
         ValueError: no batches, or activations that are not finite or differ in shape between the models.
     """
-    total = len(batches) if isinstance(batches, Sized) else 0
+    runs = [(model, Calls(model, forward)) for model in (model_a, model_b)]
     crossing: _Crossing | None = None
-    with modes_kept(model_a), modes_kept(model_b), tracking(progress, "activations", total) as advance:
-        model_a.eval()
-        model_b.eval()
-        for batch in batches:
+    with in_eval(model_a, model_b), tracking(progress, "activations", count_of(batches)) as advance:
+        for both in _pairs(runs, batches):
             if crossing is None:
-                used = places_used(model_a, places_of(model_a, spec), batch)
+                used = places_used(model_a, places_of(model_a, spec), *both[0][1:])
                 crossing = _Crossing(spec, used, watch, device)
-                crossing.take_up(model_a, model_b, batch, [crossing.first])
+                crossing.take_up(both, [crossing.first])
                 crossing.watch_still_units()
-                crossing.take_up(model_a, model_b, batch, [crossing.second])
+                crossing.take_up(both, [crossing.second])
             else:
-                crossing.take_up(model_a, model_b, batch, [crossing.first, crossing.second])
+                crossing.take_up(both, [crossing.first, crossing.second])
             advance("")
     if crossing is None:
         raise ValueError("batches must hold one batch at least, got none")
     return crossing.gains(statistic)
+
+
+# A model, how it is called, and a batch for it.
+Run = tuple[nn.Module, Calls, Batch]
+
+
+def _pairs(runs: Sequence[tuple[nn.Module, Calls]], batches: Iterable[Any]) -> Iterable[tuple[Run, Run]]:
+    """Every batch as each of the two models takes it, on that model's device."""
+    (model_a, calls_a), (model_b, calls_b) = runs
+    for index, batch in enumerate(batches):
+        yield (
+            (model_a, calls_a, calls_a.read_one("batches", index, batch)),
+            (model_b, calls_b, calls_b.read_one("batches", index, batch)),
+        )
 
 
 class _View:
@@ -118,7 +132,7 @@ class _Crossing:
             lambda place, leaf: place.side != self._side and leaf.group in self._still, self._still
         )
 
-    def take_up(self, model_a: nn.Module, model_b: nn.Module, batch: Any, views: Sequence[_View]) -> None:
+    def take_up(self, runs: tuple[Run, Run], views: Sequence[_View]) -> None:
         """Run both models on a batch; every activation of b meets that of a, in the order of the place's calls."""
         waiting: dict[Place, deque[Centred]] = {place: deque() for view in views for place in view.places}
         if not waiting:
@@ -142,10 +156,9 @@ class _Crossing:
                 if place in view.places:
                     view.places[place].add(a, centred, view.sums)
 
-        with watching(model_a, waiting, keep):
-            run(model_a, batch)
-        with watching(model_b, waiting, meet):
-            run(model_b, batch)
+        for run_of_model, see in zip(runs, (keep, meet), strict=True):
+            with watching(run_of_model[0], waiting, see):
+                run(*run_of_model)
         left = next((place for place, queue in waiting.items() if queue), None)
         if left is not None:
             raise ValueError(f"model_b must run as model_a does, but does not call {left.module!r} as often")

@@ -44,24 +44,38 @@ class Centred:
 
 
 class Moments:
-    """Mean and standard deviation of each entry."""
+    """Mean and standard deviation of each entry.
+
+    Attributes:
+        mean: float64 [entries].
+        squares: float64 [entries], sums of squared deviations from the mean.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = torch.zeros((), dtype=torch.float64)
         self.squares = torch.zeros((), dtype=torch.float64)
 
+    @classmethod
+    def of(cls, samples: Tensor) -> Moments:
+        """Those of a batch: [entries, samples]."""
+        batch, moments = Centred.of(samples), cls()
+        moments.count, moments.mean, moments.squares = batch.rest.shape[1], batch.mean, _row_squares(batch.rest)
+        return moments
+
     def add(self, samples: Tensor) -> None:
         """Take up a batch: [entries, samples]."""
-        batch = Centred.of(samples)
-        count = batch.rest.shape[1]
-        if count == 0:
+        self.join(Moments.of(samples))
+
+    def join(self, others: Moments) -> None:
+        """Take up samples that have been summed apart."""
+        if others.count == 0:
             return
-        shift = batch.mean - self.mean.to(batch.mean.device)
-        joined = self.count * count / (self.count + count)
-        self.squares = self.squares.to(shift.device) + _row_squares(batch.rest) + joined * shift.square()
-        self.count += count
-        self.mean = self.mean.to(shift.device) + shift * (count / self.count)
+        shift = others.mean - self.mean.to(others.mean.device)
+        joined = self.count * others.count / (self.count + others.count)
+        self.squares = self.squares.to(shift.device) + others.squares + joined * shift.square()
+        self.count += others.count
+        self.mean = self.mean.to(shift.device) + shift * (others.count / self.count)
 
     @property
     def deviation(self) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..._checks import fail_type
-from ..._models import device_of
+from ..._batches import Batch
+from ..._calls import Calls
+from ..._norms import first_of
 from ...symmetry import PermutationSpec
 
 __all__ = ["Place", "entries_first", "places_of", "places_used", "run", "watching"]
@@ -77,7 +79,7 @@ def _sides(module: nn.Module) -> Iterator[tuple[str, int, tuple[tuple[str, int],
         yield "output", -1, (("weight", 0),)
 
 
-def places_used(model: nn.Module, places: Sequence[Place], batch: Any) -> dict[Place, int]:
+def places_used(model: nn.Module, places: Sequence[Place], calls: Calls, batch: Batch) -> dict[Place, int]:
     """Run one batch and keep the places that show up, in the order of the run, with how often each does.
 
     Of several places on one side that see the very same tensor the first is kept. An output that goes
@@ -91,7 +93,7 @@ def places_used(model: nn.Module, places: Sequence[Place], batch: Any) -> dict[P
 
     norms = [Place(name, "input", 1, "", 0) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
     with watching(model, [*places, *norms], see):
-        run(model, batch)
+        run(model, calls, batch)
     normalised = {(id(tensor), version) for norm in norms for tensor, version in seen.pop(norm, ())}
     used: dict[Place, int] = {}
     known = set()
@@ -107,14 +109,20 @@ def places_used(model: nn.Module, places: Sequence[Place], batch: Any) -> dict[P
 
 @contextmanager
 def watching(model: nn.Module, places: Iterable[Place], see: Callable[[Place, Tensor], None]) -> Iterator[None]:
-    """Call ``see(place, its tensor)`` whenever a place's module has run. The hooks are gone at the end."""
+    """Call ``see(place, its tensor)`` whenever a place's module has run in this thread; no hooks are left at the end.
+
+    The module may be running in other threads too.
+    """
     handles = []
+    thread = threading.get_ident()
 
     def hook_of(place: Place) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-            if place.side == "input":
-                output = args[0] if args else next(iter(kwargs.values()))
-            see(place, output)
+        # Another thread that meets the hook half put in or half taken out calls it without keyword arguments.
+        def hook(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+            if threading.get_ident() != thread:
+                return
+            kwargs, output = rest
+            see(place, first_of(args, kwargs) if place.side == "input" else output)
 
         return hook
 
@@ -128,17 +136,10 @@ def watching(model: nn.Module, places: Iterable[Place], see: Callable[[Place, Te
             handle.remove()
 
 
-def run(model: nn.Module, batch: Any) -> None:
-    """Run a model on a batch, inputs or an (inputs, targets) pair, moved to where it is, without gradients.
-
-    Raises:
-        TypeError: a batch that is neither.
-    """
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(inputs, Tensor):
-        fail_type("batches", "inputs or (inputs, targets) pairs, as tensors", inputs)
+def run(model: nn.Module, calls: Calls, batch: Batch) -> None:
+    """Run a model on a batch, without gradients."""
     with torch.no_grad():
-        model(inputs.to(device_of(model)))
+        calls.outputs(model, batch)
 
 
 def entries_first(tensor: Tensor, dim: int) -> Tensor:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ..._checks import check_int, fail_type
 from ..._models import ModelT
 from ...symmetry import Permutations
+from ...symmetry.verification import Verification
 from .matching import PREFIX, Sweep, history_from, history_to
 from .saved import Parts, checked, read_parts, write_parts
+from .verified import verification_from, verification_line, verification_to
 
 __all__ = ["ManyMatching"]
 
@@ -40,6 +42,7 @@ class ManyMatching:
         history: one entry a sweep or an epoch.
         seconds: wall-clock time of the search.
         method: its name.
+        verified, why_not_verified: as of `Matching`.
     """
 
     permutations: tuple[Permutations, ...] = field(repr=False)
@@ -51,6 +54,8 @@ class ManyMatching:
     history: tuple[Sweep, ...] = field(repr=False)
     seconds: float
     method: str
+    verified: Verification | None = field(default=None, repr=False)
+    why_not_verified: str = field(default="", repr=False)
 
     def __len__(self) -> int:
         return len(self.permutations)
@@ -71,7 +76,9 @@ class ManyMatching:
         return self.permutations[i].inverse().after(self.permutations[j])
 
     def apply(self, models: Sequence[ModelT]) -> list[ModelT]:
-        """New models, each carried into the common frame; the same functions.
+        """New models, each carried into the common frame.
+
+        They compute the same functions where the spec keeps them, which is known only of a spec that was verified.
 
         Raises:
             TypeError: `models` is no sequence of modules or state dicts.
@@ -99,6 +106,7 @@ class ManyMatching:
         }
         tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _DISTANCES}
         result = {name: getattr(self, name) for name in _NUMBERS} | {"history": history_to(self.history)}
+        result |= verification_to(self.verified, self.why_not_verified)
         write_parts(path, FORMAT, self.permutations[0].spec, tensors, result, overwrite=overwrite)
 
     @classmethod
@@ -129,7 +137,8 @@ class ManyMatching:
             f"{len(self)} models, {self.method}: {state} after {steps} in {self.seconds:.2f} s\n"
             f"  mean L2 distance {before:.4g} -> {after:.4g} ({100 * self.l2_reduction:.1f} % less)\n"
             f"  objective {self.objective:.6g}; of {self.permutations[0].total} units in "
-            f"{len(self.permutations[0])} groups moved: {moved} (the frame is model {self.reference}'s)"
+            f"{len(self.permutations[0])} groups moved: {moved} (the frame is model {self.reference}'s)\n"
+            f"  {verification_line(self.verified, self.why_not_verified)}"
         )
 
 
@@ -145,6 +154,7 @@ _NUMBERS: dict[str, type] = {
 
 def _read(parts: Parts) -> ManyMatching:
     """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
+    verification = verification_from(parts.result)
     result = checked(parts.result, "result", {**_NUMBERS, "history": list})
     history = history_from(result.pop("history"))
     groups, tensors = parts.spec.groups, parts.tensors
@@ -166,4 +176,5 @@ def _read(parts: Parts) -> ManyMatching:
         l2_after=tensors["l2_after"].numpy(),
         history=history,
         **result,
+        **verification,
     )

@@ -11,7 +11,9 @@ import torch
 
 from ..._models import ModelT
 from ...symmetry import Permutations
+from ...symmetry.verification import Verification
 from .saved import Parts, checked, read_parts, write_parts
+from .verified import verification_from, verification_line, verification_to
 
 __all__ = ["PREFIX", "Matching", "Sweep", "history_from", "history_to"]
 
@@ -49,6 +51,9 @@ class Matching:
         history: one entry a sweep.
         seconds: wall-clock time of the search.
         method: its name.
+        verified: how the spec was verified to keep the function, by `verify_spec` or by the method where that has a
+            module and example inputs; None where it was not.
+        why_not_verified: what stood in the way of that, if anything.
     """
 
     permutations: Permutations = field(repr=False)
@@ -59,6 +64,8 @@ class Matching:
     history: tuple[Sweep, ...] = field(repr=False)
     seconds: float
     method: str
+    verified: Verification | None = field(default=None, repr=False)
+    why_not_verified: str = field(default="", repr=False)
 
     @property
     def l2_reduction(self) -> float:
@@ -66,7 +73,9 @@ class Matching:
         return 1.0 - self.l2_after / self.l2_before if self.l2_before > 0 else 0.0
 
     def apply(self, model_b: ModelT) -> ModelT:
-        """A new model: `model_b` with its units permuted; the same function, laid over model a.
+        """A new model: `model_b` with its units permuted, laid over model a.
+
+        It computes the same function where the spec keeps it, which is known only of a spec that was verified.
 
         Raises:
             TypeError: `model_b` is neither a module nor a state dict.
@@ -82,14 +91,13 @@ class Matching:
 
         Args:
             path: where to; ends in ``.safetensors``.
-            overwrite: whether a file that exists may be replaced.
+            overwrite: whether a file that exists may be replaced: to save to one path again, say so.
 
         Raises:
             FileExistsError: `path` exists, and `overwrite` is False.
             FileNotFoundError: its folder does not exist.
             ValueError: another ending.
-            OSError: it cannot be written to.
-            ImportError: safetensors is not installed; the message names the extra.
+            OSError: it cannot be written to, or the disk is full; what was there stays as it was.
         """
         result = {name: getattr(self, name) for name in _NUMBERS}
         tensors = {PREFIX + group: choice for group, choice in self.permutations.items()}
@@ -98,7 +106,7 @@ class Matching:
             FORMAT,
             self.permutations.spec,
             tensors,
-            {**result, "history": history_to(self.history)},
+            {**result, "history": history_to(self.history), **verification_to(self.verified, self.why_not_verified)},
             overwrite=overwrite,
         )
 
@@ -121,7 +129,8 @@ class Matching:
         return (
             f"{self.method}: {state} after {sweeps} in {self.seconds:.2f} s\n"
             f"  L2 distance {self.l2_before:.4g} -> {self.l2_after:.4g} ({100 * self.l2_reduction:.1f} % less)\n"
-            f"  objective {self.objective:.6g}; {moved} of {total} units moved, in {len(self.permutations)} groups"
+            f"  objective {self.objective:.6g}; {moved} of {total} units moved, in {len(self.permutations)} groups\n"
+            f"  {verification_line(self.verified, self.why_not_verified)}"
         )
 
 
@@ -141,10 +150,11 @@ def _read(parts: Parts) -> Matching:
     """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
     names = {PREFIX + group: torch.int64 for group in parts.spec.groups}
     parts.check_tensors(names, "one permutation for each group")
+    verification = verification_from(parts.result)
     result = checked(parts.result, "result", {**_NUMBERS, "history": list})
     history = history_from(result.pop("history"))
     choices = {group: parts.tensors[PREFIX + group] for group in parts.spec.groups}
-    return Matching(permutations=Permutations(parts.spec, choices), history=history, **result)
+    return Matching(permutations=Permutations(parts.spec, choices), history=history, **result, **verification)
 
 
 def history_to(history: Sequence[Sweep]) -> list[dict[str, Any]]:

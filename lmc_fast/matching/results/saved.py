@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..._checks import describe
+from ..._checks import check_type, describe
 from ..._extras import require
-from ..._files import check_writable, write_aside
+from ..._files import check_writable
+from ..._safetensors import write_safetensors
 from ...symmetry import PermutationSpec
 
 __all__ = ["Parts", "checked", "read_parts", "write_parts"]
@@ -55,7 +56,7 @@ def write_parts(
     overwrite: bool,
 ) -> None:
     """Write a result aside, then rename it; raises as `Matching.save` says."""
-    writer = require("safetensors.torch", "cli")
+    check_type("path", path, (str, Path), "a path")
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     metadata = {
@@ -64,12 +65,13 @@ def write_parts(
         "spec": spec.to_json(),
         "result": json.dumps(result),
     }
-    write_aside(path, lambda part: writer.save_file(dict(tensors), part, metadata=metadata))
+    write_safetensors(path, tensors, metadata, overwrite=overwrite)
 
 
 def read_parts(path: str | Path, file_format: str, make: Callable[[Parts], ResultT]) -> ResultT:
     """What `make` makes of a file's parts; its TypeError or ValueError, and those found here, name the file."""
     library = require("safetensors", "cli")
+    check_type("path", path, (str, Path), "a path")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"matching {str(path)!r} does not exist" + (" as a file" if path.exists() else ""))
@@ -78,7 +80,9 @@ def read_parts(path: str | Path, file_format: str, make: Callable[[Parts], Resul
             metadata: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (library.SafetensorError, OSError) as error:
-        raise ValueError(f"matching {str(path)!r} is no complete safetensors file: {error}") from None
+        raise ValueError(
+            f"matching {str(path)!r} is no complete safetensors file: {error if path.stat().st_size else 'it is empty'}"
+        ) from None
     try:
         return make(_parts(metadata, tensors, file_format))
     except (TypeError, ValueError) as error:

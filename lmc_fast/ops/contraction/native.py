@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._tensors import addresses, in_one_run
 from ..permuted_lerp.native import TYPES
 
 __all__ = ["over_others", "over_units", "why_not"]
@@ -32,17 +33,20 @@ def over_others(tensor: Tensor, entries: Tensor) -> Tensor:
 
 
 def _contracted(tensor: Tensor, vector: Tensor, shape: tuple[int, ...], units: bool) -> Tensor:
-    vector = vector.contiguous()
-    out = torch.zeros(shape, dtype=torch.float64)
+    cpu = torch.device("cpu")
+    vector = in_one_run("vector", vector)
+    out = torch.zeros(shape, dtype=torch.float64, device=cpu)
+    (place,) = addresses("tensor", (tensor,), cpu, TYPES)
+    of_vector, of_out = addresses("vector and out", (vector, out), cpu, (torch.float64,))
     if not tensor.numel():
         return out
     _native.contract(
         TYPES[tensor.dtype],
-        tensor.data_ptr(),
+        place,
         tensor.shape,
         tensor.stride()[:2],
-        vector.data_ptr(),
-        out.data_ptr(),
+        of_vector,
+        of_out,
         units,
         threads=torch.get_num_threads(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..._backend import check_backend, choose
 from ..._checks import check_int, check_type, fail_type, fail_value
+from ..._tensors import as_base, check_dense
 from . import naive
 from .terms import PRECISIONS, GainCandidates, Term
 
@@ -40,6 +42,7 @@ def gain_matrix(
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     _check_options(precision, backend)
+    terms = _checked("terms", terms, base)
     if not terms:
         return naive.gain_matrix(terms, base)
     if choose(backend, "gain_matrix", terms[0].a.device, {"triton": partial(_no_triton, [terms], [base])}) == "torch":
@@ -73,6 +76,7 @@ def gain_matrix_and_candidates(
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     _check_options(precision, backend)
+    terms = _checked("terms", terms, base)
     if not terms:
         gain = naive.gain_matrix(terms, base)
         return gain, gain_candidates(gain, column_duals, k, backend=backend)
@@ -103,7 +107,8 @@ def gain_candidates(gain: Tensor, column_duals: Tensor, k: int = 16, *, backend:
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     check_backend(backend)
-    check_type("gain", gain, Tensor, "a tensor")
+    check_dense("gain", gain)
+    gain = as_base(gain)
     if gain.dtype not in (torch.float32, torch.float64):
         fail_type("gain", "a matrix in float32 or float64", gain)
     if gain.ndim != 2:
@@ -149,6 +154,7 @@ def gain_matrices(
     for g, (terms, base) in enumerate(zip(groups, given, strict=True)):
         if not terms and base is None:
             raise ValueError(f"groups[{g}] must hold one Term at least, got none, and it has no base")
+    groups = [_checked(f"groups[{g}]", terms, base) for g, (terms, base) in enumerate(zip(groups, given, strict=True))]
     places = [base.data_ptr() for base in given if base is not None and base.numel()]
     if len(set(places)) < len(places):
         raise ValueError("bases must lie apart, got one twice")
@@ -163,8 +169,39 @@ def gain_matrices(
     return triton.gain_matrices(groups, given, precision)
 
 
+def _checked(argument: str, terms: Sequence[Term], base: Tensor | None) -> list[Term]:
+    """The terms with tensors of the base class and no lazy signs, after a look at all that will be read.
+
+    Raises:
+        TypeError: what is no Term, or complex numbers.
+        ValueError: a tensor without data, on another device than the first, or of another shape than its term's `a`.
+    """
+    found = []
+    if base is not None:
+        check_dense("base", base)
+        if base.is_neg() or (base.is_inference() and not torch.is_inference_mode_enabled()):
+            raise ValueError("base must be free to be added to, got a lazy negative or a tensor of inference mode")
+    device = next(
+        (term.a.device for term in terms[:1] if isinstance(term, Term)), None if base is None else base.device
+    )
+    for t, term in enumerate(terms):
+        check_type(f"{argument}[{t}]", term, Term, "a Term")
+        indices = (*term.gathers, *(() if term.before is None else term.before))
+        for name, tensor in (("a", term.a), ("b", term.b), *(("gathers", one) for one in indices if one is not None)):
+            check_dense(f"{argument}[{t}].{name}", tensor)
+            if tensor.is_complex():
+                fail_type(f"{argument}[{t}].{name}", "a tensor of real numbers", tensor)
+            if tensor.device != device:
+                raise ValueError(f"{argument}[{t}].{name} must be on {device}, got a tensor on {tensor.device}")
+        a, b = as_base(term.a), as_base(term.b)
+        found.append(term if a is term.a and b is term.b else replace(term, a=a, b=b))
+    if base is not None and base.device != device:
+        raise ValueError(f"base must be on {device}, got a tensor on {base.device}")
+    return found
+
+
 def _check_search(column_duals: Tensor, columns: int, k: int) -> None:
-    check_type("column_duals", column_duals, Tensor, "a tensor")
+    check_dense("column_duals", column_duals)
     if column_duals.is_complex():
         fail_type("column_duals", "a vector of real numbers", column_duals)
     if column_duals.shape != (columns,):

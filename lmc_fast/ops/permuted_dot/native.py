@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import _native
 from ..._chunks import Gathers
+from ..._tensors import addresses, in_one_run
 from ..permuted_lerp.native import TYPES
 
 __all__ = ["sums"]
@@ -19,14 +20,15 @@ __all__ = ["sums"]
 def sums(a: Tensor, b: Tensor, gathers: Gathers, squares: bool) -> tuple[float, float, float]:
     """||a||^2, ||b||^2 (0 unless `squares`) and <a, b gathered>, of two tensors of one dtype on the CPU."""
     # What is made contiguous here has to live until the core is done.
-    kept = [None if index is None else index.contiguous() for index in gathers]
-    addresses = [0 if index is None else index.data_ptr() for index in kept]
+    kept = {d: in_one_run(f"gathers[{d}]", index) for d, index in enumerate(gathers) if index is not None}
+    cpu = torch.device("cpu")
+    places = dict(zip(kept, addresses("gathers", list(kept.values()), cpu, (torch.int64,)), strict=True))
     return _native.permuted_dot(
         TYPES[a.dtype],
         a.shape,
-        (a.data_ptr(), b.data_ptr()),
+        addresses("a and b", (a, b), cpu, TYPES),
         (a.stride(), b.stride()),
-        ((0,) * a.ndim, addresses),
+        ((0,) * a.ndim, [places.get(d, 0) for d in range(a.ndim)]),
         squares,
         threads=torch.get_num_threads(),
     )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..._backend import choose
-from ..._checks import fail_value
+from ..._checks import fail_type, fail_value
 from ..._chunks import Gathers
+from ..._tensors import BASES, check_dense, check_indices, seen
 from ..permuted_lerp.native import TYPES
 from . import naive, native
 
@@ -41,12 +42,24 @@ def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers, *, backend: str = "auto
         IndexError: indices beyond their dimension.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
+    a, b = seen("a", a), seen("b", b)
     if len(gathers) != a.ndim:
         raise ValueError(f"gathers must have one entry for each of {a.ndim} dimensions, got {len(gathers)}")
     for d, (index, size) in enumerate(zip(gathers, b.shape, strict=False)):
-        if index is not None and (index.dtype != torch.int64 or index.shape != (size,)):
+        if index is None:
+            continue
+        if type(index) not in BASES:
+            check_dense(f"gathers[{d}]", index)
+        if index.device != b.device:
+            raise ValueError(f"gathers[{d}] must be on the device of b, {b.device}, got {index.device}")
+        if index.dtype != torch.int64 or index.shape != (size,):
             fail_value(f"gathers[{d}]", f"int64 indices, {size} of them", index)
     if _chosen(backend, "permuted_dot", a, b) == "torch":
+        for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
+            check_dense(name, tensor)
+        for d, index in enumerate(gathers):
+            if index is not None:
+                check_indices(f"gathers[{d}]", index)
         return naive.permuted_dot(a, b, gathers)
     return native.sums(a, b, gathers, False)[2]
 
@@ -57,7 +70,10 @@ def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
     Args, Raises:
         as `permuted_dot`.
     """
+    a, b = seen("a", a), seen("b", b)
     if _chosen(backend, "overlap", a, b) == "torch":
+        check_dense("a", a)
+        check_dense("b", b)
         return Overlap(*naive.overlap(a, b))
     return Overlap(*native.sums(a, b, (None,) * a.ndim, True))
 
@@ -65,6 +81,11 @@ def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
 def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:
     if a.shape != b.shape:
         fail_value("b", f"a tensor of the shape of a, {tuple(a.shape)}", b)
+    if a.device != b.device:
+        raise ValueError(f"b must be on the device of a, {a.device}, got {b.device}")
+    for name, tensor in (("a", a), ("b", b)):
+        if tensor.is_complex():
+            fail_type(name, "a tensor of real numbers", tensor)
     return choose(backend, operation, a.device, {"native": partial(_no_native, a, b)}, tell=False)
 
 

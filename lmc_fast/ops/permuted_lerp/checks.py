@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from ..._checks import fail_type
-from ..._models import FLOATS
+from ..._tensors import BASES, FLOATS, check_dense, obstacle_of
 
 __all__ = ["check"]
 
 Gather = tuple[Tensor | None, ...]
 _device, _dtype, _nbytes, _shape = (attrgetter(name) for name in ("device", "dtype", "nbytes", "shape"))
+_requires_grad = attrgetter("requires_grad")
 
 
 def check(
@@ -52,6 +53,9 @@ def check(
     for k, places in enumerate(out):
         for p, place in enumerate(places):
             _check_out(k, p, place, tensors[p])
+    extents = [(low, high - low) for low, high in map(_extent, chain.from_iterable(out))]
+    if _overlap(extents):
+        raise ValueError("out must hold tensors that share no memory with each other")
 
 
 def _fit(
@@ -65,12 +69,15 @@ def _fit(
     if len(gathers) != len(tensors) or {*map(len, tensors), *map(len, gathers), *map(len, weights)} != {models}:
         return False
     flat = list(chain.from_iterable(tensors))
-    if not flat or not all(map(isinstance, flat, repeat(Tensor))):
+    # Of what is no tensor, or one of a kind of its own, nothing else is asked.
+    if not flat or not BASES.issuperset(map(type, flat)):
         return False
-    shapes = list(map(_shape, flat))
+    try:
+        shapes = list(map(_shape, flat))
+    except RuntimeError:  # a nested tensor has none
+        return False
     return (
         set(map(_dtype, flat)).issubset(FLOATS)
-        and set(map(attrgetter("layout"), flat)) == {torch.strided}
         and all(shapes[m::models] == shapes[::models] for m in range(1, models))
         and _gathers_fit(list(chain.from_iterable(gathers)), shapes)
         and (out is None or _out_fits(out, flat, shapes, len(weights), models))
@@ -96,14 +103,19 @@ def _out_fits(
     if len(out) != rows or any(len(row) != parts for row in out):
         return False
     places = list(chain.from_iterable(out))
-    if not all(map(isinstance, places, repeat(Tensor))) or not all(map(Tensor.is_contiguous, chain(flat, places))):
+    if not all(map(isinstance, places, repeat(Tensor))):
         return False
+    for tensor in chain(flat, places):
+        if obstacle_of(tensor) is not None or not tensor.is_contiguous():
+            return False
     lows, begins = list(map(Tensor.data_ptr, flat)), list(map(Tensor.data_ptr, places))
     sizes, spans = list(map(_nbytes, flat)), list(map(_nbytes, places))
     return (
-        list(map(_shape, places)) == shapes[::models] * rows
+        not any(map(_requires_grad, places))
+        and list(map(_shape, places)) == shapes[::models] * rows
         and list(map(_dtype, places)) == list(map(_dtype, flat[::models])) * rows
         and list(map(_device, places)) == list(map(_device, flat[::models])) * rows
+        and not _overlap(list(zip(begins, spans, strict=True)))
         and not any(
             begin < low + size and low < begin + span
             for m in range(models)
@@ -114,10 +126,15 @@ def _out_fits(
     )
 
 
+def _overlap(extents: list[tuple[int, int]]) -> bool:
+    """Whether any two of (address, bytes) share memory."""
+    extents = sorted(extent for extent in extents if extent[1])
+    return any(low + size > begin for (low, size), (begin, _) in pairwise(extents))
+
+
 def _check_tensor(name: str, tensor: Tensor, first: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        fail_type(name, "a tensor", tensor)
-    if tensor.dtype not in FLOATS or tensor.layout != torch.strided:
+    check_dense(name, tensor)
+    if tensor.dtype not in FLOATS:
         fail_type(name, "a dense float16, bfloat16, float32 or float64 tensor", tensor)
     if tensor.shape != first.shape:
         raise ValueError(f"{name} must have the shape of the first, {tuple(first.shape)}, got {tuple(tensor.shape)}")
@@ -137,13 +154,16 @@ def _check_gather(name: str, index: Gather, shape: torch.Size) -> None:
 
 def _check_out(k: int, p: int, place: Tensor, part: Sequence[Tensor]) -> None:
     first = part[0]
-    if not isinstance(place, Tensor):
-        fail_type(f"out[{k}][{p}]", "a tensor", place)
+    check_dense(f"out[{k}][{p}]", place)
     if place.shape != first.shape or place.dtype != first.dtype or place.device != first.device:
         raise ValueError(
             f"out[{k}][{p}] must have shape {tuple(first.shape)}, dtype {first.dtype} and device {first.device}, "
             f"got {tuple(place.shape)}, {place.dtype} and {place.device}"
         )
+    if place.requires_grad or (place.is_inference() and not torch.is_inference_mode_enabled()):
+        raise ValueError(f"out[{k}][{p}] must be free to be written to, got one of autograd's or of inference mode")
+    if any(size > 1 and step == 0 for size, step in zip(place.shape, place.stride(), strict=True)):
+        raise ValueError(f"out[{k}][{p}] must have memory for every entry, got an expanded tensor")
     begin, end = _extent(place)
     for tensor in part:
         low, high = _extent(tensor)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import _native
+from ..._tensors import addresses, in_one_run
 
 if TYPE_CHECKING:
     from ..._native import LerpPart
@@ -28,20 +29,28 @@ def permuted_lerp_many(
     weights: Sequence[Sequence[float]],
     gathers: Sequence[Sequence[tuple[Tensor | None, ...]]],
     out: Sequence[Sequence[Tensor]],
+    data: list[int] | None,
+    fresh: bool,
 ) -> None:
     """Write ``out[k][p] = sum_m weights[k][m] * tensors[p][m] gathered``.
 
     Args:
         tensors, gathers: as `permuted_lerp_many`'s, all on the CPU; the tensors of a part have one dtype.
         out: contiguous, of that dtype, apart from the tensors.
+        data: `addresses` of all tensors, part by part, if they are known.
+        fresh: whether `out` comes from torch.empty itself.
     """
     # What is made contiguous here has to live until the core is done.
     distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
-    kept = {key: index.contiguous() for key, index in distinct.items()}
-    address = {id(None): 0} | {key: index.data_ptr() for key, index in kept.items()}
+    kept = [in_one_run("gathers", index) for index in distinct.values()]
+    cpu = torch.device("cpu")
+    places_of_indices = addresses("gathers", kept, cpu, (torch.int64,))
+    address = {id(None): 0} | dict(zip(distinct, places_of_indices, strict=True))
     flat, models = list(chain.from_iterable(tensors)), len(weights[0])
-    data, strides = list(map(Tensor.data_ptr, flat)), list(map(Tensor.stride, flat))
-    outs = zip(*(map(Tensor.data_ptr, row) for row in out), strict=True)
+    strides = list(map(Tensor.stride, flat))
+    if data is None:
+        data = addresses("tensors", flat, cpu, TYPES)
+    outs = zip(*(map(Tensor.data_ptr, row) if fresh else addresses("out", row, cpu, TYPES) for row in out), strict=True)
     parts: list[LerpPart] = [
         (
             TYPES[part[0].dtype],

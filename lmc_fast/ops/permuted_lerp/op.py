@@ -13,6 +13,7 @@ from torch import Tensor
 from ..._backend import check_backend, choose
 from ..._checks import check_floats
 from ..._models import accumulate_dtype
+from ..._tensors import FLOATS, addresses_at_once, as_base, check_dense, check_indices
 from . import naive, native
 from .checks import check
 
@@ -47,7 +48,7 @@ def permuted_lerp(
 
     Raises:
         TypeError, ValueError: what does not fit the above.
-        IndexError: indices beyond their dimension (plain torch raises as it does).
+        IndexError: indices beyond their dimension.
         RuntimeError: a backend that cannot be used here, or a gradient through indices that are no permutation.
     """
     return permuted_lerp_many([tensors], [weights], [gathers], out=None if out is None else [[out]], backend=backend)[
@@ -138,20 +139,28 @@ def _run(
     if len(devices) > 1:
         return _run_by_device(tensors, weights, gathers, out, backend)
     (device,) = devices
+    data = _addresses(tensors, device)
+    if data is None:
+        _check_each(tensors, gathers)
     chosen = choose(backend, "permuted_lerp", device, {"native": _can, "triton": _can})
     if chosen == "torch":
-        results = naive.permuted_lerp_many(tensors, weights, gathers)
+        if data is not None:
+            _check_each([], gathers)
+        _check_indices(gathers)
+        results = naive.permuted_lerp_many([list(map(as_base, part)) for part in tensors], weights, gathers)
         if out is None:
             return results
         for row, wanted in zip(results, out, strict=True):
             for result, place in zip(row, wanted, strict=True):
                 place.copy_(result)
         return [list(row) for row in out]
+    ready = tensors if data is not None else [_ready(part, device) for part in tensors]
     moved: dict[int, Tensor] = {}
-    ready = tensors if _are_ready(tensors, device) else [_ready(part, device) for part in tensors]
     distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
     indices = gathers
     if any(index.device != device for index in distinct.values()):
+        for index in distinct.values():
+            check_dense("gathers", index)
         indices = [[tuple(_moved(index, device, moved) for index in one) for one in part] for part in gathers]
     # Mixed dtypes are summed in the wider one and rounded to the first at the end.
     if out is None:
@@ -162,7 +171,7 @@ def _run(
             for row in out
         ]
     if chosen == "native":
-        native.permuted_lerp_many(ready, weights, indices, places)
+        native.permuted_lerp_many(ready, weights, indices, places, data, out is None)
     else:
         from . import triton
 
@@ -196,15 +205,33 @@ def _run_by_device(
     return [[results[p] for p in range(len(tensors))] for results in found]
 
 
-def _are_ready(tensors: Sequence[Sequence[Tensor]], device: torch.device) -> bool:
-    """Whether `_ready` would change nothing."""
+def _check_each(tensors: Sequence[Sequence[Tensor]], gathers: Sequence[Sequence[Gather]]) -> None:
+    """ValueError for a tensor or an index without data, before torch reads it."""
+    for p, part in enumerate(tensors):
+        for m, tensor in enumerate(part):
+            check_dense(f"tensors[{p}][{m}]", tensor)
+    for index in {id(one): one for part in gathers for of in part for one in of if one is not None}.values():
+        check_dense("gathers", index)
+
+
+def _check_indices(gathers: Sequence[Sequence[Gather]]) -> None:
+    """IndexError for plain torch, in place of its own; compiled code looks for itself."""
+    seen: set[int] = set()
+    for p, part in enumerate(gathers):
+        for m, indices in enumerate(part):
+            for d, index in enumerate(indices):
+                if index is not None and id(index) not in seen:
+                    seen.add(id(index))
+                    check_indices(f"gathers[{p}][{m}][{d}]", index)
+
+
+def _addresses(tensors: Sequence[Sequence[Tensor]], device: torch.device) -> list[int] | None:
+    """Where all tensors start, if a backend can read them as they are: `_ready` would change nothing."""
     flat = list(chain.from_iterable(tensors))
     dtypes, models = list(map(attrgetter("dtype"), flat)), len(tensors[0])
-    return (
-        set(map(attrgetter("device"), flat)) == {device}
-        and all(dtypes[m::models] == dtypes[::models] for m in range(1, models))
-        and not any(map(Tensor.is_neg, flat))
-    )
+    if any(dtypes[m::models] != dtypes[::models] for m in range(1, models)):
+        return None
+    return addresses_at_once(flat, device, FLOATS)
 
 
 def _ready(part: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -215,9 +242,8 @@ def _ready(part: Sequence[Tensor], device: torch.device) -> list[Tensor]:
             dtype = torch.promote_types(dtype, accumulate_dtype(tensor.dtype))
     ready = []
     for tensor in part:
-        if tensor.dtype != dtype or tensor.device != device or tensor.is_neg():
-            tensor = tensor.detach().resolve_neg().to(device, dtype)
-        ready.append(tensor)
+        # One that fits already stays the same object.
+        ready.append(as_base(tensor.detach() if tensor.requires_grad else tensor).to(device, dtype))
     return ready
 
 

@@ -26,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._models import accumulate_dtype
+from ..._tensors import addresses
 from ..tuning import size_class, tuned
 from . import naive
 
@@ -149,7 +150,12 @@ def permuted_lerp_many(
     Raises:
         IndexError: indices beyond their dimension.
     """
-    _check_indices(gathers)
+    device = tensors[0][0].device
+    addresses("tensors", [tensor for part in tensors for tensor in part], device, DTYPES)
+    addresses("out", [place for row in out for place in row], device, DTYPES)
+    distinct = {id(one): one for part in gathers for index in part for one in index if one is not None}
+    addresses("gathers", list(distinct.values()), device, (torch.int64,))
+    _check_indices(list(distinct.values()))
     launches: dict[tuple[torch.dtype, bool, bool], list[tuple[int, _Seen]]] = {}
     kept: dict[int, Tensor] = {}
     for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
@@ -291,13 +297,12 @@ def _contiguous(index: Tensor | None, kept: dict[int, Tensor]) -> Tensor | None:
     return kept[id(index)]
 
 
-def _check_indices(gathers: Sequence[Sequence[tuple[Tensor | None, ...]]]) -> None:
+def _check_indices(found: list[Tensor]) -> None:
     """Raise IndexError for indices beyond their dimension, with one wait for the device."""
-    found = {id(one): one for part in gathers for index in part for one in index if one is not None}
     if not found:
         return
-    indices = torch.cat(list(found.values()))
-    sizes = torch.tensor([one.numel() for one in found.values()])
+    indices = torch.cat(found)
+    sizes = torch.tensor([one.numel() for one in found])
     limits = torch.repeat_interleave(sizes, sizes).to(indices.device)
     if bool(((indices < 0) | (indices >= limits)).any()):
         raise IndexError("gathers must hold indices of their dimensions")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._backend import check_backend, choose
 from ..._checks import check_floats, fail_type
+from ..._tensors import as_base, check_dense
 from . import naive
 
 __all__ = ["spectral_overlap"]
@@ -58,8 +59,12 @@ def spectral_overlap(
             raise ValueError(f"gammas must be from 0 to 1, got {gamma}")
     sides = {"u_a": u_a, "s_a": s_a, "v_a": v_a, "u_b": u_b, "s_b": s_b, "v_b": v_b}
     for name, tensor in sides.items():
-        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64):
+        check_dense(name, tensor)
+        if tensor.dtype not in (torch.float32, torch.float64):
             fail_type(name, "a float32 or float64 tensor", tensor)
+    for name, index in (("rows", rows), ("columns", columns)):
+        if index is not None:
+            check_dense(name, index)
     for side in "ab":
         u, s, v = (sides[f"{kind}_{side}"] for kind in "usv")
         if s.ndim != 1 or u.ndim != 2 or v.ndim != 2 or u.shape[1] != s.shape[0] or v.shape[1] != s.shape[0]:
@@ -76,7 +81,7 @@ def spectral_overlap(
             raise ValueError(f"{name} must be int64 of shape ({b.shape[0]},), got {index.dtype}, {tuple(index.shape)}")
     device = u_a.device
     rows, columns = (None if index is None else index.to(device) for index in (rows, columns))
-    u_a, s_a, v_a, u_b, s_b, v_b = tensors = [tensor.to(device) for tensor in sides.values()]
+    u_a, s_a, v_a, u_b, s_b, v_b = tensors = [as_base(tensor).to(device) for tensor in sides.values()]
     if choose(backend, "spectral_overlap", device, {"triton": partial(_no_triton, tensors)}) == "torch":
         return naive.spectral_overlap(u_a, s_a, v_a, u_b, s_b, v_b, rows, columns, thresholds)
     from . import triton

@@ -15,7 +15,7 @@ from ..._wrappers import unwrapped
 from ..explain import Origin, without
 from ..groups import Axis
 from ..spec import PermutationSpec
-from ..verify import SymmetryError, verify_spec
+from ..verify import CannotVerifyError, SymmetryError, verify_spec
 from .build import build
 from .graph import export, walk
 
@@ -48,7 +48,7 @@ def derive_spec(model: nn.Module, example_inputs: Any, *, verify: bool = True) -
         ValueError: torch.export cannot trace the model with these inputs; the message says where.
     """
     module = unwrapped("model", model)
-    state = tensors_of("model", module)
+    state = tensors_of("model", module, shapes_only=True)
     args, kwargs = _call(module, example_inputs)
     is_meta = any(tensor.device.type == "meta" for tensor in state.values())
     if is_meta:
@@ -80,12 +80,17 @@ def _tried(module: nn.Module, spec: PermutationSpec, example_inputs: Any) -> Per
     while spec.groups:
         try:
             verify_spec(module, spec, example_inputs)
+        except CannotVerifyError as error:
+            assert spec.origin is not None
+            note = f"the spec was not tried on the model: {' '.join(str(error).split())}"
+            return spec.with_origin(Origin(spec.origin.pinned, (*spec.origin.notes, note)))
         except SymmetryError as error:
             origin = spec.origin
             assert origin is not None
             note = f"group {error.group!r} was found, and changes the outputs: please report this"
-            axes = without(spec, error.group)
-            kept = {name: group for name, group in spec.groups.items() if spec.root_of(name) != error.group}
+            root = spec.root_of(error.group)
+            axes = without(spec, root)
+            kept = {name: group for name, group in spec.groups.items() if spec.root_of(name) != root}
             spec = PermutationSpec(kept, axes).with_origin(Origin(origin.pinned, (*origin.notes, note)))
         else:
             return spec
@@ -94,12 +99,14 @@ def _tried(module: nn.Module, spec: PermutationSpec, example_inputs: Any) -> Per
 
 def _call(module: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward pass."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Mapping) or hasattr(example_inputs, "keys"):
-        args, kwargs = (), {str(name): example_inputs[name] for name in example_inputs}
+        kwargs = {str(name): example_inputs[name] for name in example_inputs}
     elif isinstance(example_inputs, (tuple, list)):
-        args, kwargs = tuple(example_inputs), {}
+        args = tuple(example_inputs)
     else:
-        args, kwargs = (example_inputs,), {}
+        args = (example_inputs,)
     takes = inspect.signature(module.forward).parameters
     if "use_cache" in takes and "use_cache" not in kwargs and len(args) <= list(takes).index("use_cache"):
         # A cache of keys and values is an output of a kind that cannot be traced.

@@ -43,8 +43,9 @@ class Walked:
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
     """The model's graph in eval mode, of functional operations only, as written in the model."""
     with torch.no_grad():
-        program = torch.export.export(model, args, dict(kwargs), strict=False)
-        return program.run_decompositions({})
+        program: ExportedProgram = torch.export.export(model, args, dict(kwargs), strict=False)
+        decomposed: ExportedProgram = program.run_decompositions({})
+        return decomposed
 
 
 def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapping[str, Hashable]) -> Walked:
@@ -88,7 +89,8 @@ def _entering(
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return []
-    kind, name = (place.kind, place.target) if place is not None else (None, None)
+    kind = None if place is None else place.kind
+    name = str(None if place is None else place.target)
     moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
     if moves and (value.is_floating_point() or value.is_complex()):
         first = tied.setdefault(identities[name], name)
@@ -96,10 +98,11 @@ def _entering(
             walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
         walked.parameters[name] = walked.parameters[first]
         return list(walked.parameters[first])
-    why = {
-        InputKind.USER_INPUT: Pin("input", "", "is what the model is given"),
-        InputKind.BUFFER: Pin("buffer", "", f"{name} cannot be moved: it holds no weights, or is in no state dict"),
-    }.get(kind, Pin("constant", "", "is a tensor that the model holds outside its state"))
+    why = Pin("constant", "", "is a tensor that the model holds outside its state")
+    if kind == InputKind.USER_INPUT:
+        why = Pin("input", "", "is what the model is given")
+    elif kind == InputKind.BUFFER:
+        why = Pin("buffer", "", f"{name} cannot be moved: it holds no weights, or is in no state dict")
     return [walked.terms.atom(int(size), why) for size in value.shape]
 
 
@@ -113,7 +116,8 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
     """The dimensions of an operation's result, or of each of its results."""
     name = packet_name(node.target)
     if name in ("getitem", "operator.getitem"):
-        source, index = node.args
+        source: Any = node.args[0]
+        index: Any = node.args[1]
         given = known[source]
         return given[index] if given and isinstance(given[0], list) else given
     look = Look(walked.terms, node, known, source_line(node))
@@ -154,5 +158,7 @@ def source_line(node: Node) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', trace)
     if not lines:
         return ""
-    file, line, code = lines[-1]
+    # The model's own where there are any: those of torch's layers say less.
+    own = [each for each in lines if "/torch/nn/" not in each[0].replace("\\", "/")]
+    file, line, code = (own or lines)[-1]
     return f"{file.rpartition('/')[2]}:{line}: {code.strip()}"

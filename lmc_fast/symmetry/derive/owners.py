@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from .look import Dims
 from .terms import Pin, Term, Terms
@@ -84,12 +85,7 @@ def choose_owners(terms: Terms, values: Sequence[Dims], axes: Mapping[str, Dims]
                 if ahead and _is_led(atom, ahead[-1], products):
                     owners.setdefault(atom, ahead[-1])
         wrong = next(
-            (
-                (one, two)
-                for product in products
-                for one, two in zip(product, product[1:])
-                if owners.get(two) is not one
-            ),
+            ((one, two) for product in products for one, two in pairwise(product) if owners.get(two) is not one),
             None,
         )
         if wrong is None:

@@ -53,7 +53,7 @@ def group_norm(look: Look) -> Dims | list[Dims]:
 
 
 @rule("aten.linalg_vector_norm", "aten.norm", "aten.frobenius_norm")
-def norm(look: Look) -> Dims:
+def norm(look: Look) -> Dims | list[Dims]:
     """[..., n, ...] -> without n, or with a single in its place."""
     from .reductions import reduced
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..look import Dims, Look, rule
+from ..terms import Term
 
 __all__ = ["linear", "matmul"]
 
@@ -52,13 +53,15 @@ def einsum(look: Look) -> Dims:
     """By its equation: a letter is one dimension, those that the result lacks are summed over."""
     given = [look.of(node) for node in look["tensors"]]
     sides = str(look["equation"]).replace(" ", "").split("->")
-    letters, known = [], {}
-    for names, dims in zip(sides[0].split(","), given, strict=True):
-        if "." in names:
-            ahead, behind = names.split("...")
+    letters: list[list[str]] = []
+    known: dict[str, Term] = {}
+    for side, dims in zip(sides[0].split(","), given, strict=True):
+        names = list(side)
+        if "..." in side:
+            ahead, behind = side.split("...")
             rest = len(dims) - len(ahead) - len(behind)
             names = [*ahead, *(f".{rest - k}" for k in range(rest)), *behind]
-        letters.append(list(names))
+        letters.append(names)
         for letter, dim in zip(names, dims, strict=True):
             known[letter] = look.same(known[letter], dim, "the same letter") if letter in known else dim
     dots = sorted((name for name in known if name.startswith(".")), key=lambda name: -int(name[1:]))

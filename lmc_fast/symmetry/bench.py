@@ -1,0 +1,284 @@
+"""A copy of a model that is run again and again at other weights, so that its outputs can be compared."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._models import STATISTICS, copied, tensors_of, unsaved_buffers
+from .._modes import as_caller
+from .calls import Call, mapped, tensors_in
+from .exact import FLOATS, Exact
+
+__all__ = ["FAILURES", "SCALES", "Bench", "CannotVerifyError", "Weights", "generators_kept", "is_number"]
+
+Weights = dict[str, Tensor]
+# What a forward pass raises that does not take these inputs, this dtype, or the memory that is left.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Weights at which the outputs are finite are looked for at these scales.
+SCALES = (1.0, 0.3, 0.1, 0.01)
+
+
+class CannotVerifyError(ValueError):
+    """A model whose outputs cannot be compared, so that nothing is known of the spec."""
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the global generators of torch, numpy and Python back as they were."""
+    # Forward passes use numpy's global generator still.
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+
+
+def is_number(tensor: Tensor) -> bool:
+    """Whether a tensor holds floating point or complex numbers that can be drawn and compared."""
+    return tensor.dtype in FLOATS or tensor.is_complex()
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """An attribute of a part of a module that holds tensors and is neither parameter nor saved buffer."""
+
+    part: str
+    name: str
+    is_deleted: bool = False
+
+    def _place(self, module: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+        part = module.get_submodule(self.part)
+        return part, part._buffers if self.name in part._buffers else vars(part)
+
+    def empty(self, module: nn.Module) -> None:
+        part, values = self._place(module)
+        value = values[self.name]
+        if self.is_deleted or isinstance(vars(type(part)).get(self.name), cached_property):
+            del values[self.name]
+        else:
+            values[self.name] = type(value)() if isinstance(value, (dict, list)) else None
+
+    def is_filled(self, module: nn.Module) -> bool:
+        return _holds_tensors(self._place(module)[1].get(self.name))
+
+
+def _holds_tensors(value: object, within: tuple[int, ...] = ()) -> bool:
+    """Whether nested containers hold one; `within` tells containers around this one, which may stand in themselves."""
+    items = list(value.values()) if isinstance(value, Mapping) else value
+    if isinstance(items, (list, tuple)) and id(value) not in within:
+        return any(_holds_tensors(item, (*within, id(value))) for item in items)
+    return isinstance(value, Tensor)
+
+
+def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attribute]:
+    internal = vars(nn.Module()).keys()
+    for prefix, part in module.named_modules():
+        names = [name for name, value in vars(part).items() if name not in internal and _holds_tensors(value)]
+        names += [name for name in part._non_persistent_buffers_set if part._buffers.get(name) is not None]
+        for name in names:
+            if (f"{prefix}.{name}" if prefix else name) not in weights:
+                yield _Attribute(prefix, name)
+
+
+class Bench:
+    """One model, one call of it, in one precision.
+
+    Args:
+        module: left as it is.
+        call: the forward pass; each run gets a copy of what it takes.
+        dtype: what parameters and inputs are cast to, and what the forward pass is kept in; None: as they are.
+        buffers: names of unsaved buffers that belong to the weights.
+
+    Attributes:
+        dtype: the dtype above, or the coarsest one that the model has.
+        is_fresh: whether every run takes a copy of its own, since the forward pass remembers earlier ones.
+        is_calm: whether noise is made constant, since the forward pass is random.
+        is_seeded: whether the generators are seeded before every run, since it is random even so.
+        emptied: attributes that held what an earlier call had computed; the copies begin without.
+        coarsest: the coarsest dtype of a value in the last run.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        call: Call,
+        dtype: torch.dtype | None,
+        buffers: tuple[str, ...],
+    ) -> None:
+        self.module, self.kept_in, self.buffers = module, dtype, buffers
+        self.is_fresh = self.is_calm = self.is_seeded = False
+        self.emptied: list[_Attribute] = []
+        self.coarsest: torch.dtype | None = None
+        self.used = self._unused()
+        own = [tensor.dtype for tensor in self._tensors(self.used).values() if tensor.dtype in FLOATS]
+        self.dtype = dtype or min(own, key=FLOATS.index, default=torch.float32)
+        device = next((tensor.device for tensor in self._tensors(self.used).values()), torch.device("cpu"))
+
+        def prepared(tensor: Tensor) -> Tensor:
+            is_cast = dtype is not None and tensor.is_floating_point()
+            return tensor.detach().to(device, dtype if is_cast else tensor.dtype, copy=True)
+
+        with torch.inference_mode(False):
+            self.call = Call(mapped(call.given, prepared), call.run)
+
+    def _unused(self) -> nn.Module:
+        """A copy that has never run, in the precision asked for."""
+        try:
+            module = copied(self.module)
+        except FAILURES as error:
+            raise CannotVerifyError(f"model cannot be copied: {type(error).__name__}: {error}") from error
+        if self.kept_in is not None:
+            module = module.double() if self.kept_in == torch.float64 else module.float()
+        for attribute in self.emptied:
+            attribute.empty(module)
+        return module.eval().requires_grad_(False)
+
+    def _tensors(self, module: nn.Module) -> Weights:
+        unsaved = unsaved_buffers(module) if self.buffers else {}
+        return tensors_of("model", module) | {name: unsaved[name].detach() for name in self.buffers}
+
+    def draw(self, rng: np.random.Generator, scale: float = 1.0) -> Weights:
+        """Random weights at a scale that keeps activations alive, positive random variances; all tensors, copied."""
+        weights = {}
+        for name, tensor in self._tensors(self.used).items():
+            if not is_number(tensor):
+                weights[name] = tensor.clone()
+                continue
+            values = torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape), np.float32)))
+            if tensor.is_complex():
+                values = torch.complex(
+                    values, torch.from_numpy(np.asarray(rng.standard_normal(tuple(tensor.shape), np.float32)))
+                )
+            kind = name.rpartition(".")[2]
+            if kind == STATISTICS[1]:
+                values = 0.5 + torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape))))
+            elif tensor.ndim > 1:
+                values = scale * values / max(1, tensor[0].numel()) ** 0.5
+            else:
+                values = (1.0 if kind == "weight" else 0.25 * scale) + 0.5 * scale * values
+            weights[name] = values.to(tensor.device, tensor.dtype)
+        # Names of one tied tensor hold one thing.
+        self._load(self.used, weights)
+        return {name: tensor.clone() for name, tensor in self._tensors(self.used).items()}
+
+    def _load(self, module: nn.Module, weights: Weights) -> None:
+        module.load_state_dict({**module.state_dict(), **{n: w for n, w in weights.items() if n not in self.buffers}})
+        if self.buffers:
+            unsaved = unsaved_buffers(module)
+            with torch.no_grad():
+                for name in self.buffers:
+                    unsaved[name].copy_(weights[name])
+
+    def run(self, weights: Weights) -> list[Tensor]:
+        """The outputs at these weights: floating point ones as float64, complex ones as pairs, integer ones as they
+        are; on the CPU."""
+        module = self._unused() if self.is_fresh else self.used
+        self._load(module, weights)
+        return self._forward(module)
+
+    def _forward(self, module: nn.Module) -> list[Tensor]:
+        given = mapped(self.call.given, torch.clone)
+        if self.is_seeded:
+            torch.manual_seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            random.seed(0)
+        with torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
+            returned = self.call.run(module, given)
+        self.coarsest = watch.coarsest
+        outputs = []
+        for tensor in tensors_in(returned):
+            tensor = tensor.detach()
+            if tensor.is_complex():
+                tensor = torch.view_as_real(tensor.resolve_conj())
+            outputs.append(tensor.to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True))
+        floats = [tensor for tensor in outputs if tensor.is_floating_point() and tensor.numel()]
+        if not outputs:
+            raise CannotVerifyError(
+                "model must return a floating point tensor, or a tuple, list, dict or dataclass with one, got a "
+                f"{type(returned).__name__}"
+            )
+        # Of logits and what is read off them, the logits tell more.
+        return floats or [tensor.to(torch.float64) for tensor in outputs]
+
+    def settle(self, rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor]]:
+        """Find out how to run the model so that the same weights give the same outputs, whatever ran before.
+
+        Returns:
+            The outputs at two draws of weights.
+
+        Raises:
+            CannotVerifyError: there is no such way.
+            One of FAILURES: the forward pass fails.
+        """
+        first, second = self.draw(rng), self.draw(rng)
+        self.run(first)
+        self._empty_caches(first)
+        for is_fresh, is_calm, is_seeded in (
+            (False, False, False),
+            (False, True, False),
+            (True, False, False),
+            (True, True, False),
+            (False, True, True),
+            (True, True, True),
+        ):
+            self.is_fresh, self.is_calm, self.is_seeded = is_fresh, is_calm, is_seeded
+            outputs = self.run(first)
+            if not self._same(outputs, self.run(first)):
+                continue
+            others = self.run(second)
+            if is_fresh or self._same(others, self._on_a_copy(second)):
+                return outputs, others
+        raise CannotVerifyError(
+            "model cannot be compared with itself: the same weights and inputs give different outputs, with the "
+            "generators of torch, numpy and Python seeded as well"
+        )
+
+    def _on_a_copy(self, weights: Weights) -> list[Tensor]:
+        """The outputs of a copy that has not run before."""
+        module = self._unused()
+        self._load(module, weights)
+        return self._forward(module)
+
+    def _empty_caches(self, weights: Weights) -> None:
+        """Find the attributes that are no weights, and that the forward pass fills again where they are empty.
+
+        The caller's model may have run: what it computed from its weights then is in every copy.
+        """
+        found = []
+        for attribute in _attributes(self.module, self.buffers):
+            for way in (attribute, _Attribute(attribute.part, attribute.name, is_deleted=True)):
+                module = self._unused()
+                self._load(module, weights)
+                way.empty(module)
+                try:
+                    self._forward(module)
+                except FAILURES:
+                    continue
+                if way.is_filled(module):
+                    found.append(way)
+                    break
+        self.emptied = found
+        if found:
+            self.used = self._unused()
+
+    def _same(self, outputs: list[Tensor], others: list[Tensor]) -> bool:
+        if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in others]:
+            return False
+        allowed = min(1e3 * torch.finfo(self.dtype).eps, 0.02)
+        for one, other in zip(outputs, others, strict=True):
+            scale = float(one[torch.isfinite(one)].abs().max()) if bool(torch.isfinite(one).any()) else 1.0
+            if not torch.allclose(one, other, rtol=0.0, atol=allowed * scale, equal_nan=True):
+                return False
+        return True
