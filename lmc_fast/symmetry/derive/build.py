@@ -14,7 +14,7 @@ from .terms import Pin, Term, Terms
 
 __all__ = ["Built", "build"]
 
-_UNUSED = Pin("nothing", "", "no operation uses it")
+_SINGLE = Pin("slice", "", "is cut into single units")
 
 
 class Built:
@@ -53,11 +53,16 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         )
         for name, dims in axes.items()
     }
-    pinned = {
-        name: [tuple(dict.fromkeys(atom.pin for atom in terms.atoms(term) if atom.pin)) for term in dims]
-        for name, dims in axes.items()
-    }
+    pinned = {name: [_reasons(terms, term) for term in dims] for name, dims in axes.items()}
     return Built(PermutationSpec({group.name: group for group in groups}, written), pinned)
+
+
+def _reasons(terms: Terms, term: Term) -> tuple[Pin, ...]:
+    """Why entries of a dimension stay where they are, some or all; none where all may move."""
+    atoms = terms.atoms(term)
+    if not atoms:
+        return (_SINGLE,) if term.size > 1 else ()
+    return tuple(dict.fromkeys(atom.pin for atom in atoms if atom.pin))
 
 
 def _picked_apart(terms: Terms, term: Term) -> Term:

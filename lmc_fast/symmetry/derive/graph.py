@@ -60,6 +60,7 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapp
     known: dict[Node, Any] = {}
     tied: dict[Hashable, str] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    used: set[int] = set()
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
             known[node] = _entering(walked, node, places.get(node.name), state, identities, tied)
@@ -74,6 +75,13 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapp
                         walked.terms.pin(term, Pin("output", "", "is what the model gives"))
         if node in known:
             walked.values += _each(known[node])
+            if node.op == "placeholder" and node.users:
+                used |= {id(term) for term in known[node]}
+    for dims in walked.parameters.values():
+        # Under all of its names, for one that is tied.
+        for term in dims:
+            if id(term) not in used:
+                walked.terms.pin(term, Pin("nothing", "", "no operation uses it"))
     return walked
 
 

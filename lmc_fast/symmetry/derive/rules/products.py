@@ -13,6 +13,7 @@ def linear(look: Look) -> Dims:
     """[..., i], [o, i], [o] -> [..., o]."""
     dims, weight = look.dims("input"), look.dims("weight")
     look.same(dims[-1], weight[-1], "summed over")
+    look.inside += [dims[:-1], weight[:-1]]
     result = [*dims[:-1], *weight[:-1]]
     return look.broadcast([result, look.dims("bias")])
 
@@ -34,6 +35,8 @@ def product(look: Look, one: Dims, other: Dims) -> Dims:
     inner = other[0] if len(other) == 1 else other[-2]
     look.same(one[-1], inner, "summed over")
     batch = look.broadcast([one[:-2], other[:-2]])
+    # What is summed over is gone from either side, though its units may stand again on the other.
+    look.inside += [[*batch, *one[-2:-1]], [*batch, *(other[-1:] if len(other) > 1 else [])]]
     return [*batch, *one[-2:-1], *(other[-1:] if len(other) > 1 else [])]
 
 
@@ -73,6 +76,9 @@ def einsum(look: Look) -> Dims:
         result = [*ahead, *dots, *behind]
     else:
         result = list(sides[1])
+    summed = set(known) - set(result)
+    for names in letters:
+        look.inside.append([known[letter] for letter in names if letter not in summed])
     return [known[letter] for letter in result]
 
 
@@ -105,7 +111,7 @@ def attention(look: Look) -> Dims:
     batch = look.broadcast([query[:-2], heads])
     if look.has("attn_mask"):
         look.broadcast([[*batch, query[-2], key[-2]], look.dims("attn_mask")])
-    look.inside.append([*batch, query[-2], key[-2]])
+    look.inside += [[*batch, query[-2]], [*batch, key[-2]], [*batch, value[-1]]]
     if look["is_causal"]:
         look.pin([query[-2], key[-2]], "each sees those before it")
     return [*batch, query[-2], value[-1]]
