@@ -11,9 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from .._backend import check_device
@@ -21,6 +19,7 @@ from .._checks import check_type
 from .._models import check_batches, check_numbers, check_same_tensors, counted_names, tensors_of
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.views import Units, groups_of
 from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices
@@ -49,7 +48,7 @@ def activation_matching(
 
     One pass over the batches, in eval mode and without gradients. What is kept is one float64 matrix a group, and
     the watched activations of one batch of model a, however many batches there are. Groups that another one owns
-    are matched inside every pair of owners, exactly. Several places of one group are taken as one long record of
+    are matched inside every pair of owners. Several places of one group are taken as one long record of
     its units, each place (and each entry that a unit owns there) centred by its own mean. Positions of a
     convolution's maps and tokens are samples as examples are. A unit that does not vary correlates with none; two
     that no example wakes behind the nonlinearity are compared in front of it. Units that one and the same example
@@ -78,7 +77,8 @@ def activation_matching(
         TypeError: a model that is no module, `batches` that are a batch themselves, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, no batches, activations that are not
-            finite or differ in shape between the models, a group that shows up nowhere, or an unknown option.
+            finite or differ in shape between the models, a group that shows up nowhere, a root group that shows up
+            inside another, or an unknown option.
     """
     began = time.perf_counter()
     check_type("model_a", model_a, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
@@ -105,10 +105,7 @@ def activation_matching(
         )
     choices = Permutations.identity(spec).choices
     for root in spec.roots:
-        tree: dict[str, NDArray[np.float64] | None] = {
-            name: gains.get(name) for name in spec.groups if spec.root_of(name) == root
-        }
-        choices.update(best_choices(spec, root, tree, choices, frozen=unknown)[0])
+        choices.update(best_choices(spec, root, gains, choices, frozen=unknown)[0])
     permutations = Permutations(spec, choices)
 
     counted = set(counted_names(model_b, tensors_b))
@@ -128,14 +125,9 @@ def activation_matching(
     )
 
 
-def _undetermined(spec: PermutationSpec, gains: Collection[str]) -> list[str]:
+def _undetermined(spec: PermutationSpec, gains: Collection[Units]) -> list[str]:
     """Groups with no gain of their own nor of any group that they own."""
-    seen = set(gains)
-    for name in gains:
-        owner = spec.groups[name].owner
-        while owner is not None:
-            seen.add(owner)
-            owner = spec.groups[owner].owner
+    seen = {name for units in gains for name in groups_of(spec, units)}
     return [name for name in spec.groups if name not in seen]
 
 

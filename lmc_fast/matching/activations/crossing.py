@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..._models import modes_kept
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
-from ...symmetry.views import Leaf, leaves
+from ...symmetry.views import Leaf, Units, leaves
 from .moments import Centred, CrossMoments, CrossSums, Some, without_rounding
 from .watching import Place, entries_first, places_of, places_used, run, watching
 
@@ -30,19 +30,20 @@ def activation_gains(
     watch: str = "inputs",
     device: torch.device | None = None,
     progress: Progress = False,
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[Units, NDArray[np.float64]]:
     """What `activation_matching` maximises, by group: float64 [units, units], row: unit of a; column: unit of b.
 
     Args:
         spec: bound.
 
     Returns:
-        Correlations, or ("covariance") sums of products of centred activations over all samples: one scale for all
+        By group, or by several that lie inside each other, correlations, or ("covariance") sums of products of centred activations over all samples: one scale for all
         groups. Groups that show up nowhere are left out.
 
     Raises:
         TypeError: batches that are no tensors.
-        ValueError: no batches, or activations that are not finite or differ in shape between the models.
+        ValueError: no batches, activations that are not finite or differ in shape between the models, or a place where
+            a root group lies inside another.
     """
     total = len(batches) if isinstance(batches, Sized) else 0
     crossing: _Crossing | None = None
@@ -69,9 +70,9 @@ class _View:
 
     def __init__(self, places: dict[Place, CrossMoments]) -> None:
         self.places = places
-        self.sums: dict[str, CrossSums] = {}
+        self.sums: dict[Units, CrossSums] = {}
 
-    def done(self) -> dict[str, CrossSums]:
+    def done(self) -> dict[Units, CrossSums]:
         """The sums so far, rounding taken for what it is. ValueError, naming the place, unless they are finite."""
         for place, moments in self.places.items():
             if not bool(torch.isfinite(moments.mean_a).all() and torch.isfinite(moments.mean_b).all()):
@@ -95,12 +96,19 @@ class _Crossing:
             for leaf in leaves(spec, root):
                 on_axis.setdefault((leaf.parameter, leaf.axis), []).append(leaf)
         self._on_place = {place: on_axis[place.parameter, place.axis] for place in used}
+        for place, found in self._on_place.items():
+            beside = next((leaf for leaf in found if leaf.beside), None)
+            if beside is not None:
+                raise ValueError(
+                    f"activation matching takes no group inside another that does not own it unless one group owns "
+                    f"both, but {beside.root!r} and {beside.beside[0]!r} lie inside each other on {place.parameter!r}"
+                )
         self._side = watch.removesuffix("s")
         self._there = {
             leaf.group for place, found in self._on_place.items() if place.side == self._side for leaf in found
         }
         self._device = device
-        self._still: dict[str, tuple[Tensor, Tensor]] = {}
+        self._still: dict[Units, tuple[Tensor, Tensor]] = {}
         self.first = self._view(lambda place, leaf: (place.side == self._side) == (leaf.group in self._there))
         self.second = _View({})
 
@@ -150,7 +158,7 @@ class _Crossing:
         if left is not None:
             raise ValueError(f"model_b must run as model_a does, but does not call {left.module!r} as often")
 
-    def gains(self, statistic: str) -> dict[str, NDArray[np.float64]]:
+    def gains(self, statistic: str) -> dict[Units, NDArray[np.float64]]:
         """By group: [units, units]."""
         second = self.second.done()
         gains = {}
