@@ -150,6 +150,56 @@ class GroupedQueryAttention(nn.Module):
         )
 
 
+class GroupedQueryBlock(nn.Module):
+    """Grouped-query attention on a residual stream, with a gated MLP beside it.
+
+    Args:
+        width: of the stream; the others as of `GroupedQueryAttention`.
+    """
+
+    def __init__(
+        self, width: int = 14, heads: int = 3, queries: int = 2, value: int = 4, hidden: int = 9, *, rotary: bool = False
+    ) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(5, width), nn.LayerNorm(width)
+        self.attention = GroupedQueryAttention(width, heads, queries, 6, value, rotary=rotary)
+        self.gate, self.up, self.down = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, tokens, 5]
+        stream = self.embed(x)
+        stream = stream + self.attention(self.norm(stream))
+        stream = stream + self.down(torch.sigmoid(self.gate(stream)) * self.up(stream))
+        return self.head(stream)
+
+    @staticmethod
+    def spec(heads: int = 3, queries: int = 2, value: int = 4, *, rotary: bool = False) -> lmc.PermutationSpec:
+        inside = GroupedQueryAttention.spec(heads, queries, 6, value, rotary=rotary)
+        stream = lmc.Axis((lmc.Segment("stream"),))
+        attention = {
+            f"attention.{name}": tuple(stream if axis == lmc.Axis() else axis for axis in axes)
+            for name, axes in inside.axes.items()
+        }
+        return lmc.PermutationSpec.from_axes(
+            {
+                "embed.weight": ("stream", None),
+                "embed.bias": ("stream",),
+                "norm.weight": ("stream",),
+                "norm.bias": ("stream",),
+                **attention,
+                "gate.weight": ("hidden", "stream"),
+                "gate.bias": ("hidden",),
+                "up.weight": ("hidden", "stream"),
+                "up.bias": ("hidden",),
+                "down.weight": ("stream", "hidden"),
+                "down.bias": ("stream",),
+                "head.weight": (None, "stream"),
+                "head.bias": (None,),
+            },
+            [lmc.Group("stream"), lmc.Group("hidden"), *inside.groups.values()],
+        )
+
+
 def _turned(x: Tensor) -> Tensor:
     """Rotary position embedding: [batch, tokens, ..., dims], by halves."""
     half = x.shape[-1] // 2

@@ -37,8 +37,8 @@ def activation_gains(
         spec: bound.
 
     Returns:
-        By group, or by several that lie inside each other, correlations, or ("covariance") sums of products of centred activations over all samples: one scale for all
-        groups. Groups that show up nowhere are left out.
+        By group, or by several that lie inside each other, correlations, or ("covariance") sums of products of centred
+        activations over all samples: one scale for all groups. Groups that show up nowhere are left out.
 
     Raises:
         TypeError: batches that are no tensors.

@@ -5,8 +5,7 @@ Where groups q and d of one owner lie inside each other on an axis, what exchang
     max over pi, sigma of  sum_p Q[p, pi(p)] + sum_s D[s, sigma(s)] + sum_{p, s} J[p, s, pi(p), sigma(s)],
 
 a bilinear assignment, which is NP-hard in general. With one of the two held the other is a linear assignment: in turn
-they reach a local optimum, for all pairs (i, j) at once. It begins, for each pair, at the best of several starts after
-one round of solving.
+they reach a local optimum, for all pairs (i, j) at once. Of those that several starts lead to each pair has its best.
 """
 
 from __future__ import annotations
@@ -21,6 +20,9 @@ from ...assignment import linear_sum_assignment_batched
 from ...symmetry import PermutationSpec
 
 __all__ = ["Factors", "Gain", "Picks", "Search", "alternated"]
+
+# Beside those that the gains point to.
+RANDOM_STARTS = 3
 
 Gain = NDArray[np.float32] | NDArray[np.float64]
 # Gains for each of many pairs of an owner's units, by the groups that they are of, owners first:
@@ -63,18 +65,16 @@ def alternated(
     value = np.full(len(owners), -np.inf)
     for picks, order in work.starts():
         total = work.value(picks, every)
-        for child in order:
-            work.improve(child, picks, total, every)
+        moving = every
+        while moving.size:
+            before = total[moving]
+            for child in order:
+                work.improve(child, picks, total, moving)
+            moving = moving[total[moving] > before]
         better = total > value
         value = np.where(better, total, value)
         for name, pick in picks.items():
             best.setdefault(name, pick)[better] = pick[better]
-    moving = every
-    while moving.size:
-        before = value[moving]
-        for child in children:
-            work.improve(child, best, value, moving)
-        moving = moving[value[moving] > before]
     return value, best
 
 
@@ -107,7 +107,9 @@ class _Alternation:
         if self._is_plain():
             outer, inner = sorted(self.children, key=self.spec.sizes.__getitem__)
             yield {**_copied(alone[0]), outer: self._as_owner(outer, inner)}, [inner, outer]
-        yield self._random(now), orders[0]
+        rng = np.random.default_rng(0)
+        for _ in range(RANDOM_STARTS):
+            yield self._random(now, rng), orders[0]
 
     def value(self, picks: Picks, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Total gain of choices for some of the pairs, one entry of each pick for each of these: float64 [rows]."""
@@ -216,9 +218,8 @@ class _Alternation:
             picks |= self._now(child, below)
         return picks
 
-    def _random(self, now: Picks) -> Picks:
-        """Random choices, the same for all pairs and at every call; what holds a frozen group stays."""
-        rng = np.random.default_rng(0)
+    def _random(self, now: Picks, rng: np.random.Generator) -> Picks:
+        """Random choices, the same for all pairs; what holds a frozen group stays."""
         picks: Picks = {}
         for below in self.below.values():
             still = any(name in self.search.frozen for name in below)
