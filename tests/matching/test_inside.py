@@ -8,13 +8,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import lmc_fast as lmc
 from benchmarks import models
 from benchmarks.planted import with_noise
 from lmc_fast import Group, PermutationSpec, Segment
-from lmc_fast.matching.engine import leading
+from lmc_fast.matching.engine import alternating, leading
 from lmc_fast.matching.engine.descent import CoordinateDescent
 from lmc_fast.matching.engine.leading import LeadingGains
 from lmc_fast.matching.engine.measures import objective_of
@@ -130,16 +131,33 @@ class TestChoices:
             optimal += found >= total(pairs.best) - 1e-9
         assert optimal >= 6
 
+    def test_by_their_own_gains_both_orders_are_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is promised needs no luck with the other starts."""
+        every = alternating._Alternation.starts
+        monkeypatch.setattr(alternating._Alternation, "starts", lambda work: itertools.islice(every(work), 3))
+        spec = head_spec(1, 4, 5)
+        for seed in range(40):
+            gains = head_gains(np.random.default_rng(seed), 1, 4, 5, 1.0)
+            choices, _ = best_choices(spec, "head", gains, lmc.Permutations.identity(spec).choices)  # type: ignore[arg-type]
+            found = value_of(spec, "head", gains, choices)  # type: ignore[arg-type]
+            assert found >= Pairs(gains, 4, 5).one_after_another(0, 0) + gains["head"][0, 0] - 1e-9
+
     def test_from_where_they_are_they_never_lose(self) -> None:
         """The choices so far are one of the starts, even where they are better than what the gains point to."""
-        spec = head_spec(1, 4, 5)
-        for seed in range(20):
-            gains = head_gains(np.random.default_rng(seed), 1, 4, 5, 0.2)
-            now = lmc.Permutations.identity(spec).choices
-            for _ in range(3):
-                now, gained = best_choices(spec, "head", gains, now)  # type: ignore[arg-type]
-                assert gained >= 0
-            assert gained == 0
+        spec = head_spec(1, 5, 8)
+        for seed in range(5):
+            gains = head_gains(np.random.default_rng(seed), 1, 5, 8, 0.0)
+            joint = gains[JOINT].reshape(8, 5, 8, 5)
+            reached: list[tuple[float, np.ndarray, np.ndarray]] = []
+            for q in itertools.permutations(range(5)):
+                left = joint[:, range(5), :, q].sum(axis=0)  # [d's places, d's units]
+                d = linear_sum_assignment(left, maximize=True)[1]
+                reached.append((float(left[range(8), d].sum()), np.array(q), d))
+            value, q_order, d_order = max(reached, key=lambda found: found[0])
+            best = lmc.Permutations(spec, {"q": q_order[None], "d": d_order[None]})
+            choices, gained = best_choices(spec, "head", gains, best.choices)  # type: ignore[arg-type]
+            assert gained == 0 and lmc.Permutations(spec, choices) == best
+            assert value_of(spec, "head", gains, choices) == pytest.approx(value)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("frozen", [("q",), ("d",), ("head",), ("q", "d"), ("head", "q")], ids="-".join)
     def test_frozen_ones_keep_their_order(self, frozen: tuple[str, ...]) -> None:
@@ -240,6 +258,13 @@ class TestGains:
             for _ in range(2)
         )
         self.follow(descent_between(a, b, spec.bind(shapes)))
+
+    def test_nothing_is_settled_by_what_lies_beside_it_unsettled(self) -> None:
+        (a, b), spec = states_of("shared-inputs")
+        descent = descent_between(a, b, spec)
+        (first, known), *_ = descent.outward()
+        assert any(leaf.parameter == "mix.weight" for leaf in descent.leaves[first])
+        assert known[first] and all(leaf.parameter != "mix.weight" for leaf in known[first])
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_nothing_else_changes_is_not_stale(self, kind: str) -> None:
