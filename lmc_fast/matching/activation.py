@@ -22,7 +22,7 @@ from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import Units, groups_of
 from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
-from .engine.nested import best_choices
+from .engine.nested import best_choices, best_together
 from .results.matching import Matching, Sweep
 
 __all__ = ["activation_matching"]
@@ -77,8 +77,7 @@ def activation_matching(
         TypeError: a model that is no module, `batches` that are a batch themselves, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, no batches, activations that are not
-            finite or differ in shape between the models, a group that shows up nowhere, a root group that shows up
-            inside another, or an unknown option.
+            finite or differ in shape between the models, a group that shows up nowhere, or an unknown option.
     """
     began = time.perf_counter()
     check_type("model_a", model_a, nn.Module, "a torch.nn.Module (activations cannot be had from a state dict)")
@@ -104,8 +103,12 @@ def activation_matching(
             "unseen='keep' leaves such groups in place"
         )
     choices = Permutations.identity(spec).choices
-    for root in spec.roots:
-        choices.update(best_choices(spec, root, gains, choices, frozen=unknown)[0])
+    for roots in _seen_together(spec, gains):
+        if len(roots) == 1:
+            choices.update(best_choices(spec, roots[0], gains, choices, frozen=unknown)[0])
+        else:
+            own = {units: gain for units, gain in gains.items() if spec.root_of(groups_of(spec, units)[0]) in roots}
+            choices.update(best_together(spec, roots, own, choices, frozen=unknown)[0])
     permutations = Permutations(spec, choices)
 
     counted = set(counted_names(model_b, tensors_b))
@@ -123,6 +126,18 @@ def activation_matching(
         seconds=seconds,
         method=f"activation matching, {statistic}",
     )
+
+
+def _seen_together(spec: PermutationSpec, gains: Collection[Units]) -> list[list[str]]:
+    """All root groups, those together that show up inside each other."""
+    parts = [[root] for root in spec.roots]
+    for units in gains:
+        of = {spec.root_of(name) for name in groups_of(spec, units)}
+        joined = [part for part in parts if not of.isdisjoint(part)]
+        for part in joined[1:]:
+            joined[0].extend(part)
+            parts.remove(part)
+    return parts
 
 
 def _undetermined(spec: PermutationSpec, gains: Collection[Units]) -> list[str]:

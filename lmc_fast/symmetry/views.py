@@ -13,23 +13,25 @@ from torch import Tensor
 from .groups import Segment, axis_size, walk
 from .spec import PermutationSpec
 
-__all__ = ["Leaf", "Units", "axis_orbits", "check_owners_around", "groups_of", "is_joint", "leaves"]
+__all__ = ["Leaf", "Units", "axis_orbits", "check_owners_around", "groups_of", "leaves", "taken_together"]
 
-# The units that a gain is of: those of a group, in all units of its owners; or, by all groups of one root that lie
-# around some entries, owners first, those of groups inside each other of which the outer one does not own the inner.
+# The units that a gain is of: those of a group, in all units of its owners; or, by all groups that lie around some
+# entries, owners first, those of groups inside each other of which the outer one does not own the inner.
 Units = str | tuple[str, ...]
+_Level = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Entries of one axis that belong to the same groups, as one root group and what it owns move them.
+    """Entries of one axis that belong to the same groups, as some root groups and what they own move them.
 
     Attributes:
         parameter, axis: which axis (of the spec's).
-        root: the root group that moves these units.
+        roots: the root groups that move these units; one, unless several that lie inside each other are taken as one.
         group: whose units.
-        levels: for each group around the entries from the outermost in, (offset, outer, units, inner): the part of
-            the axis, or of one unit of the level above, that its view covers.
+        around: the groups around the entries, from the outermost in.
+        levels: for each of these (offset, outer, units, inner): the part of the axis, or of one unit of the level
+            above, that its view covers.
         tail: (offset, length) within one unit of the innermost group.
         turning: the levels that run over the units of `group`, its owners' first.
         beside: the other root groups that move levels.
@@ -37,9 +39,10 @@ class Leaf:
 
     parameter: str
     axis: int
-    root: str
+    roots: tuple[str, ...]
     group: Units
-    levels: tuple[tuple[int, int, int, int], ...]
+    around: tuple[str, ...]
+    levels: tuple[_Level, ...]
     tail: tuple[int, int]
     turning: tuple[int, ...]
     beside: tuple[str, ...] = ()
@@ -69,20 +72,33 @@ def leaves(spec: PermutationSpec, root: str) -> Iterator[Leaf]:
         for position, axis in enumerate(axes):
             if root in axis.groups:
                 for around, levels, tail in _split(axis.segments, (), (), spec):
-                    roots = [spec.root_of(name) for name in around]
-                    if root in roots:
-                        turning = [level for level, of in enumerate(roots) if of == root]
-                        # Owners before what they own, whatever lies around what.
-                        turning.sort(key=lambda level: (len(spec.chain(around[level])), around[level]))
-                        names = tuple(around[level] for level in turning)
-                        group: Units = names[-1] if spec.chain(names[-1]) == names else names
-                        beside = tuple(dict.fromkeys(of for of in roots if of != root))
-                        yield Leaf(parameter, position, root, group, levels, tail, tuple(turning), beside)
+                    if any(spec.root_of(name) == root for name in around):
+                        yield _leaf(spec, parameter, position, around, levels, tail, (root,))
 
 
-def is_joint(units: Units) -> bool:
-    """Whether these are units of groups inside each other of which the outer one does not own the inner."""
-    return not isinstance(units, str)
+def taken_together(spec: PermutationSpec, leaf: Leaf, roots: Collection[str]) -> Leaf:
+    """A leaf's entries, as all these root groups move them together."""
+    those = tuple(root for root in (*leaf.roots, *leaf.beside) if root in roots)
+    return _leaf(spec, leaf.parameter, leaf.axis, leaf.around, leaf.levels, leaf.tail, tuple(sorted(those)))
+
+
+def _leaf(
+    spec: PermutationSpec,
+    parameter: str,
+    axis: int,
+    around: tuple[str, ...],
+    levels: tuple[_Level, ...],
+    tail: tuple[int, int],
+    roots: tuple[str, ...],
+) -> Leaf:
+    of = [spec.root_of(name) for name in around]
+    turning = [level for level, root in enumerate(of) if root in roots]
+    # Owners before what they own, whatever lies around what.
+    turning.sort(key=lambda level: (len(spec.chain(around[level])), around[level]))
+    names = tuple(around[level] for level in turning)
+    group: Units = names[-1] if spec.chain(names[-1]) == names else names
+    beside = tuple(dict.fromkeys(root for root in of if root not in roots))
+    return Leaf(parameter, axis, roots, group, around, levels, tail, tuple(turning), beside)
 
 
 def groups_of(spec: PermutationSpec, units: Units) -> tuple[str, ...]:
@@ -131,9 +147,6 @@ def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Co
         parts.append(labels + offset)
         offset += int(labels.max(initial=-1)) + 1
     return np.concatenate(parts)
-
-
-_Level = tuple[int, int, int, int]
 
 
 def _split(

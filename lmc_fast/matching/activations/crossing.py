@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..._models import modes_kept
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
-from ...symmetry.views import Leaf, Units, leaves
+from ...symmetry.views import Leaf, Units, leaves, taken_together
 from .moments import Centred, CrossMoments, CrossSums, Some, without_rounding
 from .watching import Place, entries_first, places_of, places_used, run, watching
 
@@ -42,8 +42,7 @@ def activation_gains(
 
     Raises:
         TypeError: batches that are no tensors.
-        ValueError: no batches, activations that are not finite or differ in shape between the models, or a place where
-            a root group lies inside another.
+        ValueError: no batches, or activations that are not finite or differ in shape between the models.
     """
     total = len(batches) if isinstance(batches, Sized) else 0
     crossing: _Crossing | None = None
@@ -91,18 +90,13 @@ class _Crossing:
     """
 
     def __init__(self, spec: PermutationSpec, used: Collection[Place], watch: str, device: torch.device | None) -> None:
-        on_axis: dict[tuple[str, int], list[Leaf]] = {}
+        on_axis: dict[tuple[str, int], dict[Leaf, None]] = {}
         for root in spec.roots:
             for leaf in leaves(spec, root):
-                on_axis.setdefault((leaf.parameter, leaf.axis), []).append(leaf)
-        self._on_place = {place: on_axis[place.parameter, place.axis] for place in used}
-        for place, found in self._on_place.items():
-            beside = next((leaf for leaf in found if leaf.beside), None)
-            if beside is not None:
-                raise ValueError(
-                    f"activation matching takes no group inside another that does not own it unless one group owns "
-                    f"both, but {beside.root!r} and {beside.beside[0]!r} lie inside each other on {place.parameter!r}"
-                )
+                # Root groups that lie inside each other are seen together alone.
+                whole = taken_together(spec, leaf, spec.roots)
+                on_axis.setdefault((leaf.parameter, leaf.axis), {})[whole] = None
+        self._on_place = {place: list(on_axis[place.parameter, place.axis]) for place in used}
         self._side = watch.removesuffix("s")
         self._there = {
             leaf.group for place, found in self._on_place.items() if place.side == self._side for leaf in found

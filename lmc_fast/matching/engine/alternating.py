@@ -47,13 +47,13 @@ class Search(Protocol):
 def alternated(
     search: Search, children: Sequence[str], factors: Factors, owners: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], Picks]:
-    """Choices of groups of one owner, and of all that they own, for every pair of its units.
+    """Choices of groups of one owner, or of none, and of all that they own, for every pair of its units.
 
     Args:
         search: solves each of the groups by itself.
         children: two groups at least.
         factors: their gains.
-        owners: of each pair the unit of b, counted over all units of the owner: int64 [pairs].
+        owners: of each pair the unit of b, counted over all units of the owner: int64 [pairs]; [0] without an owner.
 
     Returns:
         What they gain, float64 [pairs], and the choices. No pair gains less than from the choices so far, nor less

@@ -22,10 +22,10 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, leaves
+from ...symmetry.views import Leaf, Units, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
-from .nested import Choices, Gain, best_choices, flat_choices
+from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
 from .workers import SideBySide
 
@@ -121,8 +121,8 @@ class CoordinateDescent:
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
-        # By the segments of an axis; with a root that is left in place, or None.
-        self._indices: dict[tuple[tuple[Segment, ...], str | None], Tensor] = {}
+        # By the segments of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
 
     def leading(self) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -158,15 +158,55 @@ class CoordinateDescent:
         Returns:
             The groups in the order in which they were settled.
         """
-        order = []
+        order: list[str] = []
         for root, known in self.outward():
             order.append(root)
+            if self._settle_together(root, set(order)):
+                continue
             if any(known.values()):
                 gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
                 choices, gained = best_choices(self.spec, root, gains, self.choices, self.solver(root), self.frozen)
                 if gained > 0:
                     self.choose(root, choices)
         return order
+
+    def _settle_together(self, root: str, order: Collection[str]) -> bool:
+        """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
+
+        None of them can be told by itself where it shows up beside the others alone.
+
+        Args:
+            order: the groups so far, this one among them.
+
+        Returns:
+            Whether there are any.
+        """
+        unsettled = (set(self.open) - set(order)) | {root}
+        roots, found = {root}, list(self.units[root])
+        for units in found:
+            for leaf in self.leaves[units]:
+                for other in leaf.beside:
+                    if other in unsettled - roots:
+                        roots.add(other)
+                        found.extend(self.units[other])
+        if len(roots) == 1:
+            return False
+        settled = set(self.spec.roots) - unsettled
+        known: dict[Units, dict[Leaf, None]] = {}
+        for units in found:
+            for leaf in self.leaves[units]:
+                whole = taken_together(self.spec, leaf, roots)
+                if settled_leaves([whole], self.axis_roots.__getitem__, settled):
+                    known.setdefault(whole.group, {})[whole] = None
+        # What is known of each alone is better taken alone, and the others after that.
+        if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
+            return False
+        gains = {units: _on_cpu(self.gains.gain_of(list(some))) for units, some in known.items()}
+        choices, gained = best_together(self.spec, sorted(roots), gains, self.choices, self.frozen)
+        if gained > 0:
+            for one in roots:
+                self.choose(one, {name: choices[name] for name in self.trees[one]})
+        return True
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -237,7 +277,7 @@ class CoordinateDescent:
                 if not stale:
                     for group in self.gains.off(self.norms):
                         self.gains.forget(group)
-                        stale.add(self.leaves[group][0].root)
+                        stale.update(self.leaves[group][0].roots)
                     if not stale:
                         break
                 began = time.perf_counter()
@@ -325,17 +365,16 @@ class CoordinateDescent:
         names = self.a if parameters is None else parameters
         return sum(self.gains.dot(name) for name in names)
 
-    def _index(self, parameter: str, axis: int, still: str | None = None) -> Tensor | None:
-        """The indices that permute an axis now, of all groups but those of a root that is to be still."""
+    def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
+        """The indices that permute an axis now, of all groups but those of roots that are to be still."""
         of_axis = self.spec.axes[parameter][axis]
         if not self.axis_roots[parameter][axis]:
             return None
         # Axes that are split in the same way move in the same way.
         key = of_axis.segments, still
         if key not in self._indices:
-            choices = self.choices
-            if still is not None:
-                choices = choices | {name: self._identity[name] for name in self.trees[still]}
+            left = {name: self._identity[name] for root in still for name in self.trees[root]}
+            choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
             self._indices[key] = torch.from_numpy(index).to(self.b[parameter].device)
         return self._indices[key]
@@ -344,7 +383,7 @@ class CoordinateDescent:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
         for segments, still in list(self._indices):
-            if still != root and any(segment.group == root for segment in walk(segments)):
+            if root not in still and any(segment.group == root for segment in walk(segments)):
                 del self._indices[segments, still]
 
     def choose_all(self, choices: Choices) -> None:
@@ -396,7 +435,8 @@ class CoordinateDescent:
                             neighbours[root].update(there)
         for found in self.leaves.values():
             for leaf in found:
-                neighbours[leaf.root].update(leaf.beside)
+                for root in leaf.roots:
+                    neighbours[root].update(leaf.beside)
         return neighbours
 
     def _find_scale(self, root: str) -> float:

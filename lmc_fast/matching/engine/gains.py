@@ -32,8 +32,8 @@ TOGETHER = 1 << 26
 # What a gain may be off, in roundings of its dtype times the norms of what it multiplies.
 ROUNDINGS = 16
 
-# The indices that permute an axis of a parameter of b now, or None for an axis that stays. Asked with the name of a
-# root group as well, those that leave it and all that it owns in place.
+# The indices that permute an axis of a parameter of b now, or None for an axis that stays. Asked with root
+# groups as well, those that leave these and all that they own in place.
 IndexOf = Callable[..., Tensor | None]
 Indices = tuple[Tensor | None, ...]
 
@@ -154,6 +154,12 @@ class GainCache:
         self._kept.pop(group, None)
         return self._up_to_date(group, chosen) if chosen else None
 
+    def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
+        """The gain of leaves, one at least, all of the same units; not kept."""
+        uses = [_use(leaf, self._a, self._b) for leaf in leaves]
+        terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
+        return _added(terms, _zeros(uses))
+
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
         return permuted_dot(self._a[parameter], self._b[parameter], self.gathers(parameter))
@@ -169,7 +175,7 @@ class GainCache:
             if axis != leaf.axis:
                 found.append(self._index_of(leaf.parameter, axis))
             else:
-                found.append(self._index_of(leaf.parameter, axis, leaf.root) if leaf.beside else None)
+                found.append(self._index_of(leaf.parameter, axis, leaf.roots) if leaf.beside else None)
         return tuple(found)
 
     def uses(self, group: Units) -> Sequence[Use]:

@@ -113,7 +113,11 @@ class LeadingGains(GainCache):
     def partial_gain(self, group: Units, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone. None without leaves."""
         found = [use.leaf for use in self.uses(group) if use.leaf in leaves]
-        return self._product(torch.cat([self._left_of(leaf) for leaf in found], dim=1), found) if found else None
+        return self.gain_of(found) if found else None
+
+    def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
+        """The gain of leaves, one at least, all of the same units."""
+        return self._product(torch.cat([self._left_of(leaf) for leaf in leaves], dim=1), leaves)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""

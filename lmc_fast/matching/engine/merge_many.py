@@ -182,4 +182,4 @@ class ManyDescent:
         groups = of.gains.off(of.norms)
         for group in groups:
             of.gains.forget(group)
-        return {self.leaves[group][0].root for group in groups}
+        return {self.leaves[group][0].roots[0] for group in groups}

@@ -7,7 +7,7 @@ head), a gain is of both together, and linear in each with the other held: see `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ...symmetry.permutations import units_within
 from ...symmetry.views import Units, groups_of
 from .alternating import Factors, Gain, Picks, alternated
 
-__all__ = ["Choices", "Gain", "Gains", "best_choices", "flat_choices", "units_at_places", "value_of"]
+__all__ = ["Choices", "Gain", "Gains", "best_choices", "best_together", "flat_choices", "units_at_places", "value_of"]
 
 Gains = Mapping[Units, Gain | None]
 Choices = dict[str, NDArray[np.int64]]
@@ -56,17 +56,48 @@ def best_choices(
     Returns:
         The best choices of the root and of every group below it, and how much they gain over `current`, in float64.
     """
-    factors: Factors = {}
-    for units, gain in gains.items():
-        groups = groups_of(spec, units)
-        if gain is not None and groups[0] == root:
-            sizes = [spec.sizes[name] for name in groups]
-            factors[groups] = gain.reshape(1, *sizes, *sizes)
-    search = _Search(spec, current, frozen)
-    picks = search.solve(root, factors, np.zeros(1, dtype=np.int64), solver, candidates)[1]
+    own = {units: gain for units, gain in gains.items() if groups_of(spec, units)[0] == root}
+    picks = _Search(spec, current, frozen).solve(root, _factors(spec, own), _NO_OWNER, solver, candidates)[1]
     choices: Choices = {name: pick.reshape(spec.shape(name)) for name, pick in picks.items()}
     # The optimum's value summed in the way that the current one's is: their difference decides about progress.
     return choices, value_of(spec, root, gains, choices) - value_of(spec, root, gains, current)
+
+
+def best_together(
+    spec: PermutationSpec,
+    roots: Sequence[str],
+    gains: Gains,
+    current: Mapping[str, NDArray[np.int64]],
+    frozen: Collection[str] = (),
+) -> tuple[Choices, float]:
+    """As `best_choices`, of several root groups at once.
+
+    Args:
+        gains: of the roots and of what they own, and of those together that lie inside each other.
+    """
+    picks = alternated(_Search(spec, current, frozen), roots, _factors(spec, gains), _NO_OWNER)[1]
+    choices: Choices = {name: pick.reshape(spec.shape(name)) for name, pick in picks.items()}
+    gained = 0.0
+    for units, gain in gains.items():
+        if gain is not None:
+            after, before = (units_at_places(spec, units, of) for of in (choices, current))
+            places = np.arange(after.size)
+            gained += float((gain[places, after] - gain[places, before]).sum(dtype=np.float64))
+    return choices, gained
+
+
+# One pair of owners, of which nothing is asked: groups that no group owns.
+_NO_OWNER = np.zeros(1, dtype=np.int64)
+
+
+def _factors(spec: PermutationSpec, gains: Gains) -> Factors:
+    factors: Factors = {}
+    for units, gain in gains.items():
+        if gain is not None:
+            groups = groups_of(spec, units)
+            sizes = [spec.sizes[name] for name in groups]
+            factors[groups] = gain.reshape(1, *sizes, *sizes)
+    return factors
 
 
 class _Search:
