@@ -302,11 +302,12 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains: dict[Units, Gain | None] = {}
+        gains: dict[str, dict[Units, Gain | None]] = {root: {} for root in roots}
         candidates: dict[Units, Candidates | None] = {}
-        for name, gain in self.gains.gains(name for root in roots for name in self.units[root]):
+        root_of = {name: root for root in roots for name in self.units[root]}
+        for name, gain in self.gains.gains(root_of):
             candidates[name] = self._candidates(name, gain)
-            gains[name] = _on_cpu(gain)
+            gains[root_of[name]][name] = _on_cpu(gain)
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
@@ -315,7 +316,7 @@ class CoordinateDescent:
                 best_choices,
                 self.spec,
                 root,
-                gains,
+                gains[root],
                 self.choices,
                 self.solver(root),
                 self.frozen,
