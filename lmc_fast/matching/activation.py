@@ -48,11 +48,12 @@ def activation_matching(
 
     One pass over the batches, in eval mode and without gradients. What is kept is one float64 matrix a group, and
     the watched activations of one batch of model a, however many batches there are. Groups that another one owns
-    are matched inside every pair of owners. Several places of one group are taken as one long record of
-    its units, each place (and each entry that a unit owns there) centred by its own mean. Positions of a
-    convolution's maps and tokens are samples as examples are. A unit that does not vary correlates with none; two
-    that no example wakes behind the nonlinearity are compared in front of it. Units that one and the same example
-    alone wakes correlate perfectly: with few examples some are interchangeable.
+    are matched inside every pair of owners, exactly; groups that lie inside each other without owning each other in
+    turn, to a fixed point. Several places of one group are taken as one long record of its units, each place (and each
+    entry that a unit owns there) centred by its own mean. Positions of a convolution's maps and tokens are samples as
+    examples are. A unit that does not vary correlates with none; two that no example wakes behind the nonlinearity are
+    compared in front of it. Units that one and the same example alone wakes correlate perfectly: with few examples
+    some are interchangeable.
 
     Args:
         model_a, model_b: modules of one architecture. Weights, buffers, training modes and hooks stay as they are.
