@@ -5,9 +5,9 @@ axis is a concatenation of segments; a segment is fixed, or is a view of a group
 (outer, unit, inner), where `outer` repeats before the unit and `inner` entries belong to each unit. A group may
 own groups (a head owns its value dimensions): exchanging two units of the owner carries what they own.
 
-Segments lie inside one another. A group's owners always lie around it, but what lies around it need not own it: it is
-then in one order for all units there. So do groups of one owner (the value dimensions of a key/value head are in one
-order for all its query heads), and groups without an owner (the inputs of a grouped convolution's groups).
+Segments lie inside one another. A group's owners always lie around it. What else lies around it does not own it: one
+order of its units serves all units there. So it is with two groups of one owner (the value dimensions of a key/value
+head are in one order for all its query heads), and with groups that have no owner.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Segment:
     Attributes:
         group: the group's name; None for a run of fixed entries.
         outer: how often the units repeat before each other (a view's index is (outer, unit, inner)).
-        inner: what each unit holds: a number of entries, or segments. The groups of these have all their owners around
-            them on the axis, or none. A group moves by its owners' units alone, whatever else lies around it.
+        inner: what each unit holds: a number of entries, or segments. All owners of a group lie around it (those that
+            are left out are put there, right around it); what lies around it besides shares one order of its units.
         length: of a fixed run, its number of entries; None: the whole axis, whatever its size.
 
     Examples:
