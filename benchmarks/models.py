@@ -158,7 +158,14 @@ class GroupedQueryBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int = 14, heads: int = 3, queries: int = 2, value: int = 4, hidden: int = 9, *, rotary: bool = False
+        self,
+        width: int = 14,
+        heads: int = 3,
+        queries: int = 2,
+        value: int = 4,
+        hidden: int = 9,
+        *,
+        rotary: bool = False,
     ) -> None:
         super().__init__()
         self.embed, self.norm = nn.Linear(5, width), nn.LayerNorm(width)
