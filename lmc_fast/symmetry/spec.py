@@ -43,7 +43,8 @@ class PermutationSpec:
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: an owner that is no group, owners in a circle, or a segment inside a group that does not own it.
+        ValueError: an owner that is no group, owners in a circle, a group inside itself, or one inside others without
+            its owner around it.
     """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class PermutationSpec:
         _check_owners(groups)
         axes, unsaved = (
             {
-                name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
+                name: tuple(replace(axis, segments=_nested(axis.segments, (), groups, name)) for axis in entries)
                 for name, entries in some.items()
             }
             for some in (axes, unsaved)
@@ -211,10 +212,14 @@ class PermutationSpec:
             raise ValueError("this spec has open sizes: bind it to a model first (spec.bind(model))")
         return sizes
 
+    def chain(self, group: str) -> tuple[str, ...]:
+        """A group's owners, outermost first, then itself."""
+        owner = self.groups[group].owner
+        return (*(() if owner is None else self.chain(owner)), group)
+
     def shape(self, group: str) -> tuple[int, ...]:
         """Shape of a group's choice: the sizes of its owners, outermost first, then its own."""
-        owner = self.groups[group].owner
-        return (*(() if owner is None else self.shape(owner)), self.sizes[group])
+        return tuple(self.sizes[name] for name in self.chain(group))
 
     def units(self, group: str) -> int:
         """Number of units of a group over all units of its owners."""
@@ -240,7 +245,7 @@ class PermutationSpec:
     def roots_of(self, parameter: str) -> tuple[tuple[str, ...], ...]:
         """For each axis of a parameter, the root groups that show up on it."""
         return tuple(
-            tuple(dict.fromkeys(s.group for s in axis.segments if s.group is not None)) for axis in self.axes[parameter]
+            tuple(name for name in axis.groups if self.groups[name].owner is None) for axis in self.axes[parameter]
         )
 
     def view(self, parameter: str, tensor: Tensor) -> Tensor:
@@ -350,25 +355,39 @@ def _check_owners(groups: Mapping[str, Group]) -> None:
 
 
 def _nested(
-    segments: tuple[Segment, ...], owner: str | None, groups: Mapping[str, Group], parameter: str
+    segments: tuple[Segment, ...], around: tuple[str, ...], groups: Mapping[str, Group], parameter: str
 ) -> tuple[Segment, ...]:
-    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own."""
+    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own.
+
+    Args:
+        around: the groups that these segments lie inside, outermost first.
+    """
     nested = []
     for segment in segments:
-        if segment.group is None:
-            nested.append(segment)
-            continue
-        if isinstance(segment.inner, tuple):
-            segment = replace(segment, inner=_nested(segment.inner, segment.group, groups, parameter))
-        while groups[str(segment.group)].owner != owner:
-            above = groups[str(segment.group)].owner
-            if above is None:
-                raise ValueError(
-                    f"parameter {parameter!r}: group {segment.group!r} stands inside {owner!r}, which does not own it"
-                )
-            segment = Segment(above, segment.outer, (replace(segment, outer=1),))
+        if segment.group is not None:
+            segment = _inside_owners(segment, around, groups, parameter)
+            here = str(segment.group)
+            if here in around:
+                raise ValueError(f"parameter {parameter!r}: group {here!r} stands inside itself")
+            if isinstance(segment.inner, tuple):
+                segment = replace(segment, inner=_nested(segment.inner, (*around, here), groups, parameter))
         nested.append(segment)
     return tuple(nested)
+
+
+def _inside_owners(segment: Segment, around: tuple[str, ...], groups: Mapping[str, Group], parameter: str) -> Segment:
+    """A segment inside those of its group's owners that are not around it yet."""
+    name = str(segment.group)
+    owner = groups[name].owner
+    while owner is not None and owner not in around:
+        segment = Segment(owner, segment.outer, (replace(segment, outer=1),))
+        owner = groups[owner].owner
+    if owner is None and around and segment.group != name:
+        raise ValueError(
+            f"parameter {parameter!r}: group {name!r} stands inside {around[-1]!r}, but not inside "
+            f"{groups[name].owner!r}, which owns it"
+        )
+    return segment
 
 
 def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:

@@ -6,17 +6,13 @@ parameter in which the atom occurs: heads own their value dimensions, groups of 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from .look import Dims
-from .terms import Pin, Term, Terms
+from .terms import Term, Terms
 
 __all__ = ["beside", "choose_owners", "monomials", "settle_instances"]
-
-_NESTED = "stands inside units that do not own it, which a spec cannot say yet"
 
 
 def monomials(terms: Terms, term: Term) -> list[list[Term]]:
@@ -66,44 +62,19 @@ def settle_instances(terms: Terms, values: Sequence[Dims]) -> None:
 
 
 def choose_owners(terms: Terms, values: Sequence[Dims], axes: Mapping[str, Dims]) -> dict[Term, Term]:
-    """For every owned atom its owner; atoms are pinned until a spec can say what is left.
-
-    An owner has to run slower than what it owns, on every axis on which that is.
-    """
-    while True:
-        near = beside(terms, values)
-        products = [
-            [atom for atom in product if atom.pin is None]
-            for dims in axes.values()
-            for term in dims
-            for product in monomials(terms, term)
-        ]
-        owners: dict[Term, Term] = {}
-        for product in products:
-            for position, atom in enumerate(product):
-                ahead = [other for other in product[:position] if other in near[atom]]
-                if ahead and _is_led(atom, ahead[-1], products):
-                    owners.setdefault(atom, ahead[-1])
-        wrong = next(
-            ((one, two) for product in products for one, two in pairwise(product) if owners.get(two) is not one),
-            None,
-        )
-        if wrong is None:
-            return owners
-        fewer = min(wrong, key=lambda atom: math.lgamma(atom.size + 1) * _times(atom, owners))
-        terms.pin(fewer, Pin("spec", "", _NESTED))
-
-
-def _is_led(atom: Term, owner: Term, products: Sequence[Sequence[Term]]) -> bool:
-    """Whether the owner runs right before the atom wherever that is."""
-    return all(
-        product.index(atom) > 0 and product[product.index(atom) - 1] is owner for product in products if atom in product
-    )
-
-
-def _times(atom: Term, owners: Mapping[Term, Term]) -> int:
-    count = 1
-    while atom in owners:
-        atom = owners[atom]
-        count *= atom.size
-    return count
+    """For every owned atom its owner: of those that stand beside it everywhere, and run slower on each of its axes,
+    the nearest."""
+    near = beside(terms, values)
+    products = [
+        [atom for atom in product if atom.pin is None]
+        for dims in axes.values()
+        for term in dims
+        for product in monomials(terms, term)
+    ]
+    owners: dict[Term, Term] = {}
+    for atom in dict.fromkeys(atom for product in products for atom in product):
+        mine = [product[: product.index(atom)] for product in products if atom in product]
+        led = [other for other in mine[0] if other in near[atom] and all(other in ahead for ahead in mine)]
+        if led:
+            owners[atom] = led[-1]
+    return owners
