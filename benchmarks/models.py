@@ -85,6 +85,137 @@ class Attention(nn.Module):
         )
 
 
+class GroupedQueryAttention(nn.Module):
+    """Grouped-query attention: key/value heads exchanged whole, query heads and value dimensions inside each.
+
+    Args:
+        width: of the residual stream.
+        heads: of keys and values.
+        queries: query heads that each of them serves.
+        query_key, value: dimensions of one head.
+        rotary: whether queries and keys are turned by their positions, which leaves their dimensions in no order but
+            the one that they have.
+    """
+
+    def __init__(
+        self,
+        width: int = 7,
+        heads: int = 3,
+        queries: int = 2,
+        query_key: int = 6,
+        value: int = 4,
+        *,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.queries, self.rotary = heads, queries, rotary
+        self.q = nn.Linear(width, heads * queries * query_key)
+        self.k = nn.Linear(width, heads * query_key)
+        self.v = nn.Linear(width, heads * value)
+        self.out = nn.Linear(heads * queries * value, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, tokens, width]
+        batch, tokens, _ = x.shape
+        q = self.q(x).view(batch, tokens, self.heads, self.queries, -1)
+        k, v = (layer(x).view(batch, tokens, self.heads, -1) for layer in (self.k, self.v))
+        if self.rotary:
+            q, k = _turned(q), _turned(k)
+        share = torch.softmax(torch.einsum("bthqd,bshd->bhqts", q, k), dim=-1)
+        return self.out(torch.einsum("bhqts,bshd->bthqd", share, v).reshape(batch, tokens, -1))
+
+    @staticmethod
+    def spec(
+        heads: int = 3, queries: int = 2, query_key: int = 6, value: int = 4, *, rotary: bool = False
+    ) -> lmc.PermutationSpec:
+        dims, key = lmc.Segment("query_key"), "query_key"
+        read = lmc.Segment("query", inner=query_key if rotary else (dims,))
+        kept = lmc.Segment("head", inner=query_key) if rotary else key
+        groups = [
+            lmc.Group("head", heads),
+            lmc.Group("query", queries, owner="head"),
+            lmc.Group("value", value, owner="head"),
+        ]
+        return lmc.PermutationSpec.from_axes(
+            {
+                "q.weight": (read, None),
+                "q.bias": (read,),
+                "k.weight": (kept, None),
+                "k.bias": (kept,),
+                "v.weight": ("value", None),
+                "v.bias": ("value",),
+                "out.weight": (None, lmc.Segment("query", inner=(lmc.Segment("value"),))),
+                "out.bias": (None,),
+            },
+            groups if rotary else [*groups, lmc.Group(key, query_key, owner="head")],
+        )
+
+
+class GroupedQueryBlock(nn.Module):
+    """Grouped-query attention on a residual stream, with a gated MLP beside it.
+
+    Args:
+        width: of the stream; the others as of `GroupedQueryAttention`.
+    """
+
+    def __init__(
+        self,
+        width: int = 14,
+        heads: int = 3,
+        queries: int = 2,
+        value: int = 4,
+        hidden: int = 9,
+        *,
+        rotary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(5, width), nn.LayerNorm(width)
+        self.attention = GroupedQueryAttention(width, heads, queries, 6, value, rotary=rotary)
+        self.gate, self.up, self.down = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, tokens, 5]
+        stream = self.embed(x)
+        stream = stream + self.attention(self.norm(stream))
+        stream = stream + self.down(torch.sigmoid(self.gate(stream)) * self.up(stream))
+        return self.head(stream)
+
+    @staticmethod
+    def spec(heads: int = 3, queries: int = 2, value: int = 4, *, rotary: bool = False) -> lmc.PermutationSpec:
+        inside = GroupedQueryAttention.spec(heads, queries, 6, value, rotary=rotary)
+        stream = lmc.Axis((lmc.Segment("stream"),))
+        attention = {
+            f"attention.{name}": tuple(stream if axis == lmc.Axis() else axis for axis in axes)
+            for name, axes in inside.axes.items()
+        }
+        return lmc.PermutationSpec.from_axes(
+            {
+                "embed.weight": ("stream", None),
+                "embed.bias": ("stream",),
+                "norm.weight": ("stream",),
+                "norm.bias": ("stream",),
+                **attention,
+                "gate.weight": ("hidden", "stream"),
+                "gate.bias": ("hidden",),
+                "up.weight": ("hidden", "stream"),
+                "up.bias": ("hidden",),
+                "down.weight": ("stream", "hidden"),
+                "down.bias": ("stream",),
+                "head.weight": (None, "stream"),
+                "head.bias": (None,),
+            },
+            [lmc.Group("stream"), lmc.Group("hidden"), *inside.groups.values()],
+        )
+
+
+def _turned(x: Tensor) -> Tensor:
+    """Rotary position embedding: [batch, tokens, ..., dims], by halves."""
+    half = x.shape[-1] // 2
+    turns = torch.arange(x.shape[1], dtype=x.dtype)[:, None] / 10 ** (torch.arange(half, dtype=x.dtype) / half)
+    turns = turns.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * turns.cos() - second * turns.sin(), second * turns.cos() + first * turns.sin()], dim=-1)
+
+
 class TransformerBlock(nn.Module):
     """A pre-norm block on a residual stream: attention whose heads own their dimensions, then an MLP."""
 
@@ -236,6 +367,66 @@ class GroupedNet(nn.Module):
                 "project.bias": (None,),
             },
             [lmc.Group("group", 3), lmc.Group("output", 3, owner="group")],
+        )
+
+
+class FreeGroupedNet(nn.Module):
+    """A grouped convolution whose groups are exchanged whole, with inputs and outputs in any order inside each."""
+
+    def __init__(self, groups: int = 3, inputs: int = 4, outputs: int = 5) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(2, groups * inputs, 1)
+        self.grouped = nn.Conv2d(groups * inputs, groups * outputs, 3, padding=1, groups=groups)
+        self.project = nn.Conv2d(groups * outputs, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, 2, height, width]
+        return self.project(torch.relu(self.grouped(torch.relu(self.expand(x)))))
+
+    @staticmethod
+    def spec(groups: int = 3, inputs: int = 4, outputs: int = 5) -> lmc.PermutationSpec:
+        kernel = lmc.Axis((lmc.Segment("output", inner=(lmc.Segment("input"),)),), dims=2)
+        return lmc.PermutationSpec.from_axes(
+            {
+                "expand.weight": ("input", None, None, None),
+                "expand.bias": ("input",),
+                "grouped.weight": (kernel, None, None),
+                "grouped.bias": ("output",),
+                "project.weight": (None, "output", None, None),
+                "project.bias": (None,),
+            },
+            [
+                lmc.Group("group", groups),
+                lmc.Group("input", inputs, owner="group"),
+                lmc.Group("output", outputs, owner="group"),
+            ],
+        )
+
+
+class SharedInputs(nn.Module):
+    """Blocks that read the same units: a root group inside another one on the axis of what each block reads with."""
+
+    def __init__(self, blocks: int = 3, hidden: int = 5) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.read = nn.Linear(4, hidden)
+        self.mix = nn.Linear(blocks * hidden, 2)
+        self.gates = nn.Linear(4, blocks)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, 4]
+        units, gates = torch.tanh(self.read(x)), torch.sigmoid(self.gates(x))
+        return self.mix((gates[:, :, None] * units[:, None, :]).flatten(1))
+
+    @staticmethod
+    def spec() -> lmc.PermutationSpec:
+        return lmc.PermutationSpec.from_axes(
+            {
+                "read.weight": ("hidden", None),
+                "read.bias": ("hidden",),
+                "mix.weight": (None, lmc.Segment("block", inner=(lmc.Segment("hidden"),))),
+                "mix.bias": (None,),
+                "gates.weight": ("block", None),
+                "gates.bias": ("block",),
+            }
         )
 
 

@@ -30,7 +30,15 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.Permut
     "resnet": (models.small_resnet, architectures.resnet),
     "resnet20": (lambda: ResNet(1, 16, (3, 3, 3), 10), architectures.resnet),
     "transformer": (models.TransformerBlock, lambda m: models.TransformerBlock.spec()),
+    "grouped-query": (models.GroupedQueryBlock, lambda m: models.GroupedQueryBlock.spec()),
+    "grouped-query-rotary": (
+        lambda: models.GroupedQueryBlock(rotary=True),
+        lambda m: models.GroupedQueryBlock.spec(rotary=True),
+    ),
+    "grouped-conv": (models.FreeGroupedNet, lambda m: models.FreeGroupedNet.spec()),
 }
+# The textbook loop knows no owned groups.
+_OWNED = ("transformer", "grouped-query", "grouped-query-rotary", "grouped-conv")
 # What is asked of the matcher, by whether there is noise.
 LEAST_SHARE = {False: 1.0, True: 0.99}
 _COLUMNS = ("model", "noise", "found", "seeds", "seconds")
@@ -115,8 +123,7 @@ def with_noise(state: dict[str, Tensor], share: float, seed: int) -> dict[str, T
 
 
 def _matchers(kind: str) -> dict[str, Matcher]:
-    # The textbook loop knows no owned groups.
-    return {OURS: _ours} if kind == "transformer" else {OURS: _ours, "textbook": _textbook}
+    return {OURS: _ours} if kind in _OWNED else {OURS: _ours, "textbook": _textbook}
 
 
 def _ours(a: dict[str, Tensor], b: dict[str, Tensor], spec: lmc.PermutationSpec) -> lmc.Permutations:

@@ -42,12 +42,14 @@ from .merging import interpolate, merge
 from .repair import reestimate_batchnorm, repair
 from .symmetry import (
     Axis,
+    Explanation,
     Group,
     Permutations,
     PermutationSpec,
     Segment,
     SymmetryError,
     architectures,
+    derive_spec,
     verify_spec,
 )
 
@@ -56,6 +58,7 @@ __all__ = [
     "Axis",
     "BarrierCurve",
     "DistanceDecomposition",
+    "Explanation",
     "Group",
     "InputAlignment",
     "LossLandscape",
@@ -73,6 +76,7 @@ __all__ = [
     "architectures",
     "assignment_gap",
     "backends",
+    "derive_spec",
     "distance_decomposition",
     "evaluate",
     "input_alignment",

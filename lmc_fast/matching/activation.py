@@ -12,9 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from .._backend import check_device
@@ -25,9 +23,10 @@ from .._models import check_numbers, check_same_tensors, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.views import Units, groups_of
 from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
-from .engine.nested import best_choices
+from .engine.nested import best_choices, best_together
 from .engine.seen import seen
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
@@ -57,11 +56,12 @@ def activation_matching(
 
     One pass over the batches, in eval mode and without gradients; other threads may do the same with these models.
     What is kept is one float64 matrix a group, and the watched activations of one batch of model a, however many
-    batches there are. Groups that another one owns are matched inside every pair of owners, exactly. Several places
-    of one group are taken as one long record of its units, each place (and each entry that a unit owns there) centred
-    by its own mean. Positions of a convolution's maps and tokens are samples as examples are. A unit that does not
-    vary correlates with none; two that no example wakes behind the nonlinearity are compared in front of it. Units
-    that one and the same example alone wakes correlate perfectly: with few examples some are interchangeable.
+    batches there are. Groups that another one owns are matched inside every pair of owners, exactly; groups that lie
+    inside each other without owning each other in turn, to a fixed point. Several places of one group are taken as one
+    long record of its units, each place (and each entry that a unit owns there) centred by its own mean. Positions of a
+    convolution's maps and tokens are samples as examples are. A unit that does not vary correlates with none; two that
+    no example wakes behind the nonlinearity are compared in front of it. Units that one and the same example alone
+    wakes correlate perfectly: with few examples some are interchangeable.
 
     Args:
         model_a, model_b: modules of one architecture. Weights, buffers, training modes and hooks stay as they are.
@@ -120,11 +120,12 @@ def activation_matching(
             "unseen='keep' leaves such groups in place"
         )
     choices = Permutations.identity(spec).choices
-    for root in spec.roots:
-        tree: dict[str, NDArray[np.float64] | None] = {
-            name: gains.get(name) for name in spec.groups if spec.root_of(name) == root
-        }
-        choices.update(best_choices(spec, root, tree, choices, frozen=unknown)[0])
+    for roots in _seen_together(spec, gains):
+        if len(roots) == 1:
+            choices.update(best_choices(spec, roots[0], gains, choices, frozen=unknown)[0])
+        else:
+            own = {units: gain for units, gain in gains.items() if spec.root_of(groups_of(spec, units)[0]) in roots}
+            choices.update(best_together(spec, roots, own, choices, frozen=unknown)[0])
     permutations = Permutations(spec, choices)
 
     weights, moved = dict.fromkeys(view.names, 1.0), Permutations(view.spec, choices)
@@ -145,14 +146,21 @@ def activation_matching(
     )
 
 
-def _undetermined(spec: PermutationSpec, gains: Collection[str]) -> list[str]:
+def _seen_together(spec: PermutationSpec, gains: Collection[Units]) -> list[list[str]]:
+    """All root groups, those together that show up inside each other."""
+    parts = [[root] for root in spec.roots]
+    for units in gains:
+        of = {spec.root_of(name) for name in groups_of(spec, units)}
+        joined = [part for part in parts if not of.isdisjoint(part)]
+        for part in joined[1:]:
+            joined[0].extend(part)
+            parts.remove(part)
+    return parts
+
+
+def _undetermined(spec: PermutationSpec, gains: Collection[Units]) -> list[str]:
     """Groups with no gain of their own nor of any group that they own."""
-    seen = set(gains)
-    for name in gains:
-        owner = spec.groups[name].owner
-        while owner is not None:
-            seen.add(owner)
-            owner = spec.groups[owner].owner
+    seen = {name for units in gains for name in groups_of(spec, units)}
     return [name for name in spec.groups if name not in seen]
 
 

@@ -21,6 +21,7 @@ from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
 from .engine.merge_many import ManyDescent
@@ -69,7 +70,8 @@ def match_many(
         method: "merge_many": each model in turn is laid over the sum of the others until nothing moves (Ainsworth et
             al., "Git Re-Basin", ICLR 2023, algorithm 3). "pairwise": each by itself over the reference, as
             `weight_matching` does. "c2m3": all groups of all models at once, over doubly stochastic matrices
-            (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there. "ste_mm": learned by the loss
+            (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there; it takes groups inside their
+            owners alone. "ste_mm": learned by the loss
             of mixtures of all models (Ito et al., "STE-MM", ICML 2025), which needs `batches` and a reference that is
             a module.
         reference: the model that keeps its units where they are.
@@ -116,6 +118,8 @@ def match_many(
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
         check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
     work = _Work.of(models, spec, reference, check_device("device", device))
+    if method == "c2m3":
+        check_owners_around(work.spec, "method='c2m3'")
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
     verified = Verified(work.told.verified, "")
     if method == "ste_mm":

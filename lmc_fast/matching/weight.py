@@ -27,7 +27,7 @@ from .._progress import Progress
 from ..ops.permuted_dot import overlap
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent, Step
-from .engine.frank_wolfe import check_two_axes, frank_wolfe
+from .engine.frank_wolfe import check_affine, frank_wolfe
 from .engine.measures import distance_between, distance_from
 from .engine.seen import seen
 from .results.matching import Matching, Sweep
@@ -74,7 +74,8 @@ def weight_matching(
             of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
             another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
             matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
-            times as slow, one more matrix a group, and as a rule the best objective. None ends below its start.
+            times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
+            parameter and groups inside their owners alone. None ends below its start.
         restarts: how many searches to make; those after the first start at random. The best objective is kept,
             of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
@@ -115,7 +116,7 @@ def weight_matching(
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
     spec = spec.bind(model_a)
     if search == "frank_wolfe":
-        check_two_axes(spec)
+        check_affine(spec)
     start = start_of(init, spec, seed)
     frozen = _check_freeze(freeze, spec)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)

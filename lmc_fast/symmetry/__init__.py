@@ -1,6 +1,8 @@
 """What may be permuted: groups and axes, specs over whole models, and choices of permutations."""
 
 from . import architectures
+from .derive import derive_spec
+from .explain import Explanation
 from .groups import Axis, Group, Segment
 from .permutations import Permutations
 from .spec import PermutationSpec
@@ -8,11 +10,13 @@ from .verify import SymmetryError, verify_spec
 
 __all__ = [
     "Axis",
+    "Explanation",
     "Group",
     "PermutationSpec",
     "Permutations",
     "Segment",
     "SymmetryError",
     "architectures",
+    "derive_spec",
     "verify_spec",
 ]

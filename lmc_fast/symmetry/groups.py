@@ -4,6 +4,10 @@ A group is a set of hidden units that can be exchanged without changing the netw
 axis is a concatenation of segments; a segment is fixed, or is a view of a group: its index splits as
 (outer, unit, inner), where `outer` repeats before the unit and `inner` entries belong to each unit. A group may
 own groups (a head owns its value dimensions): exchanging two units of the owner carries what they own.
+
+Segments lie inside one another. A group's owners always lie around it. What else lies around it does not own it: one
+order of its units serves all units there. So it is with two groups of one owner (the value dimensions of a key/value
+head are in one order for all its query heads), and with groups that have no owner.
 """
 
 from __future__ import annotations
@@ -47,13 +51,16 @@ class Segment:
     Attributes:
         group: the group's name; None for a run of fixed entries.
         outer: how often the units repeat before each other (a view's index is (outer, unit, inner)).
-        inner: what each unit holds: a number of entries, or segments of groups that this group owns.
+        inner: what each unit holds: a number of entries, or segments. All owners of a group lie around it (those that
+            are left out are put there, right around it); what lies around it besides shares one order of its units.
         length: of a fixed run, its number of entries; None: the whole axis, whatever its size.
 
     Examples:
         ``Segment("channels", inner=49)``: the input axis of a Linear behind the flatten of 7 x 7 maps.
         ``Segment("head", inner=(Segment("query_key"), Segment("query_key"), Segment("value")))``: the output axis
         of a fused projection that keeps query, key and value of a head side by side.
+        ``Segment("query", inner=(Segment("value"),))``, both groups owned by a key/value head: the input axis of the
+        output projection of grouped-query attention, where all query heads of a group read the same value dimensions.
     """
 
     group: str | None = None

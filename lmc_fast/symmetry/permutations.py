@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .._modes import neutral
 from .groups import Segment, axis_size
 from .spec import PermutationSpec
 
-__all__ = ["Permutations", "axis_index"]
+__all__ = ["Permutations", "axis_index", "units_within"]
 
 Index = NDArray[np.int64]
 Choices = Mapping[str, Index]
@@ -33,30 +33,53 @@ def axis_index(spec: PermutationSpec, parameter: str, axis: int, choices: Choice
     Returns:
         int64 [entries of the axis].
     """
-    index: Index = _local_index(spec.axes_of(parameter)[axis].segments, 1, spec.sizes, choices)[0]
+    index: Index = _local_index(spec, spec.axes_of(parameter)[axis].segments, (), choices)
     return index
 
 
-def _local_index(segments: tuple[Segment, ...], owners: int, sizes: Mapping[str, int], choices: Choices) -> Index:
-    """Gather indices within one unit of an owner, for each of its `owners` units: [owners, entries]."""
+def _local_index(
+    spec: PermutationSpec, segments: tuple[Segment, ...], around: tuple[str, ...], choices: Choices
+) -> Index:
+    """Gather indices within one unit of the groups around these segments, for each of their units.
+
+    Args:
+        around: the groups that the segments lie inside, outermost first.
+
+    Returns:
+        [units of each group around..., entries].
+    """
+    places = tuple(spec.sizes[name] for name in around)
     parts, offset = [], 0
     for segment in segments:
-        length = axis_size((segment,), sizes)
+        length = axis_size((segment,), spec.sizes)
         if segment.group is None:
-            part = np.broadcast_to(np.arange(length, dtype=np.int64), (owners, length))
+            part = np.broadcast_to(np.arange(length, dtype=np.int64), (*places, length))
         else:
-            units = sizes[segment.group]
-            choice = choices[segment.group].reshape(owners, units)
-            inside = _local_index(segment.parts, owners * units, sizes, choices)
-            entries = inside.shape[1]
-            inside = inside.reshape(owners, 1, units, entries)
-            starts = np.arange(segment.outer, dtype=np.int64) * (units * entries)
-            # [owners, outer, units, entries]
-            index = starts[None, :, None, None] + choice[:, None, :, None] * entries + inside
-            part = index.reshape(owners, length)
+            within = (*around, segment.group)
+            choice = units_within(spec, segment.group, within, choices)
+            inside = _local_index(spec, segment.parts, within, choices)
+            units, entries = inside.shape[-2:]
+            starts = np.arange(segment.outer, dtype=np.int64)[:, None, None] * (units * entries)
+            # [around..., outer, units, entries]
+            index = starts + choice[..., None, :, None] * entries + inside[..., None, :, :]
+            part = index.reshape(*places, length)
         parts.append(part + offset)
         offset += length
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=-1)
+
+
+def units_within(spec: PermutationSpec, group: str, within: Sequence[str], choices: Choices) -> Index:
+    """A group's choice by the units of several groups.
+
+    Args:
+        within: groups, the group's owners and itself among them, owners before what they own.
+
+    Returns:
+        int64, one dimension for each group of `within`: their sizes at the group's owners and its own, 1 elsewhere.
+    """
+    chain = spec.chain(group)
+    shape = [spec.sizes[name] if name in chain else 1 for name in within]
+    return choices[group].reshape(shape)
 
 
 class Permutations(Mapping[str, Tensor]):

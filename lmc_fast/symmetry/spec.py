@@ -17,6 +17,7 @@ from .._files import write_text
 from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
 from .._wrappers import met
+from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
@@ -38,16 +39,19 @@ class PermutationSpec:
             permuted. `bind` to a module takes those that `axes` names out of it.
         verified: what `verify_spec` left here, None before that. It is no part of what makes specs equal, goes along
             where the spec is bound, and is not written as JSON, since that may be edited.
+        origin: of a derived spec why the rest stays, for `explain`; None of others. Treated as `verified` is.
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: an owner that is no group, owners in a circle, or a segment inside a group that does not own it.
+        ValueError: an owner that is no group, owners in a circle, a group inside itself, or one inside others without
+            its owner around it.
     """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     unsaved: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
+    origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
@@ -68,7 +72,7 @@ class PermutationSpec:
         _check_owners(groups)
         axes, unsaved = (
             {
-                name: tuple(replace(axis, segments=_nested(axis.segments, None, groups, name)) for axis in entries)
+                name: tuple(replace(axis, segments=_nested(axis.segments, (), groups, name)) for axis in entries)
                 for name, entries in some.items()
             }
             for some in (axes, unsaved)
@@ -193,6 +197,7 @@ class PermutationSpec:
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
         """`other`, which says the same as this spec, with what is known of this one."""
         object.__setattr__(other, "verified", self.verified)
+        object.__setattr__(other, "origin", self.origin)
         return other
 
     def axes_of(self, tensor: str) -> tuple[Axis, ...]:
@@ -207,10 +212,14 @@ class PermutationSpec:
             raise ValueError("this spec has open sizes: bind it to a model first (spec.bind(model))")
         return sizes
 
+    def chain(self, group: str) -> tuple[str, ...]:
+        """A group's owners, outermost first, then itself."""
+        owner = self.groups[group].owner
+        return (*(() if owner is None else self.chain(owner)), group)
+
     def shape(self, group: str) -> tuple[int, ...]:
         """Shape of a group's choice: the sizes of its owners, outermost first, then its own."""
-        owner = self.groups[group].owner
-        return (*(() if owner is None else self.shape(owner)), self.sizes[group])
+        return tuple(self.sizes[name] for name in self.chain(group))
 
     def units(self, group: str) -> int:
         """Number of units of a group over all units of its owners."""
@@ -236,7 +245,7 @@ class PermutationSpec:
     def roots_of(self, parameter: str) -> tuple[tuple[str, ...], ...]:
         """For each axis of a parameter, the root groups that show up on it."""
         return tuple(
-            tuple(dict.fromkeys(s.group for s in axis.segments if s.group is not None)) for axis in self.axes[parameter]
+            tuple(name for name in axis.groups if self.groups[name].owner is None) for axis in self.axes[parameter]
         )
 
     def view(self, parameter: str, tensor: Tensor) -> Tensor:
@@ -245,6 +254,22 @@ class PermutationSpec:
         if all(axis.dims == 1 for axis in axes):
             return tensor
         return tensor.reshape([axis_size(axis.segments, self.sizes) for axis in axes])
+
+    def with_origin(self, origin: Origin | None) -> PermutationSpec:
+        """This spec, with where it comes from."""
+        other = self._kept(PermutationSpec(self.groups, self.axes, self.unsaved))
+        object.__setattr__(other, "origin", origin)
+        return other
+
+    def explain(self) -> Explanation:
+        """What the spec permits, what it leaves alone and why: an object that prints as a tree.
+
+        Raises:
+            ValueError: a spec that is not bound.
+        """
+        if not self.is_bound:
+            raise ValueError("the spec must be bound to a model (spec.bind(model)) to be explained")
+        return explain(self, self.origin)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The spec as JSON text, written to `path` as well where one is given.
@@ -330,25 +355,39 @@ def _check_owners(groups: Mapping[str, Group]) -> None:
 
 
 def _nested(
-    segments: tuple[Segment, ...], owner: str | None, groups: Mapping[str, Group], parameter: str
+    segments: tuple[Segment, ...], around: tuple[str, ...], groups: Mapping[str, Group], parameter: str
 ) -> tuple[Segment, ...]:
-    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own."""
+    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own.
+
+    Args:
+        around: the groups that these segments lie inside, outermost first.
+    """
     nested = []
     for segment in segments:
-        if segment.group is None:
-            nested.append(segment)
-            continue
-        if isinstance(segment.inner, tuple):
-            segment = replace(segment, inner=_nested(segment.inner, segment.group, groups, parameter))
-        while groups[str(segment.group)].owner != owner:
-            above = groups[str(segment.group)].owner
-            if above is None:
-                raise ValueError(
-                    f"parameter {parameter!r}: group {segment.group!r} stands inside {owner!r}, which does not own it"
-                )
-            segment = Segment(above, segment.outer, (replace(segment, outer=1),))
+        if segment.group is not None:
+            segment = _inside_owners(segment, around, groups, parameter)
+            here = str(segment.group)
+            if here in around:
+                raise ValueError(f"parameter {parameter!r}: group {here!r} stands inside itself")
+            if isinstance(segment.inner, tuple):
+                segment = replace(segment, inner=_nested(segment.inner, (*around, here), groups, parameter))
         nested.append(segment)
     return tuple(nested)
+
+
+def _inside_owners(segment: Segment, around: tuple[str, ...], groups: Mapping[str, Group], parameter: str) -> Segment:
+    """A segment inside those of its group's owners that are not around it yet."""
+    name = str(segment.group)
+    owner = groups[name].owner
+    while owner is not None and owner not in around:
+        segment = Segment(owner, segment.outer, (replace(segment, outer=1),))
+        owner = groups[owner].owner
+    if owner is None and around and segment.group != name:
+        raise ValueError(
+            f"parameter {parameter!r}: group {name!r} stands inside {around[-1]!r}, but not inside "
+            f"{groups[name].owner!r}, which owns it"
+        )
+    return segment
 
 
 def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:

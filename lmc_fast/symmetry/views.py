@@ -10,34 +10,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .groups import Segment, axis_size
+from .groups import Segment, axis_size, walk
 from .spec import PermutationSpec
 
-__all__ = ["Leaf", "axis_orbits", "leaves"]
+__all__ = ["Leaf", "Units", "axis_orbits", "check_owners_around", "groups_of", "leaves", "taken_together"]
+
+# The units that a gain is of: those of a group, in all units of its owners; or, by all groups that lie around some
+# entries, owners first, those of groups inside each other of which the outer one does not own the inner.
+Units = str | tuple[str, ...]
+_Level = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Entries of one axis that belong to the units of one group, and to nothing that those own.
+    """Entries of one axis that belong to the same groups, as some root groups and what they own move them.
 
     Attributes:
         parameter, axis: which axis (of the spec's).
+        roots: the root groups that move these units; one, unless several that lie inside each other are taken as one.
         group: whose units.
-        levels: for each group from the root in, (offset, outer, units, inner): the part of the axis, or of one
-            unit of the level above, that its view covers.
-        tail: (offset, length) within one unit of `group`.
+        around: the groups around the entries, from the outermost in.
+        levels: for each of these (offset, outer, units, inner): the part of the axis, or of one unit of the level
+            above, that its view covers.
+        tail: (offset, length) within one unit of the innermost group.
+        turning: the levels that run over the units of `group`, its owners' first.
+        beside: the other root groups that move levels.
     """
 
     parameter: str
     axis: int
-    group: str
-    levels: tuple[tuple[int, int, int, int], ...]
+    roots: tuple[str, ...]
+    group: Units
+    around: tuple[str, ...]
+    levels: tuple[_Level, ...]
     tail: tuple[int, int]
+    turning: tuple[int, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def unit_dims(self) -> tuple[int, ...]:
         """Dimensions of `view` that run over the units, the root's first."""
-        return tuple(self.axis + 1 + 2 * level for level in range(len(self.levels)))
+        return tuple(self.axis + 1 + 2 * level for level in self.turning)
 
     @property
     def added_dims(self) -> int:
@@ -58,9 +71,63 @@ def leaves(spec: PermutationSpec, root: str) -> Iterator[Leaf]:
     for parameter, axes in spec.axes.items():
         for position, axis in enumerate(axes):
             if root in axis.groups:
-                for group, levels, tail in _split(axis.segments, None, (), spec):
-                    if spec.root_of(group) == root:
-                        yield Leaf(parameter, position, group, levels, tail)
+                for around, levels, tail in _split(axis.segments, (), (), spec):
+                    if any(spec.root_of(name) == root for name in around):
+                        yield _leaf(spec, parameter, position, around, levels, tail, (root,))
+
+
+def taken_together(spec: PermutationSpec, leaf: Leaf, roots: Collection[str]) -> Leaf:
+    """A leaf's entries, as all these root groups move them together."""
+    those = tuple(root for root in (*leaf.roots, *leaf.beside) if root in roots)
+    return _leaf(spec, leaf.parameter, leaf.axis, leaf.around, leaf.levels, leaf.tail, tuple(sorted(those)))
+
+
+def _leaf(
+    spec: PermutationSpec,
+    parameter: str,
+    axis: int,
+    around: tuple[str, ...],
+    levels: tuple[_Level, ...],
+    tail: tuple[int, int],
+    roots: tuple[str, ...],
+) -> Leaf:
+    of = [spec.root_of(name) for name in around]
+    turning = [level for level, root in enumerate(of) if root in roots]
+    # Owners before what they own, whatever lies around what.
+    turning.sort(key=lambda level: (len(spec.chain(around[level])), around[level]))
+    names = tuple(around[level] for level in turning)
+    group: Units = names[-1] if spec.chain(names[-1]) == names else names
+    beside = tuple(dict.fromkeys(root for root in of if root not in roots))
+    return Leaf(parameter, axis, roots, group, around, levels, tail, tuple(turning), beside)
+
+
+def groups_of(spec: PermutationSpec, units: Units) -> tuple[str, ...]:
+    """The groups whose units these are, owners first."""
+    return spec.chain(units) if isinstance(units, str) else units
+
+
+def check_owners_around(spec: PermutationSpec, what: str) -> None:
+    """Raise ValueError, naming a parameter, where a group lies inside one that does not own it.
+
+    Args:
+        what: the option that does not take this.
+    """
+    for name, outer, inner in _not_owning(spec):
+        raise ValueError(
+            f"{what} takes groups inside their owners alone, and on {name!r} group {inner!r} lies inside {outer!r}, "
+            "which does not own it"
+        )
+
+
+def _not_owning(spec: PermutationSpec) -> Iterator[tuple[str, str, str]]:
+    """(parameter, outer, inner) for groups that lie right inside one that does not own them."""
+    for parameter, axes in spec.axes.items():
+        for axis in axes:
+            for segment in walk(axis.segments):
+                if segment.group is not None:
+                    for part in segment.parts:
+                        if part.group is not None and spec.groups[part.group].owner != segment.group:
+                            yield parameter, segment.group, part.group
 
 
 def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Collection[str]) -> NDArray[np.int64]:
@@ -82,20 +149,18 @@ def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Co
     return np.concatenate(parts)
 
 
-_Level = tuple[int, int, int, int]
-
-
 def _split(
-    segments: tuple[Segment, ...], owner: str | None, levels: tuple[_Level, ...], spec: PermutationSpec
-) -> Iterator[tuple[str, tuple[_Level, ...], tuple[int, int]]]:
+    segments: tuple[Segment, ...], around: tuple[str, ...], levels: tuple[_Level, ...], spec: PermutationSpec
+) -> Iterator[tuple[tuple[str, ...], tuple[_Level, ...], tuple[int, int]]]:
+    """Runs of entries inside groups: the groups around them from the outermost in, their levels, the run."""
     offset = 0
     for segment in segments:
         length = axis_size((segment,), spec.sizes)
         if segment.group is None:
-            if owner is not None and length:
-                yield owner, levels, (offset, length)
+            if around and length:
+                yield around, levels, (offset, length)
         else:
             inner = axis_size(segment.parts, spec.sizes)
             level = (offset, segment.outer, spec.sizes[segment.group], inner)
-            yield from _split(segment.parts, segment.group, (*levels, level), spec)
+            yield from _split(segment.parts, (*around, segment.group), (*levels, level), spec)
         offset += length

@@ -10,6 +10,8 @@ from benchmarks.planted import count_found
 # `python -m benchmarks.run planted` counts in a ResNet20 as well, and says what the textbook loop finds.
 KINDS = ("mlp", "vgg-batchnorm", "resnet", "transformer")
 SEEDS = 100
+# Groups of one owner inside each other; they take longer.
+INSIDE = ("grouped-query", "grouped-query-rotary", "grouped-conv")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -20,6 +22,12 @@ def test_every_one_is_found(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_noise_of_a_tenth(kind: str) -> None:
     assert count_found(kind, 0.1, SEEDS).right >= 0.99 * SEEDS
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "noisy"])
+@pytest.mark.parametrize("kind", INSIDE)
+def test_groups_inside_each_other(kind: str, noise: float) -> None:
+    assert count_found(kind, noise, 20).right == 20
 
 
 def test_what_is_not_found_does_not_count() -> None:

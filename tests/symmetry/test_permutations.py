@@ -23,6 +23,14 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.Permut
     "concat": (models.Concat, lambda m: models.Concat.spec(), (4, 4)),
     "depthwise": (models.DepthwiseNet, lambda m: models.DepthwiseNet.spec(), (2, 2, 5, 5)),
     "grouped": (models.GroupedNet, lambda m: models.GroupedNet.spec(), (2, 2, 5, 5)),
+    "grouped-free": (models.FreeGroupedNet, lambda m: models.FreeGroupedNet.spec(), (2, 2, 5, 5)),
+    "grouped-query": (models.GroupedQueryAttention, lambda m: models.GroupedQueryAttention.spec(), (2, 5, 7)),
+    "grouped-query-rotary": (
+        lambda: models.GroupedQueryAttention(rotary=True),
+        lambda m: models.GroupedQueryAttention.spec(rotary=True),
+        (2, 5, 7),
+    ),
+    "shared-inputs": (models.SharedInputs, lambda m: models.SharedInputs.spec(), (3, 4)),
     "groupnorm": (models.GroupNormNet, lambda m: models.GroupNormNet.spec(), (2, 2, 5, 5)),
 }
 

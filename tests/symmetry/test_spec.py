@@ -126,8 +126,13 @@ def test_owners_are_checked() -> None:
         PermutationSpec.from_axes({"w": ("v",)}, [Group("v", 2, owner="head")])
     with pytest.raises(ValueError, match="in a circle: a -> b -> a"):
         PermutationSpec.from_axes({"w": ("a",)}, [Group("a", 2, owner="b"), Group("b", 2, owner="a")])
-    with pytest.raises(ValueError, match="'p' stands inside 'q', which does not own it"):
-        PermutationSpec.from_axes({"w": (Segment("q", inner=(Segment("p"),)),)}, [Group("p", 2), Group("q", 2)])
+    with pytest.raises(ValueError, match="'w': group 'p' stands inside 'q', but not inside 'owner', which owns it"):
+        PermutationSpec.from_axes(
+            {"w": (Segment("q", inner=(Segment("p"),)),), "v": ("p",)},
+            [Group("owner", 2), Group("p", 2, owner="owner"), Group("q", 2)],
+        )
+    with pytest.raises(ValueError, match="'w': group 'p' stands inside itself"):
+        PermutationSpec.from_axes({"w": (Segment("p", inner=(Segment("p"),)),)}, [Group("p", 2)])
 
 
 def test_a_flat_owned_axis_is_the_nested_one() -> None:
@@ -200,6 +205,9 @@ SPECS = {
     "fused-owned": models.Attention.spec,
     "stacked-experts": models.Experts.spec,
     "concat": models.Concat.spec,
+    "grouped-query": models.GroupedQueryAttention.spec,
+    "grouped-free": models.FreeGroupedNet.spec,
+    "shared-inputs": models.SharedInputs.spec,
 }
 
 

@@ -15,7 +15,7 @@ from ..._batches import Batch, count_of
 from ..._calls import Calls, Forward, in_eval
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
-from ...symmetry.views import Leaf, leaves
+from ...symmetry.views import Leaf, Units, leaves, taken_together
 from .moments import Centred, CrossMoments, CrossSums, Some, without_rounding
 from .watching import Place, entries_first, places_of, places_used, run, watching
 
@@ -32,15 +32,15 @@ def activation_gains(
     device: torch.device | None = None,
     progress: Progress = False,
     forward: Forward | None = None,
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[Units, NDArray[np.float64]]:
     """What `activation_matching` maximises, by group: float64 [units, units], row: unit of a; column: unit of b.
 
     Args:
         spec: bound.
 
     Returns:
-        Correlations, or ("covariance") sums of products of centred activations over all samples: one scale for all
-        groups. Groups that show up nowhere are left out.
+        By group, or by several that lie inside each other, correlations, or ("covariance") sums of products of centred
+        activations over all samples: one scale for all groups. Groups that show up nowhere are left out.
 
     Raises:
         TypeError: a batch that the rule of `_batches` does not cover.
@@ -83,9 +83,9 @@ class _View:
 
     def __init__(self, places: dict[Place, CrossMoments]) -> None:
         self.places = places
-        self.sums: dict[str, CrossSums] = {}
+        self.sums: dict[Units, CrossSums] = {}
 
-    def done(self) -> dict[str, CrossSums]:
+    def done(self) -> dict[Units, CrossSums]:
         """The sums so far, rounding taken for what it is. ValueError, naming the place, unless they are finite."""
         for place, moments in self.places.items():
             if not bool(torch.isfinite(moments.mean_a).all() and torch.isfinite(moments.mean_b).all()):
@@ -104,17 +104,19 @@ class _Crossing:
     """
 
     def __init__(self, spec: PermutationSpec, used: Collection[Place], watch: str, device: torch.device | None) -> None:
-        on_axis: dict[tuple[str, int], list[Leaf]] = {}
+        on_axis: dict[tuple[str, int], dict[Leaf, None]] = {}
         for root in spec.roots:
             for leaf in leaves(spec, root):
-                on_axis.setdefault((leaf.parameter, leaf.axis), []).append(leaf)
-        self._on_place = {place: on_axis[place.parameter, place.axis] for place in used}
+                # Root groups that lie inside each other are seen together alone.
+                whole = taken_together(spec, leaf, spec.roots)
+                on_axis.setdefault((leaf.parameter, leaf.axis), {})[whole] = None
+        self._on_place = {place: list(on_axis[place.parameter, place.axis]) for place in used}
         self._side = watch.removesuffix("s")
         self._there = {
             leaf.group for place, found in self._on_place.items() if place.side == self._side for leaf in found
         }
         self._device = device
-        self._still: dict[str, tuple[Tensor, Tensor]] = {}
+        self._still: dict[Units, tuple[Tensor, Tensor]] = {}
         self.first = self._view(lambda place, leaf: (place.side == self._side) == (leaf.group in self._there))
         self.second = _View({})
 
@@ -163,7 +165,7 @@ class _Crossing:
         if left is not None:
             raise ValueError(f"model_b must run as model_a does, but does not call {left.module!r} as often")
 
-    def gains(self, statistic: str) -> dict[str, NDArray[np.float64]]:
+    def gains(self, statistic: str) -> dict[Units, NDArray[np.float64]]:
         """By group: [units, units]."""
         second = self.second.done()
         gains = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import units_first
-from ...symmetry.views import Leaf
+from ...symmetry.views import Leaf, Units
 
 __all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Some", "without_rounding"]
 
@@ -108,7 +108,7 @@ class CrossSums:
 
 
 # For a group the units of a and of b that are looked at: int64 each.
-Some = Mapping[str, tuple[Tensor, Tensor]]
+Some = Mapping[Units, tuple[Tensor, Tensor]]
 
 
 class CrossMoments:
@@ -125,7 +125,7 @@ class CrossMoments:
         self.count = 0
         self.mean_a = self.mean_b = torch.zeros((), dtype=torch.float64)
 
-    def add(self, a: Centred, b: Centred, sums: dict[str, CrossSums]) -> None:
+    def add(self, a: Centred, b: Centred, sums: dict[Units, CrossSums]) -> None:
         """Take up the same samples of both models.
 
         Each entry of a unit is centred by its own mean; the products of all its entries add up.
@@ -163,7 +163,7 @@ class CrossMoments:
         return rows_a, rows_b
 
 
-def without_rounding(sums: Mapping[str, CrossSums], places: Iterable[CrossMoments]) -> dict[str, CrossSums]:
+def without_rounding(sums: Mapping[Units, CrossSums], places: Iterable[CrossMoments]) -> dict[Units, CrossSums]:
     """The sums, with the squares of units that do not vary beyond rounding at exactly 0."""
     means = {group: (torch.zeros_like(of.squares_a), torch.zeros_like(of.squares_b)) for group, of in sums.items()}
     for place in places:

@@ -18,7 +18,7 @@ from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix
 from ...ops.permuted_dot import permuted_dot
 from ...symmetry import PermutationSpec, Segment
-from ...symmetry.views import axis_orbits
+from ...symmetry.views import Units, axis_orbits
 from .descent import CoordinateDescent
 from .nested import Gain, flat_choices
 
@@ -58,7 +58,7 @@ class Barycentre:
             total += permuted_dot(a, b, (None,) * a.ndim)
         return total
 
-    def value(self, root: str, gains: Mapping[str, Gain]) -> float:
+    def value(self, root: str, gains: Mapping[Units, Gain]) -> float:
         """<gains, the spread point> over a root group and all that it owns, in float64."""
         flat = flat_choices(self.descent.spec, root, self.choices)
         return sum(

@@ -20,11 +20,12 @@ from ...assignment.solver import last_solution
 from ...ops.gain_matrix import gain_candidates
 from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
+from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, leaves
+from ...symmetry.views import Leaf, Units, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
-from .nested import Choices, Gain, best_choices, flat_choices
+from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
 from .workers import SideBySide
 
@@ -101,20 +102,27 @@ class CoordinateDescent:
             else {name: (weights[name] ** 2 * norms[name].a, norms[name].b) for name in self.a}
         )
         self.choices: Choices = start.choices
+        self._identity: Choices = Permutations.identity(spec).choices
         self.trees = {root: [name for name in spec.groups if spec.root_of(name) == root] for root in spec.roots}
         # Where a root and all that it owns are frozen, there is nothing to visit.
         self.open = [root for root in spec.roots if not self.frozen.issuperset(self.trees[root])]
-        self.leaves: dict[str, list[Leaf]] = {name: [] for name in spec.groups}
+        self.leaves: dict[Units, list[Leaf]] = {name: [] for name in spec.groups}
+        # What a root's gains are of: its groups, and those that lie inside each other.
+        self.units: dict[str, list[Units]] = {root: list(tree) for root, tree in self.trees.items()}
         for root in spec.roots:
             for leaf in leaves(spec, root):
                 if leaf.parameter in self.a:
+                    if leaf.group not in self.leaves:
+                        self.leaves[leaf.group] = []
+                        self.units[root].append(leaf.group)
                     self.leaves[leaf.group].append(leaf)
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
-        self._indices: dict[tuple[Segment, ...], Tensor] = {}
+        # By the segments of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
 
     def leading(self) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -129,7 +137,7 @@ class CoordinateDescent:
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
 
-    def outward(self) -> Iterator[tuple[str, dict[str, list[Leaf]]]]:
+    def outward(self) -> Iterator[tuple[str, dict[Units, list[Leaf]]]]:
         """Root groups from the fixed axes outwards, each with the leaves of its tree that are settled by then.
 
         Next comes the group with the largest share of its weights (by norms) in parameters whose other axes are
@@ -150,15 +158,55 @@ class CoordinateDescent:
         Returns:
             The groups in the order in which they were settled.
         """
-        order = []
+        order: list[str] = []
         for root, known in self.outward():
             order.append(root)
+            if self._settle_together(root, set(order)):
+                continue
             if any(known.values()):
-                gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.trees[root]}
+                gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
                 choices, gained = best_choices(self.spec, root, gains, self.choices, self.solver(root), self.frozen)
                 if gained > 0:
                     self.choose(root, choices)
         return order
+
+    def _settle_together(self, root: str, order: Collection[str]) -> bool:
+        """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
+
+        None of them can be told by itself where it shows up beside the others alone.
+
+        Args:
+            order: the groups so far, this one among them.
+
+        Returns:
+            Whether there are any.
+        """
+        unsettled = (set(self.open) - set(order)) | {root}
+        roots, found = {root}, list(self.units[root])
+        for units in found:
+            for leaf in self.leaves[units]:
+                for other in leaf.beside:
+                    if other in unsettled - roots:
+                        roots.add(other)
+                        found.extend(self.units[other])
+        if len(roots) == 1:
+            return False
+        settled = set(self.spec.roots) - unsettled
+        known: dict[Units, dict[Leaf, None]] = {}
+        for units in found:
+            for leaf in self.leaves[units]:
+                whole = taken_together(self.spec, leaf, roots)
+                if settled_leaves([whole], self.axis_roots.__getitem__, settled):
+                    known.setdefault(whole.group, {})[whole] = None
+        # What is known of each alone is better taken alone, and the others after that.
+        if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
+            return False
+        gains = {units: _on_cpu(self.gains.gain_of(list(some))) for units, some in known.items()}
+        choices, gained = best_together(self.spec, sorted(roots), gains, self.choices, self.frozen)
+        if gained > 0:
+            for one in roots:
+                self.choose(one, {name: choices[name] for name in self.trees[one]})
+        return True
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -229,7 +277,7 @@ class CoordinateDescent:
                 if not stale:
                     for group in self.gains.off(self.norms):
                         self.gains.forget(group)
-                        stale.add(self.spec.root_of(group))
+                        stale.update(self.leaves[group][0].roots)
                     if not stale:
                         break
                 began = time.perf_counter()
@@ -254,11 +302,12 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains: dict[str, Gain | None] = {}
-        candidates: dict[str, Candidates | None] = {}
-        for name, gain in self.gains.gains(name for root in roots for name in self.trees[root]):
+        gains: dict[str, dict[Units, Gain | None]] = {root: {} for root in roots}
+        candidates: dict[Units, Candidates | None] = {}
+        root_of = {name: root for root in roots for name in self.units[root]}
+        for name, gain in self.gains.gains(root_of):
             candidates[name] = self._candidates(name, gain)
-            gains[name] = _on_cpu(gain)
+            gains[root_of[name]][name] = _on_cpu(gain)
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
@@ -267,7 +316,7 @@ class CoordinateDescent:
                 best_choices,
                 self.spec,
                 root,
-                gains,
+                gains[root],
                 self.choices,
                 self.solver(root),
                 self.frozen,
@@ -279,13 +328,15 @@ class CoordinateDescent:
         found = workers.run(tasks) if large else [task() for task in tasks]
         return [self._accept(root, *best) for root, best in zip(roots, found, strict=True)]
 
-    def gains_of(self, groups: Iterable[str]) -> dict[str, Gain | None]:
+    def gains_of(self, groups: Iterable[Units]) -> dict[Units, Gain | None]:
         """Gain matrices of groups with all others where they are, None without entries. Not to be written to."""
         return {name: _on_cpu(gain) for name, gain in self.gains.gains(groups)}
 
-    def _candidates(self, group: str, gain: Tensor | None) -> Candidates | None:
+    def _candidates(self, group: Units, gain: Tensor | None) -> Candidates | None:
         """What the next solve of a group need not read, where a GPU has its gain and the solver goes on."""
-        if gain is None or not _searches(gain) or self.trees.get(group) != [group] or len(gain) < CANDIDATES_FROM:
+        if gain is None or not _searches(gain) or not isinstance(group, str) or len(gain) < CANDIDATES_FROM:
+            return None
+        if self.trees.get(group) != [group]:
             return None
         last = last_solution(self.solver(group))
         if last is None:
@@ -299,7 +350,7 @@ class CoordinateDescent:
         before = {name: self.choices[name] for name in self.trees[root]}
         coupled = root in self.neighbours[root]
         # Where both axes of a parameter move together the gains are a linearisation: look at the objective itself.
-        own = {leaf.parameter for name in self.trees[root] for leaf in self.leaves[name]} if coupled else set()
+        own = {leaf.parameter for name in self.units[root] for leaf in self.leaves[name]} if coupled else set()
         objective = self.objective(own)
         self.choose(root, choices)
         if coupled:
@@ -315,22 +366,26 @@ class CoordinateDescent:
         names = self.a if parameters is None else parameters
         return sum(self.gains.dot(name) for name in names)
 
-    def _index(self, parameter: str, axis: int) -> Tensor | None:
+    def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
+        """The indices that permute an axis now, of all groups but those of roots that are to be still."""
         of_axis = self.spec.axes[parameter][axis]
         if not self.axis_roots[parameter][axis]:
             return None
         # Axes that are split in the same way move in the same way.
-        if of_axis.segments not in self._indices:
-            index = axis_index(self.spec, parameter, axis, self.choices)
-            self._indices[of_axis.segments] = torch.from_numpy(index).to(self.b[parameter].device)
-        return self._indices[of_axis.segments]
+        key = of_axis.segments, still
+        if key not in self._indices:
+            left = {name: self._identity[name] for root in still for name in self.trees[root]}
+            choices = self.choices | left if left else self.choices
+            index = axis_index(self.spec, parameter, axis, choices)
+            self._indices[key] = torch.from_numpy(index).to(self.b[parameter].device)
+        return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for segments in list(self._indices):
-            if any(segment.group == root for segment in segments):
-                del self._indices[segments]
+        for segments, still in list(self._indices):
+            if root not in still and any(segment.group == root for segment in walk(segments)):
+                del self._indices[segments, still]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""
@@ -353,21 +408,24 @@ class CoordinateDescent:
                 batch.append(root)
         return batches
 
-    def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[str, list[Leaf]]:
+    def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[Units, list[Leaf]]:
         return {
-            name: settled_leaves(self.leaves[name], self.axis_roots.__getitem__, settled) for name in self.trees[root]
+            name: settled_leaves(self.leaves[name], self.axis_roots.__getitem__, settled) for name in self.units[root]
         }
 
-    def _share(self, root: str, known: Mapping[str, Sequence[Leaf]]) -> float:
+    def _share(self, root: str, known: Mapping[Units, Sequence[Leaf]]) -> float:
         """The part of a group's weights that is in these leaves, by what their parameters can add at most."""
         total, settled = (
-            sum(math.sqrt(math.prod(self.norms[leaf.parameter])) for name in self.trees[root] for leaf in of[name])
+            sum(math.sqrt(math.prod(self.norms[leaf.parameter])) for name in self.units[root] for leaf in of[name])
             for of in (self.leaves, known)
         )
         return settled / total if total > 0 else 0.0
 
     def _find_neighbours(self) -> dict[str, set[str]]:
-        """For each root group the roots whose gains it changes: those on another axis of one of its parameters."""
+        """For each root group the roots whose gains it changes.
+
+        Those on another axis of one of its parameters, and those around it or inside it on the same axis.
+        """
         neighbours: dict[str, set[str]] = {root: set() for root in self.spec.roots}
         for parameter in self.a:
             axes = self.axis_roots[parameter]
@@ -376,11 +434,15 @@ class CoordinateDescent:
                     if i != j:
                         for root in here:
                             neighbours[root].update(there)
+        for found in self.leaves.values():
+            for leaf in found:
+                for root in leaf.roots:
+                    neighbours[root].update(leaf.beside)
         return neighbours
 
     def _find_scale(self, root: str) -> float:
         """Rounding of the group's part of the objective: eps * ||A|| * ||B|| over its parameters."""
-        parameters = dict.fromkeys(leaf.parameter for name in self.trees[root] for leaf in self.leaves[name])
+        parameters = dict.fromkeys(leaf.parameter for name in self.units[root] for leaf in self.leaves[name])
         # The dtype that the gains are summed in.
         double = any(self.a[name].dtype == torch.float64 for name in parameters)
         numbers = torch.finfo(torch.float64 if double else torch.float32)

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
+from ...symmetry.views import Units, check_owners_around
 from .barycentre import Barycentre
 from .descent import CoordinateDescent
 from .nested import Choices, Gain, best_choices, flat_choices, value_of
 
-__all__ = ["check_two_axes", "frank_wolfe", "rounded"]
+__all__ = ["check_affine", "frank_wolfe", "rounded"]
 
 # Ends where a whole step could gain no more than this share of the objective: descent gains the rest sooner.
 SMALL_GAP = 1e-3
@@ -45,15 +46,19 @@ class _Point:
     parts: list[tuple[float, Choices]]
     objective: float
     slope: float
-    gains: dict[str, Gain]
+    gains: dict[Units, Gain]
 
 
-def check_two_axes(spec: PermutationSpec) -> None:
-    """Raise ValueError, naming a parameter, where one has more than two permuted axes: its gains are not affine."""
+def check_affine(spec: PermutationSpec) -> None:
+    """Raise ValueError, naming a parameter, where its gains are not affine in the matrices of the other groups.
+
+    Where it has more than two permuted axes, or groups inside others that do not own them.
+    """
     for name, axes in spec.axes.items():
         moving = sum(not axis.is_fixed for axis in axes)
         if moving > 2:
             raise ValueError(f"search='frank_wolfe' takes two permuted axes at most, and {name!r} has {moving}")
+    check_owners_around(spec, "search='frank_wolfe'")
 
 
 def frank_wolfe(descent: CoordinateDescent, max_steps: int, progress: Progress) -> None:
@@ -94,20 +99,20 @@ def _at(descent: CoordinateDescent, choices: Choices) -> _Point:
 def _at_middle(middle: Barycentre) -> _Point:
     """The mean of all permutations."""
     spec = middle.descent.spec
-    gains = {name: gain for name in spec.groups if (gain := middle.gain(name)) is not None}
+    gains: dict[Units, Gain] = {name: gain for name in spec.groups if (gain := middle.gain(name)) is not None}
     return _Point([], middle.objective(), sum(middle.value(root, gains) for root in spec.roots), gains)
 
 
-def _linear_optimum(descent: CoordinateDescent, gains: Mapping[str, Gain]) -> tuple[Choices, float]:
+def _linear_optimum(descent: CoordinateDescent, gains: Mapping[Units, Gain]) -> tuple[Choices, float]:
     """The permutations of all groups with the greatest total gain, and that total."""
     best = dict(descent.choices)
     for root in descent.open:
-        of_tree = {name: gains.get(name) for name in descent.trees[root]}
+        of_tree: dict[Units, Gain | None] = {name: gains.get(name) for name in descent.trees[root]}
         best |= best_choices(descent.spec, root, of_tree, best, descent.solver(root), descent.frozen)[0]
     return best, _total(descent.spec, gains, best)
 
 
-def _total(spec: PermutationSpec, gains: Mapping[str, Gain], choices: Choices) -> float:
+def _total(spec: PermutationSpec, gains: Mapping[Units, Gain], choices: Choices) -> float:
     return sum(value_of(spec, root, gains, choices) for root in spec.roots)
 
 
@@ -145,7 +150,7 @@ def rounded(
     """The permutations with the greatest inner product with a mixture; those of other roots stay as they are."""
     best = dict(current)
     for root in roots:
-        weights: dict[str, NDArray[np.float32]] = {}
+        weights: dict[Units, NDArray[np.float32]] = {}
         for weight, choices in parts:
             for name, flat in flat_choices(spec, root, choices).items():
                 if name not in weights:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ...ops.permuted_dot import permuted_dot
-from ...symmetry.views import Leaf
+from ...symmetry.views import Leaf, Units
 from .sums import gain_times, matrix_times
 
 __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
@@ -32,18 +32,23 @@ TOGETHER = 1 << 26
 # What a gain may be off, in roundings of its dtype times the norms of what it multiplies.
 ROUNDINGS = 16
 
-# The indices that permute an axis of a parameter of b now, or None for an axis that stays.
-IndexOf = Callable[[str, int], Tensor | None]
+# The indices that permute an axis of a parameter of b now, or None for an axis that stays. Asked with root
+# groups as well, those that leave these and all that they own in place.
+IndexOf = Callable[..., Tensor | None]
 Indices = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
 class Use:
-    """A leaf, with its part of both models, and for each axis of the parameter the dimension that it became."""
+    """A leaf, with its part of both models, and for each axis of the parameter the dimension that it became.
+
+    `whole` is the parameter of b that `b` is a part of.
+    """
 
     leaf: Leaf
     a: Tensor
     b: Tensor
+    whole: Tensor
     dims: tuple[int, ...]
     units: tuple[int, ...]
 
@@ -53,11 +58,14 @@ class Use:
         return math.prod(self.a.shape[dim] for dim in self.units)
 
     def term(self, indices: Indices) -> Term:
+        """What the leaf adds to the gain, with b's axes gathered; its own by the other roots' groups, if any."""
         gathers: list[Tensor | None] = [None] * self.b.ndim
         for axis, index in enumerate(indices):
             if axis != self.leaf.axis:
                 gathers[self.dims[axis]] = index
-        return Term(self.a, self.b, self.units, tuple(gathers))
+        own = indices[self.leaf.axis]
+        b = self.b if own is None else self.leaf.view(self.whole.index_select(self.leaf.axis, own))
+        return Term(self.a, b, self.units, tuple(gathers))
 
 
 @dataclass
@@ -77,7 +85,7 @@ class _Kept:
 class _Plan:
     """What brings a group's gain up to date: terms to add to `gain`; what it is then, as in `_Kept`."""
 
-    group: str
+    group: Units
     gain: Tensor
     terms: Iterator[Term]
     indices: list[Indices | None]
@@ -93,7 +101,7 @@ class GainCache:
 
     Args:
         a, b: the models' tensors by parameter, one dimension for each axis of the spec.
-        leaves: of every group, where its own entries are.
+        leaves: of every group (or several of one root, inside each other), where its own entries are.
         index_of: the gathers of model b as they are at each call. An index that has changed is another tensor.
     """
 
@@ -101,22 +109,22 @@ class GainCache:
         self,
         a: Mapping[str, Tensor],
         b: Mapping[str, Tensor],
-        leaves: Mapping[str, Sequence[Leaf]],
+        leaves: Mapping[Units, Sequence[Leaf]],
         index_of: IndexOf,
     ) -> None:
         self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[Units, _Kept] = {}
         self._calls = 0
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
         self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest)
 
-    def gain(self, group: str) -> Tensor | None:
+    def gain(self, group: Units) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own. Not to be written to."""
         uses = self._uses[group]
         return self._up_to_date(group, range(len(uses))) if uses else None
 
-    def gains(self, groups: Iterable[str]) -> Iterator[tuple[str, Tensor | None]]:
+    def gains(self, groups: Iterable[Units]) -> Iterator[tuple[Units, Tensor | None]]:
         """Each group with its `gain`, in any order: on a GPU many are summed at once, else one after another.
 
         Args:
@@ -139,12 +147,18 @@ class GainCache:
         if waiting:
             yield from self._together(waiting)
 
-    def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
+    def partial_gain(self, group: Units, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone; `gain` adds the others to it later. None without leaves."""
         uses = self._uses[group]
         chosen = [k for k, use in enumerate(uses) if use.leaf in leaves]
         self._kept.pop(group, None)
         return self._up_to_date(group, chosen) if chosen else None
+
+    def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
+        """The gain of leaves, one at least, all of the same units; not kept."""
+        uses = [_use(leaf, self._a, self._b) for leaf in leaves]
+        terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
+        return _added(terms, _zeros(uses))
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -154,11 +168,21 @@ class GainCache:
         """The indices that permute each axis of a parameter of b now, or None for an axis that stays."""
         return tuple(self._index_of(parameter, axis) for axis in range(self._b[parameter].ndim))
 
-    def uses(self, group: str) -> Sequence[Use]:
+    def gathers_beside(self, leaf: Leaf) -> Indices:
+        """As `gathers`, with what the leaf's units are left in place on its own axis."""
+        found = []
+        for axis in range(self._b[leaf.parameter].ndim):
+            if axis != leaf.axis:
+                found.append(self._index_of(leaf.parameter, axis))
+            else:
+                found.append(self._index_of(leaf.parameter, axis, leaf.roots) if leaf.beside else None)
+        return tuple(found)
+
+    def uses(self, group: Units) -> Sequence[Use]:
         """Where the group's own entries are."""
         return self._uses[group]
 
-    def forget(self, group: str) -> None:
+    def forget(self, group: Units) -> None:
         """Drop a group's gain: the next one is summed anew."""
         self._kept.pop(group, None)
 
@@ -168,7 +192,7 @@ class GainCache:
             # Past all correction; its memory serves for the new one.
             kept.corrected = math.inf
 
-    def off(self, norms: Mapping[str, tuple[float, float]]) -> set[str]:
+    def off(self, norms: Mapping[str, tuple[float, float]]) -> set[Units]:
         """Groups whose corrected gain is not what its parameters say, beyond rounding; none, unless something is wrong.
 
         Both sides of gain @ r, for a vector r of random signs, are derived in float64 (Freivalds, "Probabilistic
@@ -183,15 +207,15 @@ class GainCache:
             if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
         }
 
-    def _up_to_date(self, group: str, wanted: Collection[int]) -> Tensor:
+    def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
         return self._keep(plan, _added(plan.terms, plan.gain))
 
-    def _together(self, plans: Sequence[_Plan]) -> list[tuple[str, Tensor]]:
+    def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
         gains = gain_matrices([list(plan.terms) for plan in plans], [plan.gain for plan in plans])
         return [(plan.group, self._keep(plan, gain)) for plan, gain in zip(plans, gains, strict=True)]
 
-    def _plan(self, group: str, wanted: Collection[int]) -> _Plan:
+    def _plan(self, group: Units, wanted: Collection[int]) -> _Plan:
         """How to sum some of a group's uses; until that is kept, what is kept of the group is past correcting."""
         self._calls += 1
         uses = self._uses[group]
@@ -225,11 +249,8 @@ class GainCache:
         return free >= entries
 
     def _indices(self, use: Use) -> Indices:
-        """The gathers of the use's other axes, one for each axis of the parameter."""
-        leaf = use.leaf
-        return tuple(
-            None if axis == leaf.axis else self._index_of(leaf.parameter, axis) for axis in range(len(use.dims))
-        )
+        """The gathers that the use's term depends on, one for each axis of the parameter."""
+        return self.gathers_beside(use.leaf)
 
     def _update(
         self, uses: Sequence[Use], kept: _Kept, wanted: Sequence[Indices | None]
@@ -256,6 +277,8 @@ class GainCache:
             moved = (old != new).nonzero().squeeze(1)
             if not moved.numel():
                 continue
+            if axis == use.leaf.axis:
+                return None
             corrected += entries * moved.numel() / new.numel()
             terms.append(_corrections(use, axis, before, now, moved))
         share = corrected / total if total else 0.0
@@ -263,7 +286,7 @@ class GainCache:
             return None
         return None if kept.corrected + share > MOST_CORRECTIONS else (chain.from_iterable(terms), share)
 
-    def _agrees(self, group: str, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> bool:
+    def _agrees(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> bool:
         units = kept.gain.shape[0]
         signs = torch.randint(0, 2, (units,), generator=torch.Generator().manual_seed(units)).mul_(2).sub_(1)
         signs = signs.to(kept.gain.device, torch.float64)
@@ -271,7 +294,8 @@ class GainCache:
         bound = 0.0
         for use, indices in zip(self._uses[group], kept.indices, strict=True):
             if indices is not None:
-                rest -= gain_times(use.a, use.b, use.units, use.term(indices).gathers, signs)
+                term = use.term(indices)
+                rest -= gain_times(term.a, term.b, term.units, term.gathers, signs)
                 bound += math.sqrt(math.prod(norms[use.leaf.parameter]))
         numbers = torch.finfo(kept.gain.dtype)
         return float(rest.norm()) <= ROUNDINGS * (1 + kept.corrected) * (numbers.eps * bound + numbers.tiny)
@@ -280,11 +304,12 @@ class GainCache:
 def settled_leaves(
     leaves: Sequence[Leaf], roots_of: Callable[[str], Sequence[Collection[str]]], settled: Collection[str]
 ) -> list[Leaf]:
-    """The leaves on whose other axes every root group is settled."""
+    """The leaves on whose other axes, and beside whose units, every root group is settled."""
     return [
         leaf
         for leaf in leaves
-        if all(
+        if all(root in settled for root in leaf.beside)
+        and all(
             root in settled
             for axis, roots in enumerate(roots_of(leaf.parameter))
             if axis != leaf.axis
@@ -295,7 +320,8 @@ def settled_leaves(
 
 def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
     dims = tuple(axis if axis <= leaf.axis else axis + leaf.added_dims for axis in range(b[leaf.parameter].ndim))
-    return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(b[leaf.parameter]), dims, leaf.unit_dims)
+    whole = b[leaf.parameter]
+    return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(whole), whole, dims, leaf.unit_dims)
 
 
 def _zeros(uses: Sequence[Use]) -> Tensor:
@@ -335,7 +361,7 @@ def _corrections(use: Use, axis: int, before: Indices, now: Indices, moved: Tens
             index = places[dim]
             assert index is not None
             places[dim] = index[some]
-        yield Term(use.a.index_select(dim, some), use.b, use.units, tuple(gathers[0]), tuple(gathers[1]))
+        yield Term(term.a.index_select(dim, some), term.b, use.units, tuple(gathers[0]), tuple(gathers[1]))
 
 
 def _pieces(term: Term) -> Iterator[Term]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
-from ...symmetry.views import Leaf
+from ...symmetry.views import Leaf, Units
 from .gains import GainCache, IndexOf
 
 __all__ = ["LeadingGains", "is_worth_leading"]
@@ -68,13 +68,13 @@ class LeadingGains(GainCache):
         self,
         a: Mapping[str, Tensor],
         b: Mapping[str, Tensor],
-        leaves: Mapping[str, Sequence[Leaf]],
+        leaves: Mapping[Units, Sequence[Leaf]],
         index_of: IndexOf,
     ) -> None:
         super().__init__(a, b, leaves, index_of)
         self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
         # By group: thin, and the same at every call.
-        self._left: dict[str, Tensor] = {}
+        self._left: dict[Units, Tensor] = {}
 
     def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the leading singular values of most weights, by their entries, are those of more than noise.
@@ -99,21 +99,25 @@ class LeadingGains(GainCache):
                 clear += entries
         return 2 * clear >= total
 
-    def gain(self, group: str) -> Tensor | None:
+    def gain(self, group: Units) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own."""
         found = [use.leaf for use in self.uses(group)]
         if found and group not in self._left:
             self._left[group] = torch.cat([self._left_of(leaf) for leaf in found], dim=1)
         return self._product(self._left[group], found) if found else None
 
-    def gains(self, groups: Iterable[str]) -> Iterator[tuple[str, Tensor | None]]:
+    def gains(self, groups: Iterable[Units]) -> Iterator[tuple[Units, Tensor | None]]:
         """Each group with its `gain`, one after another."""
         return ((group, self.gain(group)) for group in groups)
 
-    def partial_gain(self, group: str, leaves: Collection[Leaf]) -> Tensor | None:
+    def partial_gain(self, group: Units, leaves: Collection[Leaf]) -> Tensor | None:
         """The gain of some of a group's leaves alone. None without leaves."""
         found = [use.leaf for use in self.uses(group) if use.leaf in leaves]
-        return self._product(torch.cat([self._left_of(leaf) for leaf in found], dim=1), found) if found else None
+        return self.gain_of(found) if found else None
+
+    def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
+        """The gain of leaves, one at least, all of the same units."""
+        return self._product(torch.cat([self._left_of(leaf) for leaf in leaves], dim=1), leaves)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
@@ -141,14 +145,14 @@ class LeadingGains(GainCache):
 
     def _right_of(self, leaf: Leaf) -> Tensor:
         """[units, columns]: what `_left_of` is to be multiplied with, all other groups where they are."""
-        b, indices = self._b[leaf.parameter], list(self.gathers(leaf.parameter))
+        b, indices = self._b[leaf.parameter], list(self.gathers_beside(leaf))
         factors = self._factors.get(leaf.parameter)
-        indices[leaf.axis] = None
         if factors is None:
             dtype = accumulate_dtype(torch.promote_types(self._a[leaf.parameter].dtype, b.dtype))
             b = _gathered(b, indices).to(dtype)
         elif leaf.axis == factors.axis:
-            b = _as_rows(factors.q_b @ _between_rests(factors, indices).T, leaf.axis, b.ndim)
+            rows = _gathered(factors.q_b @ _between_rests(factors, indices).T, [indices[leaf.axis], None])
+            b = _as_rows(rows, leaf.axis, b.ndim)
         else:
             mixed = (_between_rows(factors, indices) @ factors.c_b.flatten(1)).reshape(factors.c_b.shape)
             indices[factors.axis] = None
@@ -156,7 +160,7 @@ class LeadingGains(GainCache):
         return units_first(leaf.view(b), leaf.unit_dims)
 
 
-def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> bool:
+def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> bool:
     """Whether leading parts are so much smaller than the weights that a search over them first costs little.
 
     Args:
@@ -177,7 +181,7 @@ def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequenc
     return leading <= WORTH_LEADING * whole
 
 
-def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[str, Sequence[Leaf]]) -> dict[str, int]:
+def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> dict[str, int]:
     """The large parameters, each with the axis of the first group that moves it."""
     axes: dict[str, int] = {}
     for leaf in (leaf for found in leaves.values() for leaf in found):

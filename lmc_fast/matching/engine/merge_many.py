@@ -21,8 +21,9 @@ from ..._progress import Progress, tracking
 from ...assignment import AssignmentSolver
 from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec
+from ...symmetry.views import Units
 from .descent import CoordinateDescent, Step
-from .nested import Choices, Gain, best_choices, flat_choices
+from .nested import Choices, Gain, best_choices, flat_choices, units_at_places
 
 __all__ = ["ManyDescent"]
 
@@ -55,7 +56,8 @@ class ManyDescent:
             for k, m in overlaps
         }
         first = self.pairs[0, 1]
-        self.trees, self.neighbours, self.leaves = first.trees, first.neighbours, first.leaves
+        self.trees, self.units = first.trees, first.units
+        self.neighbours, self.leaves = first.neighbours, first.leaves
         self.axis_roots = first.axis_roots
         self.tensors = [first.a, *(self.pairs[0, m].b for m in range(1, self.count))]
         self.order = [root for root, _ in first.outward()]
@@ -113,7 +115,7 @@ class ManyDescent:
             return 0.0, 0
         coupled = root in self.neighbours[root]
         # Where both axes of a parameter move together the gains are a linearisation: look at the objective itself.
-        own = {leaf.parameter for name in self.trees[root] for leaf in self.leaves[name]} if coupled else set()
+        own = {leaf.parameter for name in self.units[root] for leaf in self.leaves[name]} if coupled else set()
         objective = self.objective(m, own)
         self.place(m, root, choices)
         if coupled:
@@ -124,11 +126,11 @@ class ManyDescent:
         now, old = flat_choices(self.spec, root, choices), flat_choices(self.spec, root, before)
         return gained, sum(int((now[name] != old[name]).sum()) for name in self.trees[root])
 
-    def gains(self, m: int, root: str) -> dict[str, Gain | None]:
+    def gains(self, m: int, root: str) -> dict[Units, Gain | None]:
         """For the groups of a tree [places, units of m]: the gain against the sum of the other models as they lie."""
-        found: dict[str, Gain | None] = {}
-        places = {k: flat_choices(self.spec, root, self.choices[k]) for k in range(self.count) if k != m}
-        for name in self.trees[root]:
+        found: dict[Units, Gain | None] = {}
+        places = {k: self._places(k, root) for k in range(self.count) if k != m}
+        for name in self.units[root]:
             total: Tensor | None = None
             for pair in self._pairs_of(m):
                 gain = self.pairs[pair].gains.gain(name)
@@ -140,6 +142,10 @@ class ManyDescent:
                 total = part if total is None else total.add_(part)
             found[name] = None if total is None else np.ascontiguousarray(total.cpu().numpy())
         return found
+
+    def _places(self, m: int, root: str) -> dict[Units, NDArray[np.int64]]:
+        """For what a root's gains are of the unit of a model at each place of the common frame."""
+        return {name: units_at_places(self.spec, name, self.choices[m]) for name in self.units[root]}
 
     def place(self, m: int, root: str, choices: Choices) -> None:
         """Put a root group of a model, and all that it owns, elsewhere in the common frame."""
@@ -176,4 +182,4 @@ class ManyDescent:
         groups = of.gains.off(of.norms)
         for group in groups:
             of.gains.forget(group)
-        return {self.spec.root_of(group) for group in groups}
+        return {self.leaves[group][0].roots[0] for group in groups}

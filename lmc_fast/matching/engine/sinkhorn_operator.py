@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from ...assignment import AssignmentSolver
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import axis_size
+from ...symmetry.views import Units
 from .nested import Gain, best_choices
 
 __all__ = ["Relaxed", "doubly_stochastic", "mixed"]
@@ -75,7 +76,7 @@ class Relaxed:
     def rounded(self, matrices: Mapping[str, Tensor]) -> Permutations:
         """The permutations of greatest inner product with the matrices."""
         for root in self.spec.roots:
-            gains: dict[str, Gain | None] = {}
+            gains: dict[Units, Gain | None] = {}
             for name, flat in self._flat(root, matrices[root][0].detach(), matrices):
                 gains[name] = flat.cpu().numpy()
             self._choices |= best_choices(self.spec, root, gains, self._choices, self._solvers[root])[0]
@@ -224,31 +225,48 @@ def mixed(spec: PermutationSpec, parameter: str, tensor: Tensor, matrices: Mappi
     for dim, axis in enumerate(spec.axes[parameter]):
         if not axis.is_fixed:
             front = mix.movedim(dim, 0)
-            flat = _mixed_segments(front.reshape(1, front.shape[0], -1), axis.segments, spec.sizes, matrices)
+            flat = _mixed_segments(spec, front.reshape(front.shape[0], -1), axis.segments, (), matrices)
             mix = flat.reshape(front.shape).movedim(0, dim)
     return mix.reshape(tensor.shape)
 
 
 def _mixed_segments(
-    entries: Tensor, segments: tuple[Segment, ...], sizes: Mapping[str, int], matrices: Mapping[str, Tensor]
+    spec: PermutationSpec,
+    entries: Tensor,
+    segments: tuple[Segment, ...],
+    around: tuple[str, ...],
+    matrices: Mapping[str, Tensor],
 ) -> Tensor:
-    """Segments within one unit of an owner, for each of its units: `entries` is [owner units, entries, rest]."""
-    owners, _, rest = entries.shape
+    """Segments within one unit of the groups around them, for each of their units.
+
+    Args:
+        entries: [units of each group around..., entries, rest].
+        around: the groups that the segments lie inside, outermost first.
+    """
+    places, rest = entries.shape[:-2], entries.shape[-1]
     parts, offset = [], 0
     for segment in segments:
-        length = axis_size((segment,), sizes)
-        part = entries.narrow(1, offset, length)
+        length = axis_size((segment,), spec.sizes)
+        part = entries.narrow(-2, offset, length)
         offset += length
         if segment.group is not None:
-            units, outer = sizes[segment.group], segment.outer
-            inner = axis_size(segment.parts, sizes)
-            # [owners, outer, units, inner, rest] -> [owners, units, inner, outer, rest]
-            split = part.reshape(owners, outer, units, inner, rest).permute(0, 2, 3, 1, 4)
-            inside = split.reshape(owners * units, inner, outer * rest)
+            units, outer = spec.sizes[segment.group], segment.outer
+            inner = axis_size(segment.parts, spec.sizes)
+            # [around..., outer, units, inner, rest] -> [around..., units, inner, outer, rest]
+            inside = part.reshape(*places, outer, units, inner, rest).movedim(len(places), -2).flatten(-2)
             if isinstance(segment.inner, tuple):
-                inside = _mixed_segments(inside, segment.inner, sizes, matrices)
-            moved = matrices[segment.group] @ inside.reshape(owners, units, inner * outer * rest)
-            part = moved.reshape(owners, units, inner, outer, rest).permute(0, 3, 1, 2, 4)
-            part = part.reshape(owners, length, rest)
+                inside = _mixed_segments(spec, inside, segment.inner, (*around, segment.group), matrices)
+            moved = _matrices_within(spec, segment.group, around, matrices) @ inside.flatten(-2)
+            part = moved.reshape(*places, units, inner, outer, rest).movedim(-2, len(places))
+            part = part.reshape(*places, length, rest)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+def _matrices_within(
+    spec: PermutationSpec, group: str, around: tuple[str, ...], matrices: Mapping[str, Tensor]
+) -> Tensor:
+    """A group's matrices by the units of the groups around it, of length 1 at those that do not own it."""
+    owners = spec.chain(group)[:-1]
+    shape = [spec.sizes[name] if name in owners else 1 for name in around]
+    return matrices[group].reshape(*shape, *matrices[group].shape[1:])

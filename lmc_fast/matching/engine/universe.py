@@ -26,6 +26,7 @@ from ..._models import accumulate_dtype
 from ..._progress import Progress, tracking
 from ...ops.gain_matrix import Term, gain_matrix
 from ...symmetry import Permutations
+from ...symmetry.views import Units
 from .frank_wolfe import rounded
 from .merge_many import ManyDescent
 from .nested import Choices, Gain, best_choices
@@ -176,7 +177,7 @@ def _linear_optimum(descent: ManyDescent, models: Sequence[_Relaxed]) -> list[Ch
         rest = {name: total - model.whole(name) for name, total in totals.items()}
         best: Choices = dict(model.choices)
         for root in descent.order:
-            gains: dict[str, Gain | None] = {}
+            gains: dict[Units, Gain | None] = {}
             for name in descent.trees[root]:
                 terms = [
                     Term(leaf.view(rest[leaf.parameter]), b, leaf.unit_dims, (None,) * b.ndim)

@@ -1,0 +1,172 @@
+"""A module's exported graph, walked with a term for every dimension of every value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from . import rules
+from .look import RULES, Dims, Look, packet_name
+from .rules.elementwise import broadcast
+from .terms import Pin, Terms
+
+__all__ = ["Walked", "export", "walk"]
+
+assert rules
+
+
+@dataclass
+class Walked:
+    """What a graph says of dimensions.
+
+    Attributes:
+        terms: all of them.
+        parameters: the dimensions of every tensor of the model's state that can be moved, by name.
+        values: the dimensions of every value of the graph.
+        unknown: operations without a rule, with how often they stood there.
+    """
+
+    terms: Terms
+    parameters: dict[str, Dims]
+    values: list[Dims] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+
+
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
+    """The model's graph in eval mode, of functional operations only, as written in the model."""
+    with torch.no_grad():
+        program: ExportedProgram = torch.export.export(model, args, dict(kwargs), strict=False)
+        decomposed: ExportedProgram = program.run_decompositions({})
+        return decomposed
+
+
+def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapping[str, Hashable]) -> Walked:
+    """Carry terms through the graph.
+
+    Args:
+        program: as `export` gives it.
+        state: the tensors of the model that can be moved, by name.
+        identities: by name what is equal for the names of one tied tensor.
+    """
+    walked = Walked(Terms(), {})
+    known: dict[Node, Any] = {}
+    tied: dict[Hashable, str] = {}
+    places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    used: set[int] = set()
+    for node in program.graph_module.graph.nodes:
+        if node.op == "placeholder":
+            known[node] = _entering(walked, node, places.get(node.name), state, identities, tied)
+        elif node.op == "call_function":
+            known[node] = _called(walked, node, known)
+        elif node.op == "get_attr":
+            known[node] = _attribute(walked, node)
+        elif node.op == "output":
+            for value in node.all_input_nodes:
+                for dims in _each(known[value]):
+                    for term in dims:
+                        walked.terms.pin(term, Pin("output", "", "is what the model gives"))
+        if node in known:
+            walked.values += _each(known[node])
+            if node.op == "placeholder" and node.users:
+                used |= {id(term) for term in known[node]}
+    for dims in walked.parameters.values():
+        # Under all of its names, for one that is tied.
+        for term in dims:
+            if id(term) not in used:
+                walked.terms.pin(term, Pin("nothing", "", "no operation uses it"))
+    return walked
+
+
+def _entering(
+    walked: Walked,
+    node: Node,
+    place: Any,
+    state: Mapping[str, Tensor],
+    identities: Mapping[str, Hashable],
+    tied: dict[Hashable, str],
+) -> Dims:
+    """The dimensions of an input of the graph: a parameter, a buffer, a constant, or what the caller gives."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return []
+    kind = None if place is None else place.kind
+    name = str(None if place is None else place.target)
+    moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
+    if moves and (value.is_floating_point() or value.is_complex()):
+        first = tied.setdefault(identities[name], name)
+        if first not in walked.parameters:
+            walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
+        walked.parameters[name] = walked.parameters[first]
+        return list(walked.parameters[first])
+    why = Pin("constant", "", "is a tensor that the model holds outside its state")
+    if kind == InputKind.USER_INPUT:
+        why = Pin("input", "", "is what the model is given")
+    elif kind == InputKind.BUFFER:
+        why = Pin("buffer", "", f"{name} cannot be moved: it holds no weights, or is in no state dict")
+    return [walked.terms.atom(int(size), why) for size in value.shape]
+
+
+def _attribute(walked: Walked, node: Node) -> Dims:
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, Tensor) else ()
+    return [walked.terms.atom(int(size), Pin("constant", "", "is held by the graph")) for size in shape]
+
+
+def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
+    """The dimensions of an operation's result, or of each of its results."""
+    name = packet_name(node.target)
+    if name in ("getitem", "operator.getitem"):
+        source: Any = node.args[0]
+        index: Any = node.args[1]
+        given = known[source]
+        return given[index] if given and isinstance(given[0], list) else given
+    look = Look(walked.terms, node, known, source_line(node))
+    if not any(isinstance(value, Tensor) for value in _values(node.meta.get("val"))):
+        return []
+    rule = RULES.get(name)
+    if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
+        rule = broadcast
+    if rule is None:
+        walked.unknown[name] = walked.unknown.get(name, 0) + 1
+        results = look.all_pinned("no rule for this operation")
+    else:
+        found = rule(look)
+        results = found if found and isinstance(found[0], list) else [found]  # type: ignore[list-item]
+        walked.values += look.inside
+    _check(look, results)
+    return results if isinstance(node.meta.get("val"), (list, tuple)) else results[0]
+
+
+def _check(look: Look, results: list[Dims]) -> None:
+    """A rule that gives other sizes than the operation is a fault of ours: say where."""
+    for dims, shape in zip(results, look.shapes, strict=False):
+        if [term.size for term in dims] != shape:
+            raise AssertionError(f"the rule of {look.name} gives {dims} where the result is {shape}: {look.node}")
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _each(known: Any) -> list[Dims]:
+    return known if known and isinstance(known[0], list) else [known]
+
+
+def source_line(node: Node) -> str:
+    """The line of the model's source that an operation comes from: "file.py:12: code"."""
+    trace = node.meta.get("stack_trace") or ""
+    lines = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', trace)
+    if not lines:
+        return ""
+    # The model's own where there are any: those of torch's layers say less.
+    own = [each for each in lines if "/torch/nn/" not in each[0].replace("\\", "/")]
+    file, line, code = (own or lines)[-1]
+    return f"{file.rpartition('/')[2]}:{line}: {code.strip()}"

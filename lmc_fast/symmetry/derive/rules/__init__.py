@@ -1,0 +1,15 @@
+"""What operations do to axes, a family a file; importing this registers all."""
+
+from . import convolutions, elementwise, factories, indexing, joining, norms, products, reductions, shapes
+
+__all__ = [
+    "convolutions",
+    "elementwise",
+    "factories",
+    "indexing",
+    "joining",
+    "norms",
+    "products",
+    "reductions",
+    "shapes",
+]

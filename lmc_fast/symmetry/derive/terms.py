@@ -1,0 +1,306 @@
+"""What a dimension is made of: atoms, products of terms, sums of terms; and when two dimensions are one.
+
+A dimension of a value is a term. An atom is a set of units that nothing has told to be more. A product is what `view`
+merges or splits, its first factor running slowest; a sum is what `cat` and `slice` make, its parts end to end. Two
+dimensions that an operation lays over each other are unified: both are refined to their common parts, wherever else
+they stand. 96 with a product of 6 and 16 makes that 96 such a product; a sum of 32 and 64 with the same product makes
+the 6 a sum of 2 and 4. What has no common parts is pinned: its units stay where they are.
+
+An instance of an atom is that atom at one index of another one, which `select` has picked: query, key and value, split
+off a dimension of three, may each permute their units in their own way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Pin", "Term", "Terms"]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why units must stay where they are.
+
+    Attributes:
+        op: what told them apart: an operation's name, or "input", "output", "integers".
+        where: the line of the model's source, "" where there is none.
+        why: in a few words.
+    """
+
+    op: str
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.why}" + (f" ({self.where})" if self.where else "")
+
+
+class Term:
+    """An atom, a product or a sum; or a name for another one that it was found to be.
+
+    Attributes:
+        size: entries.
+        parts: factors of a product, parts of a sum; of an atom none.
+        is_sum: of one with parts, which of the two.
+        pin: of an atom, why it stays; None where it is free.
+        at: instances of an atom, by the atom that was picked from and the index that was picked.
+        of: of an instance the atom.
+        is_alike: whether all instances of an atom are the atom itself.
+    """
+
+    __slots__ = ("at", "is_alike", "is_sum", "number", "of", "parts", "pin", "same", "size")
+
+    def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
+        self.size, self.parts, self.is_sum, self.number = size, parts, is_sum, number
+        self.pin: Pin | None = None
+        self.same: Term | None = None
+        self.at: dict[tuple[Term, int], Term] = {}
+        self.of: Term | None = None
+        self.is_alike = False
+
+    def found(self) -> Term:
+        """The term that this one was found to be, itself where it is still its own."""
+        term = self
+        while term.same is not None:
+            term = term.same
+        return term
+
+    @property
+    def is_atom(self) -> bool:
+        return not self.parts
+
+    def __repr__(self) -> str:
+        term = self.found()
+        if term.is_atom:
+            return f"{'!' if term.pin else ''}a{term.number}[{term.size}]"
+        return "(" + (" + " if term.is_sum else " * ").join(map(repr, term.parts)) + ")"
+
+
+class Terms:
+    """Makes terms, and holds what is known of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def atom(self, size: int, pin: Pin | None = None) -> Term:
+        """A new atom."""
+        self._count += 1
+        made = Term(size, number=self._count)
+        made.pin = pin
+        return made
+
+    def product(self, factors: Iterable[Term]) -> Term:
+        """The product of terms, the first running slowest; of none a pinned single."""
+        flat = [factor for term in factors for factor in self.factors(term)]
+        if len(flat) == 1:
+            return flat[0]
+        if not flat:
+            return self.atom(1)
+        return Term(math.prod(factor.size for factor in flat), tuple(flat))
+
+    def sum(self, parts: Iterable[Term]) -> Term:
+        """Terms end to end."""
+        flat: list[Term] = []
+        for part in parts:
+            term = part.found()
+            flat += [p.found() for p in term.parts] if term.is_sum else [term] if term.size else []
+        if len(flat) == 1:
+            return flat[0]
+        if not flat:
+            return self.atom(0)
+        return Term(sum(part.size for part in flat), tuple(flat), is_sum=True)
+
+    def factors(self, term: Term) -> list[Term]:
+        """The factors of a term, none of which is a product or a single."""
+        term = term.found()
+        if term.size == 1:
+            return []
+        if term.parts and not term.is_sum:
+            return [factor for part in term.parts for factor in self.factors(part)]
+        return [term]
+
+    def parts(self, term: Term) -> list[Term]:
+        """The parts of a term, none of which is a sum or empty."""
+        term = term.found()
+        if term.is_sum:
+            return [part for given in term.parts for part in self.parts(given)]
+        return [term] if term.size else []
+
+    def atoms(self, term: Term) -> list[Term]:
+        """The atoms of a term, in the order in which they stand; one that stands twice comes twice."""
+        term = term.found()
+        if term.is_atom:
+            return [term] if term.size > 1 else []
+        return [atom for part in term.parts for atom in self.atoms(part)]
+
+    def pin(self, term: Term, why: Pin) -> None:
+        """Its units stay where they are."""
+        for atom in self.atoms(term):
+            if atom.pin is None:
+                atom.pin = why
+                for instance in atom.at.values():
+                    self.pin(instance, why)
+
+    def unify(self, one: Term, other: Term, why: Pin) -> None:
+        """The two are the same dimension: refined to common parts, or pinned for this reason where they have none."""
+        one, other = one.found(), other.found()
+        if one is other or one.size != other.size:
+            assert one.size == other.size, f"{one!r} and {other!r} cannot be one dimension"
+            return
+        self._align(self.factors(one), self.factors(other), why)
+
+    def _align(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
+        left, right = list(left), list(right)
+        while left and right:
+            a, b = left[0].found(), right[0].found()
+            if a.parts and not a.is_sum:
+                left[:1] = self.factors(a)
+                continue
+            if b.parts and not b.is_sum:
+                right[:1] = self.factors(b)
+                continue
+            if a is b:
+                del left[0], right[0]
+            elif a.size == b.size:
+                del left[0], right[0]
+                self._merge(a, b, why)
+            else:
+                common = math.gcd(a.size, b.size)
+                halves = [self._split(term, common) if term.size > common else True for term in (a, b)]
+                if common == 1 or not all(halves):
+                    for term in (*left, *right):
+                        self.pin(term, Pin(why.op, why.where, f"{why.why}: sizes without common parts"))
+                    return
+        for term in (*left, *right):
+            self.pin(term, why)
+
+    def _split(self, term: Term, first: int) -> bool:
+        """Make a term a product whose first factor has this size; False where a sum's parts do not allow it."""
+        rest = term.size // first
+        if term.is_atom:
+            self._become(term, Term(term.size, (self.atom(first, term.pin), self.atom(rest, term.pin))))
+            return True
+        parts = self.parts(term)
+        if any(part.size % rest for part in parts):
+            return False
+        inner = self.atom(rest)
+        heads = []
+        for part in parts:
+            head = self.atom(part.size // rest)
+            self.unify(part, self.product([head, inner]), Pin("view", "", "parts of a sum are split alike"))
+            heads.append(head)
+        term.same = Term(term.size, (self.sum(heads), inner))
+        return True
+
+    def _merge(self, a: Term, b: Term, why: Pin) -> None:
+        """Unify an atom or a sum with another one of its size."""
+        if a.is_atom and b.is_atom and self._are_kin(a, b):
+            base = a
+            while base.of is not None:
+                base = base.of.found()
+            self.make_alike(base)
+            self.unify(a, b, why)
+        elif a.is_atom:
+            self._become(a, b)
+        elif b.is_atom:
+            self._become(b, a)
+        else:
+            self._meet(self.parts(a), self.parts(b), why)
+
+    def _are_kin(self, a: Term, b: Term) -> bool:
+        """Whether one is an instance of the other, or of an instance of it."""
+        for one, other in ((a, b), (b, a)):
+            while one.of is not None and not one.is_alike:
+                one = one.of.found()
+                if one is other:
+                    return True
+        return False
+
+    def make_alike(self, atom: Term) -> None:
+        """All instances of an atom are the atom itself."""
+        atom = atom.found()
+        if not atom.is_atom:
+            for part in self.atoms(atom):
+                self.make_alike(part)
+            return
+        atom.is_alike = True
+        instances, atom.at = list(atom.at.values()), {}
+        for instance in instances:
+            self.make_alike(instance)
+            instance.found().of = None
+            self.unify(instance, atom, Pin("select", "", "units that are also used together with the others"))
+
+    def _meet(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
+        """Unify the parts of two sums, cutting what is longer."""
+        left, right = list(left), list(right)
+        while left and right:
+            a, b = left.pop(0).found(), right.pop(0).found()
+            if a.size > b.size:
+                first, rest = self.cut(a, b.size, why)
+                left.insert(0, rest)
+                a = first
+            elif b.size > a.size:
+                first, rest = self.cut(b, a.size, why)
+                right.insert(0, rest)
+                b = first
+            self.unify(a, b, why)
+
+    def cut(self, term: Term, at: int, why: Pin) -> tuple[Term, Term]:
+        """The term as two, one behind the other, the first of this size; pinned where that cuts through a unit."""
+        term = term.found()
+        if at == 0 or at == term.size:
+            empty = self.atom(0)
+            return (empty, term) if at == 0 else (term, empty)
+        if term.is_atom:
+            first, rest = self.atom(at, term.pin), self.atom(term.size - at, term.pin)
+            self._become(term, Term(term.size, (first, rest), is_sum=True))
+            return first, rest
+        if term.is_sum:
+            before: list[Term] = []
+            behind = self.parts(term)
+            while behind and at >= behind[0].size:
+                at -= behind[0].size
+                before.append(behind.pop(0))
+            if at:
+                first, rest = self.cut(behind[0], at, why)
+                before.append(first)
+                behind[:1] = [rest]
+            return self.sum(before), self.sum(behind)
+        leading, *others = self.factors(term)
+        unit = term.size // leading.size
+        if at % unit == 0:
+            first, rest = self.cut(leading, at // unit, why)
+            return self.product([first, *others]), self.product([rest, *others])
+        self.pin(term, why)
+        return self.atom(at, why), self.atom(term.size - at, why)
+
+    def _become(self, atom: Term, term: Term) -> None:
+        """An atom is found to be this term."""
+        assert atom.is_atom and atom.same is None
+        atom.same = term
+        if atom.pin is not None:
+            self.pin(term, atom.pin)
+        elif term.is_atom and term.pin is not None:
+            for instance in atom.at.values():
+                self.pin(instance, term.pin)
+        if atom.is_alike:
+            for part in self.atoms(term):
+                self.make_alike(part)
+        for (picked, index), instance in list(atom.at.items()):
+            self.unify(instance, self.instance(term, picked, index), Pin("select", "", "one unit of two"))
+
+    def instance(self, term: Term, picked: Term, index: int) -> Term:
+        """The term at one index of an atom that stands beside it; pinned units are the same everywhere."""
+        term, picked = term.found(), picked.found()
+        if term.is_atom:
+            if term.pin is not None or term.size == 1 or term.is_alike:
+                return term
+            known = term.at.get((picked, index))
+            if known is None:
+                known = term.at[picked, index] = self.atom(term.size)
+                known.of = term
+            return known
+        parts = tuple(self.instance(part, picked, index) for part in term.parts)
+        return self.sum(parts) if term.is_sum else self.product(parts)

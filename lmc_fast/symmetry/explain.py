@@ -1,0 +1,179 @@
+"""What a spec permits and what it leaves alone, told to people and to programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .groups import Axis, Segment, axis_size
+
+if TYPE_CHECKING:
+    from .spec import PermutationSpec
+
+__all__ = ["Explanation", "Fixed", "GroupTold", "Origin", "explain"]
+
+# Names of parameters that a line shows before it only counts them.
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a derived spec comes from.
+
+    Attributes:
+        pinned: by parameter, for every dimension the reasons why entries stay where they are; () where they may move.
+        notes: what else is to be said: operations without a rule, groups that failed when they were tried.
+    """
+
+    pinned: Mapping[str, Sequence[Sequence[str]]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupTold:
+    """One group.
+
+    Attributes:
+        name, size, owner: as in the spec.
+        units: in all units of its owners together.
+        axes: the (parameter, axis) pairs that carry it.
+        log10_permutations: how many orders its units may have, those of all owners' units together.
+    """
+
+    name: str
+    size: int
+    owner: str | None
+    units: int
+    axes: tuple[tuple[str, int], ...]
+    log10_permutations: float
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One axis on which entries stay where they are, some of them or all.
+
+    Attributes:
+        parameter, axis, size: which.
+        is_whole: whether nothing on it may move.
+        reasons: the operations that tell its entries apart, with the lines of the model's source.
+    """
+
+    parameter: str
+    axis: int
+    size: int
+    is_whole: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a spec permits, what it leaves alone and why.
+
+    Attributes:
+        groups: owners before what they own.
+        fixed: axes with entries that stay, in the order of the model.
+        log10_permutations: how many permutations the spec permits in all.
+        notes: what else is to be said.
+    """
+
+    groups: tuple[GroupTold, ...]
+    fixed: tuple[Fixed, ...]
+    log10_permutations: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data for json.dumps."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        units = sum(group.units for group in self.groups)
+        lines = [
+            f"{len(self.groups)} groups of {units} units; 10^{self.log10_permutations:.0f} permutations are permitted"
+        ]
+        children: dict[str | None, list[GroupTold]] = {}
+        for group in self.groups:
+            children.setdefault(group.owner, []).append(group)
+        lines += _branches(children, None, "")
+        if self.fixed:
+            lines.append("what stays:")
+            lines += _reasons(self.fixed)
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _branches(children: Mapping[str | None, Sequence[GroupTold]], owner: str | None, indent: str) -> list[str]:
+    """Groups as a tree, what is owned below its owner."""
+    lines = []
+    mine = children.get(owner, ())
+    for position, group in enumerate(mine):
+        last = position == len(mine) - 1
+        each = f" in each of {group.units // group.size}" if owner else ""
+        names = list(dict.fromkeys(name for name, _ in group.axes))
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        lines.append(f"{indent}{'└─' if last else '├─'} {group.name}: {group.size}{each}, on {shown}")
+        lines += _branches(children, group.name, indent + ("   " if last else "│  "))
+    return lines
+
+
+def _reasons(fixed: Sequence[Fixed]) -> list[str]:
+    """Every reason once, with the axes that it holds."""
+    found: dict[str, list[str]] = {}
+    for axis in fixed:
+        for reason in axis.reasons or ("the spec names no group there",):
+            found.setdefault(reason, []).append(f"{axis.parameter}[{axis.axis}]")
+    lines = []
+    for reason, axes in found.items():
+        shown = ", ".join(axes[:_SHOWN]) + (f" and {len(axes) - _SHOWN} more" if len(axes) > _SHOWN else "")
+        lines.append(f"   {reason}: {shown}")
+    return lines
+
+
+def explain(spec: PermutationSpec, origin: Origin | None) -> Explanation:
+    """What a bound spec permits; with the origin of a derived one why the rest stays."""
+    told = []
+    for name, group in spec.groups.items():
+        axes = tuple(
+            (parameter, position)
+            for parameter, entries in spec.axes.items()
+            for position, axis in enumerate(entries)
+            if name in axis.groups
+        )
+        units, size = spec.units(name), spec.sizes[name]
+        each = math.lgamma(size + 1) / math.log(10)
+        told.append(GroupTold(name, size, group.owner, units, axes, units // max(size, 1) * each))
+    fixed = []
+    for parameter, entries in spec.axes.items():
+        reasons = [] if origin is None else origin.pinned.get(parameter, [])
+        dimension = 0
+        for position, axis in enumerate(entries):
+            size = axis_size(axis.segments, spec.sizes)
+            said = [reason for each in reasons[dimension : dimension + axis.dims] for reason in each]
+            dimension += axis.dims
+            if size > 1 and (said or not axis.groups):
+                fixed.append(Fixed(parameter, position, size, not axis.groups, tuple(dict.fromkeys(said))))
+    return Explanation(
+        tuple(told),
+        tuple(fixed),
+        sum(group.log10_permutations for group in told),
+        () if origin is None else tuple(origin.notes),
+    )
+
+
+def without(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
+    """The axes of a bound spec with fixed entries in the place of a group and all that it owns."""
+
+    def fixed(segment: Segment) -> list[Segment]:
+        if segment.group is None:
+            return [segment]
+        if spec.root_of(segment.group) == dropped:
+            return [Segment.fixed(axis_size((segment,), spec.sizes))]
+        return [segment]
+
+    return {
+        name: tuple(
+            Axis(tuple(part for segment in axis.segments for part in fixed(segment)), axis.dims) for axis in entries
+        )
+        for name, entries in spec.axes.items()
+    }
