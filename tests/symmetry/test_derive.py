@@ -30,7 +30,8 @@ KNOWN: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[int],
     "a transformer's block": (models.TransformerBlock, lambda: torch.randn(2, 7, 5), [16, 4, 24], [4, 4]),
     "branches": (models.Concat, lambda: torch.randn(2, 4), [5, 7], []),
     "depthwise": (models.DepthwiseNet, lambda: image(5, 2), [6], []),
-    "grouped": (models.GroupedNet, lambda: image(5, 2), [2, 3], [3]),
+    "grouped": (models.GroupedNet, lambda: image(5, 2), [3], [2, 3]),
+    "experts": (models.Experts, lambda: torch.randn(2, 5), [3], [4]),
     "group norm": (models.GroupNormNet, lambda: image(5, 2), [3], [2]),
     "torch's encoder": (
         lambda: nn.TransformerEncoder(
