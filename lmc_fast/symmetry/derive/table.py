@@ -13,9 +13,9 @@ def table() -> str:
     lines = [
         "# What operations do to axes",
         "",
-        "Made by `python -m lmc_fast.symmetry.derive.table`, from the rules in `lmc_fast/symmetry/derive/rules/`. Operations",
-        "that torch marks as entry by entry (`torch.Tag.pointwise`) go by `broadcast`; any other operation pins the axes",
-        "that it touches. Rules are tried by `tests/symmetry/test_derive.py`.",
+        "Made by `python -m lmc_fast.symmetry.derive.table` from the rules in `lmc_fast/symmetry/derive/rules/`.",
+        "Operations that torch marks as entry by entry (`torch.Tag.pointwise`) go by `broadcast`; any other one pins the",
+        "axes that it touches. Rules are tried by `tests/symmetry/test_derive.py`.",
         "",
         "| family | operations | rule |",
         "| --- | --- | --- |",
