@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import rules
-from .look import RULES
+from .look import RULES, Rule
 
 __all__ = ["table"]
 
@@ -14,13 +14,13 @@ def table() -> str:
         "# What operations do to axes",
         "",
         "Made by `python -m lmc_fast.symmetry.derive.table` from the rules in `lmc_fast/symmetry/derive/rules/`.",
-        "Operations that torch marks as entry by entry (`torch.Tag.pointwise`) go by `broadcast`; any other one pins the",
+        "Operations that torch marks as entry by entry (`torch.Tag.pointwise`) go by `broadcast`; any other pins the",
         "axes that it touches. Rules are tried by `tests/symmetry/test_derive.py`.",
         "",
         "| family | operations | rule |",
         "| --- | --- | --- |",
     ]
-    found: dict[object, list[str]] = {}
+    found: dict[Rule, list[str]] = {}
     for name, rule in RULES.items():
         found.setdefault(rule, []).append(name.removeprefix("aten."))
     for family in rules.__all__:
