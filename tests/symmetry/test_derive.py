@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks import models
 from lmc_fast.experiments.models import ResNet
 from lmc_fast.symmetry.derive import look
 from lmc_fast.symmetry.derive.look import Dims, Look
+from lmc_fast.symmetry.derive.table import table
 
 
 def image(size: int, channels: int = 1) -> Tensor:
@@ -30,7 +32,8 @@ KNOWN: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], list[int],
     "a transformer's block": (models.TransformerBlock, lambda: torch.randn(2, 7, 5), [16, 4, 24], [4, 4]),
     "branches": (models.Concat, lambda: torch.randn(2, 4), [5, 7], []),
     "depthwise": (models.DepthwiseNet, lambda: image(5, 2), [6], []),
-    "grouped": (models.GroupedNet, lambda: image(5, 2), [2, 3], [3]),
+    "grouped": (models.GroupedNet, lambda: image(5, 2), [3], [2, 3]),
+    "experts": (models.Experts, lambda: torch.randn(2, 5), [3], [4]),
     "group norm": (models.GroupNormNet, lambda: image(5, 2), [3], [2]),
     "torch's encoder": (
         lambda: nn.TransformerEncoder(
@@ -331,3 +334,11 @@ def test_an_owner_that_is_none_is_caught_by_trying(monkeypatch: pytest.MonkeyPat
     with pytest.raises(lmc.SymmetryError):
         lmc.verify_spec(model, wrong, inputs)
     assert any("please report" in note for note in lmc.derive_spec(model, inputs).explain().notes)
+
+
+def test_the_readme_and_the_table_of_rules_say_what_is() -> None:
+    root = Path(__file__).parent.parent.parent
+    told = str(lmc.derive_spec(models.Attention(), torch.randn(2, 5, 6)).explain())
+    assert told in (root / "README.md").read_text(encoding="utf-8")
+    assert (root / "docs" / "rules.md").read_text(encoding="utf-8") == table()
+    assert all((rule.__doc__ or "").strip() for rule in look.RULES.values())

@@ -9,7 +9,7 @@ from ..groups import Axis, Group, Segment
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
-from .owners import choose_owners, settle_instances
+from .owners import beside, choose_owners, settle_instances
 from .terms import Pin, Term, Terms
 
 __all__ = ["Built", "build"]
@@ -37,24 +37,38 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         state_order: names of the tensors that can be moved, in the model's order.
     """
     terms = walked.terms
-    axes = {name: walked.parameters[name] for name in state_order if name in walked.parameters}
-    values = [*walked.values, *axes.values()]
-    settle_instances(terms, values)
-    axes = {name: [_picked_apart(terms, term) for term in dims] for name, dims in axes.items()}
-    values = [*walked.values, *axes.values()]
-    owners = choose_owners(terms, values, axes)
+    dims = {name: walked.parameters[name] for name in state_order if name in walked.parameters}
+    settle_instances(terms, [*walked.values, *dims.values()])
+    dims = {name: [_picked_apart(terms, term) for term in of] for name, of in dims.items()}
+    near = beside(terms, [*walked.values, *dims.values()])
+    joined = {name: _is_joined(terms, of, near) for name, of in dims.items()}
+    axes = {name: [terms.product(of[:2]), *of[2:]] if joined[name] else of for name, of in dims.items()}
+    owners = choose_owners(terms, near, axes)
     names = _names(terms, axes, owners)
     groups = [
         Group(name, atom.size, None if atom not in owners else names[owners[atom]]) for atom, name in names.items()
     ]
     written = {
         name: tuple(
-            Axis(tuple(_segments(terms, terms.factors(term), names)) or (Segment.fixed(term.size),)) for term in dims
+            Axis(
+                tuple(_segments(terms, terms.factors(term), names)),
+                dims=2 if joined[name] and position == 0 else 1,
+            )
+            for position, term in enumerate(of)
         )
-        for name, dims in axes.items()
+        for name, of in axes.items()
     }
-    pinned = {name: [_reasons(terms, term) for term in dims] for name, dims in axes.items()}
+    pinned = {name: [_reasons(terms, term) for term in of] for name, of in dims.items()}
     return Built(PermutationSpec({group.name: group for group in groups}, written), pinned)
+
+
+def _is_joined(terms: Terms, dims: Dims, near: Mapping[Term, set[Term]]) -> bool:
+    """Whether the second dimension's units belong to units of the first: channels of a group, units of an expert."""
+    if len(dims) < 2:
+        return False
+    first = {atom for atom in terms.atoms(dims[0]) if atom.pin is None}
+    second = {atom for atom in terms.atoms(dims[1]) if atom.pin is None}
+    return not first & second and any(near.get(atom, set()) & first for atom in second)
 
 
 def _reasons(terms: Terms, term: Term) -> tuple[Pin, ...]:

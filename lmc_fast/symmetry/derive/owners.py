@@ -61,10 +61,9 @@ def settle_instances(terms: Terms, values: Sequence[Dims]) -> None:
                 changed = True
 
 
-def choose_owners(terms: Terms, values: Sequence[Dims], axes: Mapping[str, Dims]) -> dict[Term, Term]:
+def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], axes: Mapping[str, Dims]) -> dict[Term, Term]:
     """For every owned atom its owner: of those that stand beside it everywhere, and run slower on each of its axes,
     the nearest."""
-    near = beside(terms, values)
     products = [
         [atom for atom in product if atom.pin is None]
         for dims in axes.values()
