@@ -137,10 +137,10 @@ class Reader:
     def read_one(self, argument: str, index: int, given: Any) -> Batch:
         """One of the batches, which comes at this place."""
         where = f"{argument}[{index}]"
-        whole = mapped(given, self._moved)
-        if self.is_whole:
-            return Batch(where, (), {}, _targets_in(whole), whole, _examples(whole))
         try:
+            whole = mapped(given, self._moved)
+            if self.is_whole:
+                return Batch(where, (), {}, _targets_in(whole), whole, _examples(whole))
             args, kwargs, rest = self._parts(whole)
             targets = ABSENT if not rest else _only(rest) if len(rest) == 1 else rest
             if not any(_is_data(leaf) for leaf in _leaves((args, kwargs))):
@@ -161,7 +161,8 @@ class Reader:
     def _parts(self, batch: Any) -> _Parts:
         """Positional arguments, keyword arguments, and what is left for targets."""
         entries = _entries_of(batch)
-        fields = getattr(batch, "_fields", None)
+        # Of the class: dicts that give their entries as attributes may raise KeyError where they have none.
+        fields = getattr(type(batch), "_fields", None)
         if entries is None and fields and not isinstance(batch, PackedSequence) and self.taken.knows(fields):
             entries = dict(zip(fields, batch, strict=True))
         if entries is not None:
@@ -239,6 +240,8 @@ class Reader:
             leaf = torch.from_numpy(np.array(leaf, order="C"))
             if leaf.is_floating_point() and self.dtype is not None:
                 leaf = leaf.to(self.dtype)
+        if isinstance(leaf, Tensor) and leaf.is_meta and self.device.type != "meta":
+            raise _NoBatch("holds a tensor on the meta device, which has no numbers")
         if isinstance(leaf, Tensor):
             return differentiable(leaf.to(self.device))
         if isinstance(leaf, PackedSequence):

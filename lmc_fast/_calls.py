@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +90,19 @@ class Calls:
         """What the model gives, in the mode that it is in."""
         with as_caller():
             if self.forward is None:
-                return model(*batch.args, **batch.kwargs)
+                return self._plain_outputs(model, batch)
             # A copy of its containers: one that takes entries out leaves them to the next call.
             return self.forward(model, mapped(batch.whole, lambda leaf: leaf))
+
+    def _plain_outputs(self, model: nn.Module, batch: Batch) -> Any:
+        try:
+            return model(*batch.args, **batch.kwargs)
+        except RuntimeError as error:
+            # Of another dtype or shape than the model takes, as torch says it. What is more special stays what it is.
+            if type(error) is not RuntimeError:
+                raise
+            given = ", ".join(describe(value) for value in (*batch.args, *batch.kwargs.values()))
+            raise ValueError(f"{batch.where} must fit the model, which was given {given}, and says: {error}") from error
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The mean loss of the batch: a tensor of no dimensions.
@@ -108,6 +118,8 @@ class Calls:
             raise TypeError(f"loss_fn must return one number, the mean loss, as a tensor, got {describe(value)}")
         if value.numel() != 1:
             raise ValueError(f"loss_fn must return one number, the mean loss, got shape {tuple(value.shape)}")
+        if value.is_complex():
+            raise ValueError(f"loss_fn must return one real number, the mean loss, got one of {value.dtype}")
         return value.reshape(())
 
     def _own_loss(self, outputs: Any, batch: Batch) -> Any:
@@ -171,14 +183,22 @@ class Calls:
 
 def check_forward(forward: object) -> None:
     """Raise TypeError unless it is None or can be called as `forward=` is."""
-    if forward is not None and (not callable(forward) or isinstance(forward, nn.Module)):
+    if forward is not None and (not callable(forward) or isinstance(forward, nn.Module) or _is_module_class(forward)):
         fail_type("forward", "a function (model, batch) -> outputs or None", forward)
 
 
 def check_loss_fn(loss_fn: object) -> None:
     """Raise TypeError unless `loss_fn` can be called."""
+    if _is_module_class(loss_fn):
+        raise TypeError(
+            f"loss_fn must be a function of (outputs, targets), got a class: {loss_fn.__name__}() makes one"
+        )
     if not callable(loss_fn):
         fail_type("loss_fn", "a function of (outputs, targets)", loss_fn)
+
+
+def _is_module_class(value: object) -> TypeGuard[type[nn.Module]]:
+    return isinstance(value, type) and issubclass(value, nn.Module)
 
 
 def with_weights(module: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[nn.Module], T]) -> T:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ._tensors import plain
+from ._tensors import plain, tensor_identity
 
 __all__ = ["FSDP1", "copied", "is_sharded", "unsharded"]
 
@@ -45,8 +46,34 @@ def copied(module: ModuleT) -> ModuleT:
         twin = copy.deepcopy(module)
     except _REFUSALS:
         twin = _copied_around(module)
+    if _is_shared(module, twin):
+        # A __deepcopy__ of its own, that means to share: nothing of the caller's is to be written to.
+        twin = _gathered(module, {})  # type: ignore[assignment]
+    _copy_slots(module, twin)
     twin.zero_grad(set_to_none=True)
     return twin
+
+
+def _is_shared(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether a copy has modules, parameters or buffers of the original."""
+    return not _belongings(module).isdisjoint(_belongings(twin))
+
+
+def _belongings(module: nn.Module) -> set[Hashable]:
+    tensors = (*module.parameters(), *module.buffers())
+    return {id(part) for part in module.modules()} | {tensor_identity(tensor) for tensor in tensors}
+
+
+def _copy_slots(module: nn.Module, twin: nn.Module) -> None:
+    """Give a copy what classes keep in ``__slots__``, which modules leave out of their state."""
+    for part, other in zip(module.modules(), twin.modules(), strict=False):
+        for kind in type(part).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for slot in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(part, slot) and not hasattr(other, slot):
+                    value = getattr(part, slot)
+                    stand_ins = {id(refusing): stand_in for refusing, stand_in in _stand_ins(value, set())}
+                    object.__setattr__(other, slot, copy.deepcopy(value, stand_ins))
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -137,6 +164,9 @@ def _copied_around(module: ModuleT) -> ModuleT:
     try:
         return copy.deepcopy(module, memo)
     except _REFUSALS as error:
+        if any(hasattr(type(part), "__deepcopy__") for part in module.modules()):
+            with contextlib.suppress(*_REFUSALS):
+                return _gathered(module, {})  # type: ignore[return-value]
         name, why = _culprit(module, memo, error)
         raise TypeError(
             f"{name} cannot be copied ({type(why).__name__}: {_first_line(why)}): take it off the model, or pass state "

@@ -27,7 +27,9 @@ __all__ = [
     "counted_names",
     "device_of",
     "equal_names",
+    "load_tensors",
     "modes_kept",
+    "own_names",
     "tensor_identity",
     "tensors_of",
     "unsaved_buffers",
@@ -77,8 +79,45 @@ def tensors_of(argument: str, model: object, *, shapes_only: bool = False) -> di
 
 def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that are not in the module's state dict (``persistent=False``), by name, as they are."""
-    saved = module.state_dict()
+    saved = module.state_dict().keys() | own_names(module).values()
     return {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if name not in saved}
+
+
+def own_names(module: nn.Module) -> dict[str, str]:
+    """What the module itself calls tensors that are under another name in its state dict.
+
+    Hooks on the state dict rename, and so do wrappers of parts (activation checkpointing).
+    """
+    own = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    saved = module.state_dict()
+    strangers = {name: tensor for name, tensor in saved.items() if name not in own and isinstance(tensor, Tensor)}
+    if not strangers:
+        return {}
+    by_identity = {tensor_identity(tensor): name for name, tensor in reversed(own.items()) if name not in saved}
+    found = {name: by_identity.get(tensor_identity(tensor)) for name, tensor in strangers.items()}
+    return {name: other for name, other in found.items() if other is not None}
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the module, which keeps what is not among them.
+
+    Raises:
+        ValueError: the module does not take them all. One whose state dict is a part of it (without a frozen base,
+            say) need not be given the rest.
+    """
+    entries = {**module.state_dict(), **tensors}
+    try:
+        module.load_state_dict(entries)
+    except RuntimeError as error:
+        try:
+            result = module.load_state_dict(entries, strict=False)
+        except RuntimeError:
+            result = None
+        if result is None or result.unexpected_keys:
+            raise ValueError(f"model must take its own state dict, but load_state_dict says: {error}") from error
 
 
 def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
@@ -99,7 +138,7 @@ def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
     if not isinstance(model, nn.Module):
         return tensors  # type: ignore[return-value]
     module = copied(unwrapped("model", model))
-    module.load_state_dict({**module.state_dict(), **tensors})
+    load_tensors(module, tensors)
     refresh(module)
     return module  # type: ignore[return-value]
 
@@ -156,7 +195,11 @@ def counted_names(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:
     A tied weight counts under its first name. Of a state dict, which does not tell buffers from weights, the
     running statistics of normalisation layers are known by name.
     """
-    buffers = {name for name, _ in unwrapped("model", model).named_buffers()} if isinstance(model, nn.Module) else set()
+    buffers: set[str] = set()
+    if isinstance(model, nn.Module):
+        module = unwrapped("model", model)
+        buffers = {name for name, _ in module.named_buffers()}
+        buffers |= {name for name, own in own_names(module).items() if own in buffers}
     seen: set[Hashable] = set()
     names = []
     for name, tensor in tensors.items():

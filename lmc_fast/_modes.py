@@ -1,8 +1,9 @@
 """The caller's modes, and the one guard that keeps them out of the package's arithmetic.
 
 Public functions are `neutral`: whatever the caller's modes, they run with gradients where a method wants them, outside
-inference mode, without autocast, in float32 products of full precision, with torch's own default dtype and device, and
-with numpy's own treatment of floating point errors. Whether algorithms are to be deterministic stays the caller's say.
+inference mode, without autocast or fake tensors, in float32 products of full precision, with torch's own default dtype
+and device, and with numpy's own treatment of floating point errors. Whether algorithms are to be deterministic stays
+the caller's say.
 
 Code of the caller's that runs on the way (a forward pass, a loss, a data set) gets its default dtype and device back,
 by `as_caller`: it was written under them.
@@ -19,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
@@ -142,6 +144,8 @@ def _guarded() -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():
             stack.enter_context(torch.enable_grad())
+        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+            stack.enter_context(unset_fake_temporarily())
         for kind in _AUTOCAST_KINDS:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

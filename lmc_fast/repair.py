@@ -337,10 +337,12 @@ def _places(module: nn.Module, spec: PermutationSpec, calls: Calls, batch: Batch
         layer = module.get_submodule(place.module)
         if place.side == "input" or not isinstance(layer, REPAIRED) or layer.weight is None:
             continue
-        if "weight" not in layer._parameters:
+        # Of a layer that has none it is there as None.
+        derived = next((name for name in ("weight", "bias") if name not in layer._parameters), None)
+        if derived is not None:
             raise ValueError(
-                f"merged must have layers with weights of their own, but that of {place.module!r} is parametrised: "
-                "remove that"
+                f"merged must have layers with weights of their own, but the {derived} of {place.module!r} is "
+                "parametrised: remove that"
             )
         for parameter in layer.parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:

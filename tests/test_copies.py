@@ -152,6 +152,11 @@ def test_parts_that_can_be_copied_are_and_refer_to_the_copy() -> None:
 
 def test_an_attribute_that_stands_in_the_way_is_named() -> None:
     class Stubborn(nn.Linear):
+        def __new__(cls, *sizes: int) -> Stubborn:
+            if not sizes:
+                raise TypeError("made with its sizes alone")
+            return super().__new__(cls)
+
         def __deepcopy__(self, memo: dict[int, object]) -> Stubborn:
             raise RuntimeError("no copies of this")
 

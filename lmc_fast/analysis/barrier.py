@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_floats, check_int
-from .._models import Model, copied, tensors_of, unwrapped
+from .._models import Model, copied, load_tensors, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import Matching
@@ -204,7 +204,7 @@ def scores_of(
     if batchnorm_batches is not None and has_batchnorm(probe):
         scores = []
         for state in states:
-            probe.load_state_dict(state)
+            load_tensors(probe, dict(state))
             reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")
             scores += evaluate_many(probe, [{}], batches, loss_fn, forward)
         return scores

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._batches import Batch, check_batches
 from .._calls import Calls, Forward, LossFn, check_loss_fn, in_eval, with_weights
-from .._models import tensor_identity, tensors_of, unwrapped
+from .._models import own_names, tensor_identity, tensors_of, unwrapped
 from .._modes import neutral
 
 __all__ = ["LossFn", "Score", "check_loss_fn", "evaluate", "evaluate_many", "first_names"]
@@ -68,6 +68,8 @@ def evaluate_many(
     """
     calls = Calls(model, forward, loss_fn)
     sums = [_Sums(calls) for _ in states]
+    names = own_names(model)
+    states = [{names.get(name, name): tensor for name, tensor in state.items()} for state in states]
     with in_eval(model), torch.no_grad():
         for batch in calls.read("batches", batches):
             for state, total in zip(states, sums, strict=True):

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._batches import Batch, check_batches, differentiable
 from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
 from .._derived import bake, derived_weights, effective_tensors
-from .._models import Model, check_same_tensors, copied, tensors_of, unwrapped
+from .._models import Model, check_same_tensors, copied, own_names, tensors_of, unwrapped
 from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
 from .barrier import lambdas_of
@@ -146,13 +146,15 @@ def taylor_barrier(
         model_a = copied(model_a).eval()
         bake(model_a)
     end_b = {name: tensor.to(state[name]) for name, tensor in end_b.items()}
-    direction = {name: end_b[name] - tensor.detach() for name, tensor in model_a.named_parameters()}
     names = first_names(model_a)
+    own = own_names(model_a)
+    parameters = dict(model_a.named_parameters())
+    direction = {own.get(name, name): end_b[name] - state[name] for name in names if own.get(name, name) in parameters}
     products = _Products(model_a, Calls(model_a, forward, loss_fn))
     ends = []
     with tracking(progress, "second-order estimate", 2) as advance:
         for tensors in (state, end_b):
-            point = {name: tensors[name] for name in names}
+            point = {own.get(name, name): tensors[name] for name in names}
             ends.append(_expansion(products, point, direction, batches))
             advance("")
     return TaylorBarrier(np.array(points), *ends)
@@ -308,7 +310,7 @@ def _expansion(
     sums, examples = [0.0, 0.0, 0.0], 0
     for batch in products.calls.read("batches", batches):
         loss, gradient, product = products(tensors, direction, batch)
-        parts = [float(loss), _dot(direction, gradient), _dot(direction, product)]
+        parts = [loss.item(), _dot(direction, gradient), _dot(direction, product)]
         sums = [total + batch.examples * part for total, part in zip(sums, parts, strict=True)]
         examples += batch.examples
     if examples == 0:
@@ -317,4 +319,4 @@ def _expansion(
 
 
 def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    return sum(float(torch.sum(tensor.double() * b[name].double())) for name, tensor in a.items())
+    return sum(torch.sum(tensor.double() * b[name].double()).item() for name, tensor in a.items())

@@ -227,7 +227,8 @@ class _Seen:
 
     def add(self, shown: Tensor) -> None:
         v = self.factors.v
-        for samples in _samples(shown.detach(), self.layer):
+        shown = shown.detach()
+        for samples in _samples(shown if shown.layout is torch.strided else shown.to_dense(), self.layer):
             z = samples.to(v.device, v.dtype)
             norms = torch.linalg.vector_norm(z, dim=1)
             if not bool(torch.isfinite(norms).all()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .._calls import Calls, Forward, LossFn
@@ -83,7 +84,8 @@ def _few(inputs: Any) -> Any:
     counts = set()
 
     def count(tensor: Tensor) -> Tensor:
-        counts.add(len(tensor) if tensor.ndim else 0)
+        # Sparse ones are not cut.
+        counts.add(len(tensor) if tensor.ndim and tensor.layout is torch.strided else 0)
         return tensor
 
     mapped(inputs, count)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import random
+import types
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._models import STATISTICS, copied, tensors_of, unsaved_buffers
+from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
 from .._modes import as_caller
 from .calls import Call, mapped, tensors_in
 from .exact import FLOATS, Exact
@@ -52,7 +55,7 @@ def is_number(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _Attribute:
-    """An attribute of a part of a module that holds tensors and is neither parameter nor saved buffer."""
+    """An attribute of a part of a module that holds tensors or arrays and is neither parameter nor saved buffer."""
 
     part: str
     name: str
@@ -67,11 +70,26 @@ class _Attribute:
         value = values[self.name]
         if self.is_deleted or isinstance(vars(type(part)).get(self.name), cached_property):
             del values[self.name]
+        elif isinstance(value, (dict, list)):
+            values[self.name] = type(value)()
+        elif isinstance(value, (Tensor, np.ndarray, tuple)):
+            values[self.name] = None
         else:
-            values[self.name] = type(value)() if isinstance(value, (dict, list)) else None
+            # An object of its own: one that cannot be copied deeply is the caller's still.
+            values[self.name] = emptied = copy.copy(value)
+            for name in [name for name, held in vars(value).items() if _holds_tensors(held)]:
+                setattr(emptied, name, None)
 
     def is_filled(self, module: nn.Module) -> bool:
-        return _holds_tensors(self._place(module)[1].get(self.name))
+        return _keeps_tensors(self._place(module)[1].get(self.name))
+
+
+def _keeps_tensors(value: object) -> bool:
+    """Whether it holds one, or is an object with attributes that do."""
+    if _holds_tensors(value):
+        return True
+    is_object = not isinstance(value, (nn.Module, type, types.FunctionType, types.ModuleType))
+    return is_object and any(_holds_tensors(held) for held in getattr(value, "__dict__", {}).values())
 
 
 def _holds_tensors(value: object, within: tuple[int, ...] = ()) -> bool:
@@ -79,13 +97,13 @@ def _holds_tensors(value: object, within: tuple[int, ...] = ()) -> bool:
     items = list(value.values()) if isinstance(value, Mapping) else value
     if isinstance(items, (list, tuple)) and id(value) not in within:
         return any(_holds_tensors(item, (*within, id(value))) for item in items)
-    return isinstance(value, Tensor)
+    return isinstance(value, (Tensor, np.ndarray))
 
 
 def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attribute]:
     internal = vars(nn.Module()).keys()
     for prefix, part in module.named_modules():
-        names = [name for name, value in vars(part).items() if name not in internal and _holds_tensors(value)]
+        names = [name for name, value in vars(part).items() if name not in internal and _keeps_tensors(value)]
         names += [name for name in part._non_persistent_buffers_set if part._buffers.get(name) is not None]
         for name in names:
             if (f"{prefix}.{name}" if prefix else name) not in weights:
@@ -165,7 +183,7 @@ class Bench:
             if kind == STATISTICS[1]:
                 values = 0.5 + torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape))))
             elif tensor.ndim > 1:
-                values = scale * values / max(1, tensor[0].numel()) ** 0.5
+                values = scale * values / max(1, math.prod(tensor.shape[1:])) ** 0.5
             else:
                 values = (1.0 if kind == "weight" else 0.25 * scale) + 0.5 * scale * values
             weights[name] = values.to(tensor.device, tensor.dtype)
@@ -174,7 +192,7 @@ class Bench:
         return {name: tensor.clone() for name, tensor in self._tensors(self.used).items()}
 
     def _load(self, module: nn.Module, weights: Weights) -> None:
-        module.load_state_dict({**module.state_dict(), **{n: w for n, w in weights.items() if n not in self.buffers}})
+        load_tensors(module, {name: weight for name, weight in weights.items() if name not in self.buffers})
         if self.buffers:
             unsaved = unsaved_buffers(module)
             with torch.no_grad():
@@ -261,8 +279,8 @@ class Bench:
             for way in (attribute, _Attribute(attribute.part, attribute.name, is_deleted=True)):
                 module = self._unused()
                 self._load(module, weights)
-                way.empty(module)
                 try:
+                    way.empty(module)
                     self._forward(module)
                 except FAILURES:
                     continue

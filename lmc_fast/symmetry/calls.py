@@ -70,10 +70,11 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         if type(value) is dict:
             return items
         fresh: Any = copy.copy(value)
-        if hasattr(fresh, "data") and isinstance(fresh.data, dict):
+        # Asked of the object itself: dicts that give entries as attributes may raise KeyError where they have none.
+        if isinstance(getattr(fresh, "__dict__", {}).get("data"), dict):
             # BatchEncoding and collections.UserDict keep their items there.
             fresh.data = items
-        elif hasattr(fresh, "update"):
+        elif hasattr(type(fresh), "update"):
             fresh.update(items)
         else:
             return items

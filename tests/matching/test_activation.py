@@ -176,7 +176,7 @@ def test_the_callers_modules_stay_as_they_were() -> None:
 def test_hooks_are_gone_after_an_error() -> None:
     a, b, spec, _ = pair("mlp")
     a.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"batches\[1\] must fit the model"):
         activation_matching(a, b, [torch.randn(3, 4), torch.randn(3, 5)], spec)
     assert a.training and not any(part._forward_hooks for model in (a, b) for part in model.modules())
 

@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import functools
 import random
+import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -144,6 +146,27 @@ class CachedInDict(Net):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.cache.setdefault("fc2", self.fc2.weight.detach().clone())
         return self.fc3(F.relu(F.linear(F.relu(self.fc1(x)), weight, self.fc2.bias)))
+
+
+class CachedInArray(Net):
+    kept: np.ndarray
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "kept"):
+            self.kept = self.fc2.weight.detach().double().numpy().copy()
+        return self.fc3(F.relu(F.linear(F.relu(self.fc1(x)), torch.from_numpy(self.kept).to(x), self.fc2.bias)))
+
+
+class CachedInObject(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        # A lock: the object is shared by copies, and must be left as it is.
+        self.kept = types.SimpleNamespace(weight=None, lock=threading.Lock())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept.weight is None:
+            self.kept.weight = self.fc2.weight.detach().clone()
+        return self.fc3(F.relu(F.linear(F.relu(self.fc1(x)), self.kept.weight.to(x), self.fc2.bias)))
 
 
 class CachedProperty(Net):
@@ -289,6 +312,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "cached-weight": (CachedWeight, X, "every run had a copy"),
     "cached-weight-has-run": (lambda: has_run(CachedWeight()), X, "emptied: cache"),
     "cached-in-dict-has-run": (lambda: has_run(CachedInDict()), X, "emptied: cache"),
+    "cached-in-array-has-run": (lambda: has_run(CachedInArray()), X, "emptied: kept"),
+    "cached-in-object-has-run": (lambda: has_run(CachedInObject()), X, "emptied: kept"),
     "cached-property-has-run": (lambda: has_run(CachedProperty()), X, "emptied: weight"),
     "cached-call-has-run": (lambda: has_run(CachedCall()), X, "every run had a copy"),
     "cached-buffer-has-run": (lambda: has_run(CachedBuffer()), X, "emptied: kept"),

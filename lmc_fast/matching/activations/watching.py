@@ -15,6 +15,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..._batches import Batch
 from ..._calls import Calls
+from ..._derived import derived_weights
+from ..._models import own_names
 from ..._norms import first_of
 from ...symmetry import PermutationSpec
 
@@ -45,10 +47,18 @@ def places_of(model: nn.Module, spec: PermutationSpec) -> list[Place]:
     Known are Linear, Embedding, convolutions and norms, and what is derived from them.
     """
     found = []
+    saved_as = {own: saved for saved, own in own_names(model).items()}
+    # These have the axes of the weight.
+    sources = {
+        derived.name: derived.main
+        for derived in derived_weights(model, model.state_dict())
+        if derived.kind != "parametrised"
+    }
     for name, module in model.named_modules():
         for side, dim, candidates in _sides(module):
             for parameter, axis in candidates:
-                full = f"{name}.{parameter}" if name else parameter
+                own = f"{name}.{parameter}" if name else parameter
+                full = saved_as.get(own, sources.get(own, own))
                 axes = spec.axes.get(full, ())
                 if axis < len(axes) and all(each.dims == 1 for each in axes):
                     if not axes[axis].is_fixed:

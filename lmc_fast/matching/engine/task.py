@@ -13,7 +13,7 @@ from ..._batches import Batch, check_batches
 from ..._calls import NO_GRADIENT, Calls, Forward, LossFn, check_loss_fn, graph_of, with_gradient, with_weights
 from ..._checks import fail_type
 from ..._derived import bake
-from ..._models import STATISTICS, copied, tensor_identity, tensors_of, unwrapped
+from ..._models import STATISTICS, copied, own_names, tensor_identity, tensors_of, unwrapped
 from ..._modes import as_caller
 from ..._norms import batchnorms, take_batch_statistics
 
@@ -70,6 +70,9 @@ class TaskLoss:
         first: dict[Hashable, str] = {}
         self.first = {name: first.setdefault(tensor_identity(state[name]), name) for name in self.dtypes}
         self.parameters = list(first.values())
+        self.own_names = own_names(self.module)
+        buffers = {name for name, _ in self.module.named_buffers()}
+        self.buffers = {name for name in self.dtypes if self.own_names.get(name, name) in buffers}
         # Whether the forward pass holds functions whose backward passes may run one of their own; None: not known.
         self._nested: bool | None = None
 
@@ -129,7 +132,13 @@ class TaskLoss:
         return self.calls.loss(self.calls.outputs(module, batch), batch)
 
     def _under_all_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensors[first] for name, first in self.first.items()}
+        """What the module is to hold, by its own names."""
+        given = {}
+        for name, first in self.first.items():
+            tensor = tensors[first]
+            # A forward pass may write to buffers: counters, ranges that were seen. No leaf of the graph can be.
+            given[self.own_names.get(name, name)] = tensor.clone() if name in self.buffers else tensor
+        return given
 
 
 @contextmanager
