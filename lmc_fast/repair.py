@@ -61,11 +61,12 @@ def reestimate_batchnorm(
         TypeError: `model` is no module, or `batches` is a batch itself.
         ValueError: no batches, or none with two values for each channel of a BatchNorm.
     """
-    module = copied(cast(ModuleT, unwrapped("model", model)))
+    model = cast(ModuleT, unwrapped("model", model))
     batches = check_batches("batches", batches)
     check_forward(forward)
-    # For what they refuse.
-    tensors_of("model", module)
+    # For what they refuse, before anything is copied.
+    tensors_of("model", model)
+    module = copied(model)
     reestimate_in_place(module, batches, forward=forward, progress=progress)
     return module
 

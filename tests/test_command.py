@@ -84,7 +84,13 @@ PHASES: dict[str, tuple[str, str, list[str], str, set[str]]] = {
     "align, in a file": (IN_A_FILE, SLEEP, ALIGN, "", set()),
     "align, deaf": (IN_A_FILE, DEAF, ALIGN, "", set()),
     "demo": (IN_THE_DEMO, SLEEP, ["demo", "--quick"], "", set()),
-    "paper": (IN_A_STAGE, SLEEP, ["paper", "--quick"], "; the same command goes on from here", {"lmc-fast-paper"}),
+    "paper": (
+        IN_A_STAGE,
+        SLEEP,
+        ["paper", "--quick", "--processes", "1"],
+        "; the same command goes on from here",
+        {"lmc-fast-paper"},
+    ),
     "analyze": (IN_THE_ANALYSIS, SLEEP, [*ANALYZE, "--out", "result"], "", set()),
 }
 

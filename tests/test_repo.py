@@ -25,7 +25,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
     {"_version", "_checks", "_extras", "_files", "_native", "_terminal"},
-    {"_batches", "_copies", "_derived", "_modes", "_norms", "_safetensors", "_signals", "_tensors", "_wrappers"},
+    {"_batches", "_derived", "_modes", "_norms", "_safetensors", "_signals", "_tensors"},
+    {"_copies"},
+    {"_wrappers"},
     {"_backend", "_chunks", "_models", "_progress"},
     {"_calls"},
     {"ops", "assignment"},
