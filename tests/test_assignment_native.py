@@ -87,9 +87,8 @@ def forms_of(lines: list[str]) -> set[int]:
     return {int(line.split()[1]) for line in lines}
 
 
-@pytest.mark.parametrize(
-    "flags", [["-O3"], pytest.param(SANITIZED, marks=pytest.mark.slow)], ids=["optimized", "sanitized"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["-O3"], SANITIZED], ids=["optimized", "sanitized"])
 def test_core(folder: Path, flags: list[str]) -> None:
     lap, kernels = programs(folder, COMPILER, flags)
     lanes = [1, 2, 4, 8] if X86 else [1, 2]

@@ -198,6 +198,7 @@ def test_lap_candidates_writes_rows(
     assert "late_ratio" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_lap_memory_measures_in_a_process_of_its_own(tmp_path: Path) -> None:
     rows = run(tmp_path, "lap-memory", "--sizes", "1200", "--families", "uniform", "--solvers", OURS, "scipy")
     peaks = {row["solver"]: float(row["peak_over_matrix"]) for row in rows}
@@ -267,6 +268,7 @@ def test_fuzz_draws_every_kind_and_finds_wrong_answers(monkeypatch: pytest.Monke
         fuzz.check_seed((0, 0), 50)
 
 
+@pytest.mark.slow
 def test_lap_fuzz_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lap-fuzz", "--count", "1500", "--processes", "2"]) == 0
     assert "2000 problems right" in capsys.readouterr().out

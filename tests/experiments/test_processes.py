@@ -151,6 +151,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_paper_has_the_same_numbers_from_two_processes(tmp_path: Path, undrawn: None) -> None:
     data = write_stripes(tmp_path / "stripes.npz")
     works: list[str] = []
@@ -182,6 +183,7 @@ def test_the_paper_has_the_same_numbers_from_two_processes(tmp_path: Path, undra
     assert len(first) > 3 and same(first, second)
 
 
+@pytest.mark.slow
 def test_the_demo_trains_the_same_models_in_two_processes(tmp_path: Path, undrawn: None) -> None:
     steps: list[tuple[str, str, int, int]] = []
 
