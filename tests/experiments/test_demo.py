@@ -9,8 +9,6 @@ import pytest
 
 from lmc_fast.experiments.demo import DemoResult, run_demo, standard_cases
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:

@@ -40,8 +40,6 @@ SMALL = Settings(
 )
 STAGES = 2 + 2 + 2 * 2 + 2
 
-pytestmark = pytest.mark.xdist_group("paper")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
