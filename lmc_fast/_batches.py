@@ -236,8 +236,8 @@ class Reader:
 
     def _moved(self, leaf: Any) -> Any:
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
-            # A copy: torch takes no negative strides, and warns of what cannot be written to.
-            leaf = torch.from_numpy(np.array(leaf, order="C"))
+            # A copy: torch takes no negative strides and no foreign byte order, and warns of what cannot be written to.
+            leaf = torch.from_numpy(np.array(leaf, dtype=leaf.dtype.newbyteorder("="), order="C"))
             if leaf.is_floating_point() and self.dtype is not None:
                 leaf = leaf.to(self.dtype)
         if isinstance(leaf, Tensor) and leaf.is_meta and self.device.type != "meta":

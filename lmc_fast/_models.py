@@ -23,6 +23,7 @@ __all__ = [
     "check_batches",
     "check_numbers",
     "check_same_tensors",
+    "check_ties",
     "copied",
     "counted_names",
     "device_of",
@@ -138,6 +139,7 @@ def with_tensors(model: ModelT, tensors: dict[str, Tensor]) -> ModelT:
     if not isinstance(model, nn.Module):
         return tensors  # type: ignore[return-value]
     module = copied(unwrapped("model", model))
+    check_ties(module, tensors)
     load_tensors(module, tensors)
     refresh(module)
     return module  # type: ignore[return-value]
@@ -171,6 +173,27 @@ def check_same_tensors(
     if extra is not None:
         raise ValueError(f"{argument} must have the tensors of {reference_argument}, but has {extra!r} as well")
     return tensors
+
+
+def check_ties(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the module has one tensor under two names, and is to hold different ones there."""
+    first: dict[Hashable, str] = {}
+    for name, own in module.state_dict().items():
+        if name not in tensors or not isinstance(own, Tensor):
+            continue
+        other = first.setdefault(tensor_identity(own), name)
+        one, two = tensors[other], tensors[name]
+        if one is not two and tensor_identity(one) != tensor_identity(two) and not _are_equal(one, two):
+            raise ValueError(
+                f"model has one tied tensor as {other!r} and {name!r}, but the other models hold different ones there: "
+                "tie these, or untie it"
+            )
+
+
+def _are_equal(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape or one.dtype != two.dtype or one.device != two.device:
+        return False
+    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
 
 
 @contextmanager

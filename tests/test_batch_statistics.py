@@ -137,7 +137,7 @@ def test_instance_norms_have_the_mean_over_instances(sizes: list[int]) -> None:
 def test_an_error_leaves_the_model_as_it_was() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).train()
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"batches\[1\] must fit the model"):
         lmc.reestimate_batchnorm(model, [torch.randn(4, 3), torch.randn(4, 5)])
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
     assert model.training and not model[0]._forward_pre_hooks and model[0].momentum == 0.1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._batches import check_batches
 from .._calls import Forward, check_forward
 from .._checks import check_floats, check_int
-from .._models import Model, copied, load_tensors, tensors_of, unwrapped
+from .._models import Model, check_ties, copied, load_tensors, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import Matching
@@ -208,5 +208,7 @@ def scores_of(
             reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")
             scores += evaluate_many(probe, [{}], batches, loss_fn, forward)
         return scores
+    for state in states:
+        check_ties(probe, state)
     names = first_names(probe)
     return evaluate_many(probe, [{name: state[name] for name in names} for state in states], batches, loss_fn, forward)

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._batches import Batch, check_batches, differentiable
 from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
 from .._derived import bake, derived_weights, effective_tensors
-from .._models import Model, check_same_tensors, copied, own_names, tensors_of, unwrapped
+from .._models import Model, check_same_tensors, check_ties, copied, own_names, tensors_of, unwrapped
 from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
 from .barrier import lambdas_of
@@ -140,10 +140,12 @@ def taylor_barrier(
     end_b = tensors_of("model_b", model_b if permutations is None else permutations.apply(model_b))
     end_b = check_same_tensors("model_b", end_b, "model_a", state)
     derived = derived_weights(model_a, state)
+    # In a copy views of one tensor are parameters of their own.
+    model_a = copied(model_a).eval()
+    check_ties(model_a, end_b)
     if derived:
         # The line runs between the weights that the function sees.
         state, end_b = (effective_tensors(tensors, derived) for tensors in (state, end_b))
-        model_a = copied(model_a).eval()
         bake(model_a)
     end_b = {name: tensor.to(state[name]) for name, tensor in end_b.items()}
     names = first_names(model_a)

@@ -169,6 +169,8 @@ def _match(
     check_type("silent", silent, bool, "a bool")
     if not ps.perm_to_axes:
         return {}
+    for argument, params in (("params_a", params_a), ("params_b", params_b)):
+        check_type(argument, params, Mapping, "a dict from names to tensors or arrays")
     names = _counted(ps)
     tensors_a = {name: _tensor(f"params_a[{name!r}]", params_a[name]) for name in names}
     tensors_b = {name: _tensor(f"params_b[{name!r}]", params_b[name]) for name in names}
@@ -273,6 +275,10 @@ def _tensor(argument: str, w: Any) -> Tensor:
     if array.dtype.kind not in "biufc":
         # bfloat16 and its like, which numpy knows from ml_dtypes only.
         array = array.astype(np.float32)
+    elif array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    # Arrays read from files may have another machine's byte order.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 

@@ -60,7 +60,7 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return change(torch.from_numpy(np.array(value)))
+        return change(torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(item, change) for item in value))
     if type(value) in (tuple, list):
