@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from . import (
+    architectures,
     cells,
     fuzz,
     kernels,
@@ -27,7 +28,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, spectral, compile_kernels, plot, cells),
+    *(kernels, spectral, compile_kernels, plot, cells, architectures),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,7 +38,14 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers side by side, and the processes that they start, take one thread each, unless one says otherwise."""
+    """Workers side by side, and the processes that they start, take one thread each, unless one says otherwise.
+
+    Processes of tests hear signals to stop, also where the tests themselves run in a shell's background.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     if len(config.getoption("tx", None) or []) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
