@@ -342,7 +342,8 @@ py::tuple solve_lap_batch(const py::array& costs, bool maximize, int threads, co
     if (costs.ndim() != 3)
         throw py::value_error(name + " must have 3 dimensions, got " + std::to_string(costs.ndim()));
     if (py::isinstance<py::array_t<float>>(costs)) return solve_batch<float>(costs, maximize, threads, name);
-    if (py::isinstance<py::array_t<double>>(costs)) return solve_batch<double>(costs, maximize, threads, name);
+    if (py::isinstance<py::array_t<double>>(costs))
+        return solve_batch<double>(costs, maximize, threads, name);
     throw py::type_error(name + " must have dtype float32 or float64, got " +
                          std::string(py::str(costs.dtype())));
 }
