@@ -93,7 +93,10 @@ def test_no_call_makes_the_core_touch_memory_that_is_not_its_own(tmp_path: Path)
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(place),
     }
-    fault = subprocess.run([sys.executable, "-c", BEYOND], env=environment, capture_output=True, text=True, check=False)
+    # From there: Python looks in the current folder first, where a core without the sanitizer may lie.
+    fault = subprocess.run(
+        [sys.executable, "-c", BEYOND], env=environment, cwd=place, capture_output=True, text=True, check=False
+    )
     assert "heap-buffer-overflow" in fault.stderr
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.fuzz.calls", "--calls", "20000"],
