@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -28,7 +29,8 @@ from torch import Tensor
 from ..._models import accumulate_dtype
 from ..._tensors import addresses
 from ..tuning import size_class, tuned
-from . import naive
+from . import naive, triton_rows
+from .triton_tables import known_indices, sent, sent_tables
 
 __all__ = ["CONFIG", "OTHERS", "lerp_kernel", "permuted_lerp_many"]
 
@@ -39,6 +41,8 @@ HEAD, EACH = 5, 9
 CONFIG = (4, 1024, 8)
 # What tuning tries beside it.
 OTHERS = ((2, 1024, 8), (8, 512, 8), (1, 2048, 8))
+# Turns of a program that takes whole rows, where there are so many entries.
+TURNS, MANY = 4, 1 << 22
 # From here on the last dimension makes good tiles by itself.
 WIDE_ENOUGH = 256
 
@@ -62,7 +66,7 @@ def _places(index, inside, stride, gather):
 @triton.jit
 def lerp_kernel(
     table,  # int64 [parts, HEAD + SOURCES * EACH + OUTPUTS]
-    part_of_tile,  # int32 [tiles]
+    part_of_tile,  # int64 [tiles]
     first_tile,  # int64 [parts]
     weights,  # [OUTPUTS, SOURCES], in the dtype of sums
     SOURCES: tl.constexpr,
@@ -76,7 +80,7 @@ def lerp_kernel(
 ):
     """out[k] = sum_m weights[k, m] * source m gathered, for the parts of a table."""
     tile = tl.program_id(0)
-    part = tl.load(part_of_tile + tile).to(tl.int64)
+    part = tl.load(part_of_tile + tile)
     fields = table + part * (5 + SOURCES * 9 + OUTPUTS)
     rows_inside = tl.load(fields)
     rows = tl.load(fields + 1)
@@ -126,6 +130,10 @@ def lerp_kernel(
         tl.store(out + row_starts[:, None] + c[None, :], total.to(DTYPE), mask=inside)
 
 
+# Size, strides and gathers of one dimension of all sources.
+_Dim = tuple[int, list[int], list[Tensor | None]]
+
+
 @dataclass(frozen=True)
 class _Seen:
     """A part as the kernel sees it: sizes of four dimensions; strides and gathers of every source."""
@@ -155,58 +163,74 @@ def permuted_lerp_many(
     addresses("out", [place for row in out for place in row], device, DTYPES)
     distinct = {id(one): one for part in gathers for index in part for one in index if one is not None}
     addresses("gathers", list(distinct.values()), device, (torch.int64,))
-    _check_indices(list(distinct.values()))
-    launches: dict[tuple[torch.dtype, bool, bool], list[tuple[int, _Seen]]] = {}
-    kept: dict[int, Tensor] = {}
+    indices_of = known_indices(list(distinct.values()))
+    launches: dict[tuple[torch.dtype, bool, bool, int], list[tuple[int, _Seen]]] = {}
     for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
         if part[0].numel() == 0:
             continue
-        seen = _seen(part, [tuple(_contiguous(one, kept) for one in index) for index in indices])
-        if seen is None:
-            # More dimensions, gathered turn by turn, than the kernel holds: rare, and right by the reference.
-            results = naive.permuted_lerp_many([part], weights, [indices])
-            for k, (result,) in enumerate(results):
-                out[k][p].copy_(result)
-            continue
         places = [row[p] for row in out]
-        wide = seen.sizes[2] * seen.sizes[3] >= 2**31
-        launches.setdefault((part[0].dtype, _aligned(seen, [*part, *places]), wide), []).append((p, seen))
-    for (dtype, aligned, wide), found in launches.items():
-        _launch(dtype, aligned, wide, found, tensors, weights, out)
+        seen = _seen_by_rows(part, indices)
+        if seen is not None:
+            width, wide = triton_rows.width_of(seen.sizes[2] * seen.sizes[3]), False
+        else:
+            seen, width = _seen(part, indices), 0
+            if seen is None:
+                # More dimensions, gathered turn by turn, than the kernel holds: rare, and right by the reference.
+                results = naive.permuted_lerp_many([part], weights, [indices])
+                for k, (result,) in enumerate(results):
+                    out[k][p].copy_(result)
+                continue
+            wide = seen.sizes[2] * seen.sizes[3] >= 2**31
+        launches.setdefault((part[0].dtype, _aligned(seen, [*part, *places]), wide, width), []).append((p, seen))
+    factors: dict[torch.dtype, Tensor] = {}
+    for (dtype, aligned, wide, width), found in launches.items():
+        sums = accumulate_dtype(dtype)
+        if sums not in factors:
+            factors[sums] = sent(device, np.array(weights, dtype=np.float64 if sums == torch.float64 else np.float32))
+        _launch(dtype, aligned, wide, width, found, tensors, factors[sums], out, indices_of)
 
 
 def _launch(
     dtype: torch.dtype,
     aligned: bool,
     wide: bool,
+    width: int,
     found: list[tuple[int, _Seen]],
     tensors: Sequence[Sequence[Tensor]],
-    weights: Sequence[Sequence[float]],
+    weights: Tensor,
     out: Sequence[Sequence[Tensor]],
+    indices_of: Mapping[int, tuple[Tensor, Tensor]],
 ) -> None:
+    # Rows of a known width take indices in 32 bits.
+    bits = int(width > 0)
     heads, tails = [], []
     for p, seen in found:
         n0, n1, m0, m1 = seen.sizes
         heads.append((n1, n0 * n1, m1, m0 * m1))
         tail = []
         for tensor, strides, indices in zip(tensors[p], seen.strides, seen.gathers, strict=True):
-            tail += [tensor.data_ptr(), *strides, *(0 if index is None else index.data_ptr() for index in indices)]
+            tail += [
+                tensor.data_ptr(),
+                *strides,
+                *(0 if one is None else indices_of[id(one)][bits].data_ptr() for one in indices),
+            ]
         tails.append(tail + [row[p].data_ptr() for row in out])
-    sums = accumulate_dtype(dtype)
-    device = tensors[found[0][0]][0].device
-    factors = torch.tensor(weights, dtype=sums).to(device)
     constants = {
-        "SOURCES": len(weights[0]),
-        "OUTPUTS": len(weights),
+        "SOURCES": weights.shape[1],
+        "OUTPUTS": weights.shape[0],
         "DTYPE": DTYPES[dtype],
-        "SUM": DTYPES[sums],
+        "SUM": DTYPES[weights.dtype],
         "ALIGNED": aligned,
-        "INDEX": tl.int64 if wide else tl.int32,
     }
+    if width:
+        turns = TURNS if sum(head[1] for head in heads) * width >= MANY else 1
+        triton_rows.prepared(heads, tails, weights, constants, width, turns)()
+        return
+    constants["INDEX"] = tl.int64 if wide else tl.int32
     problem = {
         "dtype": dtype,
-        "sources": len(weights[0]),
-        "outputs": len(weights),
+        "sources": weights.shape[1],
+        "outputs": weights.shape[0],
         "aligned": int(aligned),
         "wide": int(wide),
         "scattered": int(any(index is not None for _, seen in found for of in seen.gathers for index in of[2:])),
@@ -214,8 +238,8 @@ def _launch(
         "entries": size_class(sum(rows * columns for _, rows, _, columns in heads)),
         "columns": size_class(max(columns for *_, columns in heads)),
     }
-    prepare = partial(_prepared, heads, tails, factors, constants)
-    prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, device))()
+    prepare = partial(_prepared, heads, tails, weights, constants)
+    prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, weights.device))()
 
 
 def _prepared(
@@ -228,14 +252,14 @@ def _prepared(
     """The launch for parts with these fields, but for tiles across, which a configuration decides."""
     rows_of_tile, columns_of_tile, warps = config
     across = [triton.cdiv(columns, columns_of_tile) for *_, columns in heads]
-    count = torch.tensor([triton.cdiv(head[1], rows_of_tile) * many for head, many in zip(heads, across, strict=True)])
-    table = [[*head, many, *tail] for head, many, tail in zip(heads, across, tails, strict=True)]
-    part_of_tile = torch.repeat_interleave(torch.arange(len(heads), dtype=torch.int32), count)
+    tables = sent_tables(
+        [(*head, many, *tail) for head, many, tail in zip(heads, across, tails, strict=True)],
+        [triton.cdiv(head[1], rows_of_tile) * many for head, many in zip(heads, across, strict=True)],
+        weights.device,
+    )
     return partial(
-        lerp_kernel[(len(part_of_tile),)],
-        torch.tensor(table).to(weights.device),
-        part_of_tile.to(weights.device),
-        (torch.cumsum(count, 0) - count).to(weights.device),
+        lerp_kernel[(len(tables[1]),)],
+        *tables,
         weights,
         **constants,
         ROWS=rows_of_tile,
@@ -244,9 +268,34 @@ def _prepared(
     )
 
 
+def _seen_by_rows(part: Sequence[Tensor], gathers: Sequence[tuple[Tensor | None, ...]]) -> _Seen | None:
+    """A part whose rows go through shared memory, if it is one: the last axis, or the one before it, is gathered."""
+    if not triton_rows.can() or part[0].ndim == 0 or all(index is None for of in gathers for index in of):
+        return None
+    dims = _joined(part, gathers)
+    taken = 1 if any(index is not None for index in dims[-1][2]) else 2
+    if len(dims) < taken or not any(index is not None for index in dims[-taken][2]) or len(dims) - taken > 2:
+        return None
+    seen = _spread(dims, taken, len(part))
+    _, _, outer, inner = seen.sizes
+    if outer * inner > triton_rows.MOST_WIDTH or (taken == 2 and inner >= WIDE_ENOUGH):
+        return None
+    # Rows in one run.
+    together = all(steps[3] == 1 and (outer == 1 or steps[2] == inner) for steps in seen.strides)
+    return seen if together else None
+
+
 def _seen(part: Sequence[Tensor], gathers: Sequence[tuple[Tensor | None, ...]]) -> _Seen | None:
     """Join dimensions and spread them over two of rows and two of columns; None if more than four are left."""
-    dims: list[tuple[int, list[int], list[Tensor | None]]] = []
+    dims = _joined(part, gathers)
+    if len(dims) > 4:
+        return None
+    return _spread(dims, 2 if len(dims) == 4 or (len(dims) > 1 and dims[-1][0] < WIDE_ENOUGH) else 1, len(part))
+
+
+def _joined(part: Sequence[Tensor], gathers: Sequence[tuple[Tensor | None, ...]]) -> list[_Dim]:
+    """Size, strides and gathers of every dimension, those that nothing tells apart joined."""
+    dims: list[_Dim] = []
     for d, size in enumerate(part[0].shape):
         if size == 1:
             continue
@@ -256,24 +305,24 @@ def _seen(part: Sequence[Tensor], gathers: Sequence[tuple[Tensor | None, ...]]) 
             dims[-1] = (dims[-1][0] * size, strides, indices)
         else:
             dims.append((size, strides, indices))
-    if len(dims) > 4:
-        return None
-    one: tuple[int, list[int], list[Tensor | None]] = (1, [0] * len(part), [None] * len(part))
-    taken = 2 if len(dims) == 4 or (len(dims) > 1 and dims[-1][0] < WIDE_ENOUGH) else 1
-    columns, rows = dims[-taken:] or [(1, [1] * len(part), [None] * len(part))], dims[:-taken]
+    return dims or [(1, [1] * len(part), [None] * len(part))]
+
+
+def _spread(dims: list[_Dim], taken: int, models: int) -> _Seen:
+    """Four dimensions at most, of which the last `taken` are columns."""
+    one: _Dim = (1, [0] * models, [None] * models)
+    columns, rows = dims[-taken:], dims[:-taken]
     if len(columns) == 1:
         # What comes before a single dimension goes on where it ends.
         size, inner, _ = columns[0]
-        columns = [(1, [size * stride for stride in inner], [None] * len(part)), *columns]
+        columns = [(1, [size * stride for stride in inner], [None] * models), *columns]
     laid = [one] * (2 - len(rows)) + rows + columns
     sizes = tuple(size for size, _, _ in laid)
-    steps = tuple(tuple(entry[1][m] for entry in laid) for m in range(len(part)))
-    return _Seen(sizes, steps, tuple(tuple(entry[2][m] for entry in laid) for m in range(len(part))))
+    steps = tuple(tuple(entry[1][m] for entry in laid) for m in range(models))
+    return _Seen(sizes, steps, tuple(tuple(entry[2][m] for entry in laid) for m in range(models)))
 
 
-def _follows(
-    before: tuple[int, list[int], list[Tensor | None]], size: int, strides: list[int], indices: list[Tensor | None]
-) -> bool:
+def _follows(before: _Dim, size: int, strides: list[int], indices: list[Tensor | None]) -> bool:
     still = all(index is None for index in (*before[2], *indices))
     return still and all(outer == inner * size for outer, inner in zip(before[1], strides, strict=True))
 
@@ -286,23 +335,3 @@ def _aligned(seen: _Seen, tensors: Sequence[Tensor]) -> bool:
         and all(stride % 16 == 0 for strides in seen.strides for stride in strides[:2])
         and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
     )
-
-
-def _contiguous(index: Tensor | None, kept: dict[int, Tensor]) -> Tensor | None:
-    """An index in one run; what is copied for that lives in `kept`."""
-    if index is None:
-        return None
-    if id(index) not in kept:
-        kept[id(index)] = index.contiguous()
-    return kept[id(index)]
-
-
-def _check_indices(found: list[Tensor]) -> None:
-    """Raise IndexError for indices beyond their dimension, with one wait for the device."""
-    if not found:
-        return
-    indices = torch.cat(found)
-    sizes = torch.tensor([one.numel() for one in found])
-    limits = torch.repeat_interleave(sizes, sizes).to(indices.device)
-    if bool(((indices < 0) | (indices >= limits)).any()):
-        raise IndexError("gathers must hold indices of their dimensions")
