@@ -68,7 +68,7 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, chunk: int | 
                 _multiply(out, a, b, add, chunk)
                 add = True
     if narrow:
-        _multiply(out, *(torch.cat(side, 1) for side in zip(*narrow, strict=True)), add, chunk)
+        _multiply(out, torch.cat([a for a, _ in narrow], 1), torch.cat([b for _, b in narrow], 1), add, chunk)
     return out
 
 

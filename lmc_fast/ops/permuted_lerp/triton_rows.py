@@ -35,7 +35,7 @@ def can() -> bool:
 
 def width_of(columns: int) -> int:
     """The padded width of rows, of which each has a kernel of its own."""
-    return max(LEAST_WIDTH, triton.next_power_of_2(columns))
+    return max(LEAST_WIDTH, int(triton.next_power_of_2(columns)))
 
 
 @triton.jit

@@ -43,7 +43,7 @@ def known_indices(found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
     ready: dict[int, tuple[Tensor, Tensor]] = {}
     new: list[Tensor] = []
     for index in found:
-        kept = _known.get(index)
+        kept = _known.get(index)  # type: ignore[no-untyped-call]
         if kept is None or kept[0] != _version(index):
             new.append(index)
         else:
