@@ -150,7 +150,7 @@ def _measured(arguments: argparse.Namespace, works: Iterator[Work], device: torc
             contenders, errors = {}, {}
             for name, contender in work.contenders.items():
                 made, why = _tried(contender)
-                if isinstance(made, torch.Tensor) and work.term is not None and "anew" not in name:
+                if isinstance(made, torch.Tensor) and work.term is not None and not name.endswith(("anew", "alone")):
                     errors[name] = gain_error(made, [work.term])
                 if why is None:
                     contenders[name] = contender

@@ -28,11 +28,11 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("leading parts: factors", leading, "_factors"),
     ("leading parts: gains", leading.LeadingGains, "_product"),
     ("leading parts: stand out", leading.LeadingGains, "stand_out"),
-    ("gains to the host", descent, "_on_cpu"),
+    ("gains to the host", descent.Leaving, "arrived"),
     ("candidates", descent, "gain_candidates"),
     ("assignments", descent, "best_choices"),
     ("objective", descent.CoordinateDescent, "objective"),
-    ("overlaps at the start", weight, "overlap"),
+    ("overlaps at the start", weight, "overlaps"),
     ("finite weights", weight, "check_finite_weights"),
 )
 

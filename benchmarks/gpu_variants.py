@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -115,34 +115,22 @@ def _interpolations(n: int, dtype: torch.dtype, device: torch.device) -> Iterato
     gathers = [[(None, None), tuple(torch.randperm(n).to(device) for _ in range(2))]]
     out = [[torch.empty_like(a)]]
 
-    def run(module: Any = None, **settings: object) -> object:
-        kept = {name: getattr(module, name) for name in settings}
+    def run(**settings: object) -> object:
+        """With other settings for as long as it takes."""
+        where = {name: triton_rows if hasattr(triton_rows, name) else lerp for name in settings}
+        kept = {name: getattr(module, name) for name, module in where.items()}
         for name, value in settings.items():
-            setattr(module, name, value)
+            setattr(where[name], name, value)
         try:
             return lerp.permuted_lerp_many([[a, b]], [[0.5, 0.5]], gathers, out)
         finally:
             for name, value in kept.items():
-                setattr(module, name, value)
+                setattr(where[name], name, value)
 
     for tile, share, turns in ROWS:
-
-        def by_rows(tile: int = tile, share: int = share, turns: int = turns) -> object:
-            was, lerp.TURNS = lerp.TURNS, turns
-            try:
-                return run(triton_rows, TILE=tile, SHARE=share)
-            finally:
-                lerp.TURNS = was
-
+        by_rows = partial(run, TILE=tile, SHARE=share, TURNS=turns)
         yield f"rows, {tile} a tile, {share} a warp, {turns} turns", by_rows
     for config in (lerp.CONFIG, *lerp.OTHERS):
-
-        def by_entries(config: tuple[int, int, int] = config) -> object:
-            was, lerp.CONFIG = lerp.CONFIG, config
-            try:
-                return run(triton_rows, MOST_WIDTH=0)
-            finally:
-                lerp.CONFIG = was
-
-        yield f"entries, {config[0]} x {config[1]}, {config[2]} warps", by_entries
+        name = f"entries, {config[0]} x {config[1]}, {config[2]} warps"
+        yield name, partial(run, CONFIG=config, MOST_WIDTH=0)
     yield "plain reference", lambda: lerp_naive.permuted_lerp_many([[a, b]], [[0.5, 0.5]], gathers)

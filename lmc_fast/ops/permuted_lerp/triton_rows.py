@@ -10,32 +10,27 @@ Bytes: those of `triton.py`, and 4 for every column of a program's rows, from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
+import numpy as np
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .triton_tables import sent_tables
+from .triton_plan import Launch
+from .triton_tables import sent
 
-__all__ = ["MOST_WIDTH", "can", "prepared", "rows_kernel", "width_of"]
+__all__ = ["can", "rows_kernel", "run"]
 
-# Longer rows leave too few registers: with fp64, 64 KB of the 99 and more that a program has of shared memory.
-MOST_WIDTH = 8192
-# The shortest row that is a kernel of its own: narrower ones are many to a tile.
-LEAST_WIDTH = 64
 # Entries of a tile of rows, and of a warp's share.
 TILE, SHARE = 4096, 512
+# Turns of a program, where there are so many entries.
+TURNS, MANY = 4, 1 << 22
 
 
 def can() -> bool:
     """Whether this Triton gathers inside a tile: from 3.2 on, or so."""
     return hasattr(tl, "gather")
-
-
-def width_of(columns: int) -> int:
-    """The padded width of rows, of which each has a kernel of its own."""
-    return max(LEAST_WIDTH, int(triton.next_power_of_2(columns)))
 
 
 @triton.jit
@@ -114,28 +109,16 @@ def _taken(index, inside, gather):
     return index
 
 
-def prepared(
-    heads: Sequence[tuple[int, int, int, int]],
-    tails: Sequence[list[int]],
-    weights: object,
-    constants: Mapping[str, object],
-    width: int,
-    turns: int,
-) -> Callable[[], object]:
-    """The launch for parts with these fields, all with rows of this padded width."""
-    at_once = max(1, TILE // width)
-    tables = sent_tables(
-        [(*head, 1, *tail) for head, tail in zip(heads, tails, strict=True)],
-        [triton.cdiv(head[1], at_once * turns) for head in heads],
-        weights.device,  # type: ignore[attr-defined]
-    )
-    return partial(
-        rows_kernel[(len(tables[1]),)],
-        *tables,
-        weights,
+def run(launch: Launch, table: np.ndarray, weights: Tensor, constants: Mapping[str, object]) -> None:
+    """Interpolate parts whose rows have one padded width."""
+    at_once = max(1, TILE // launch.width)
+    turns = TURNS if int(table[:, 1].sum()) * launch.width >= MANY else 1
+    part_of_tile, first_tile = launch.tiles(weights.device, at_once * turns, launch.width)
+    rows_kernel[(len(part_of_tile),)](
+        *(sent(weights.device, table), part_of_tile, first_tile, weights),
         **constants,
         ROWS=at_once,
-        WIDTH=width,
+        WIDTH=launch.width,
         TURNS=turns,
-        num_warps=min(16, max(4, at_once * width // SHARE)),
+        num_warps=min(16, max(4, at_once * launch.width // SHARE)),
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["known_indices", "sent", "sent_tables"]
+__all__ = ["known_indices", "sent"]
 
 # By the caller's index: its version when it was looked at, a copy in one run where it is not, and one in 32 bits.
 _known: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -20,20 +20,8 @@ def sent(device: torch.device, flat: np.ndarray) -> Tensor:
     return torch.from_numpy(flat).to(device, non_blocking=True)
 
 
-def sent_tables(
-    rows: Sequence[Sequence[int]], tiles: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a table, the row of each tile, and the first tile of each row: int64 on a device, by one copy."""
-    table = np.array(rows, dtype=np.int64)
-    count = np.array(tiles, dtype=np.int64)
-    part_of_tile = np.repeat(np.arange(len(rows)), count)
-    flat = sent(device, np.concatenate([table.ravel(), part_of_tile, np.cumsum(count) - count]))
-    parts = torch.split(flat, [table.size, part_of_tile.size, count.size])
-    return parts[0], parts[1], parts[2]
-
-
-def known_indices(found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
-    """By id: indices in one run, in 64 and in 32 bits, all of them of their dimensions.
+def known_indices(found: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Indices in one run, in 64 and in 32 bits, all of them of their dimensions.
 
     They are looked at once, with one wait for the device; after that as long as nobody writes to them.
 
@@ -50,7 +38,7 @@ def known_indices(found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
             _, run, short = kept
             ready[id(index)] = (index if run is None else run, short)
     if not new:
-        return ready
+        return [ready[id(index)] for index in found]
     whole = torch.cat(new)
     sizes = torch.tensor([index.numel() for index in new])
     limits = torch.repeat_interleave(sizes, sizes).to(whole.device)
@@ -63,7 +51,7 @@ def known_indices(found: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
         if version is not None:
             # Not the index itself: it would live as long as this does.
             _known[index] = (version, run, short)
-    return ready
+    return [ready[id(index)] for index in found]
 
 
 def _version(index: Tensor) -> int | None:
