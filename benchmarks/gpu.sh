@@ -45,7 +45,7 @@ if [ ${#dry[@]} -eq 0 ]; then
     # Kernels are compiled side by side, for what measures to find them.
     warmers=()
     for share in 0 1 2 3 4 5 6 7; do
-        "$python" -m benchmarks.run gpu --section warm --share "$share/8" >/dev/null 2>&1 &
+        timeout 150 "$python" -m benchmarks.run gpu --section warm --share "$share/8" >/dev/null 2>&1 &
         warmers+=($!)
     done
     if [ $tests = yes ]; then
