@@ -41,6 +41,7 @@ from .matching import (
 from .merging import interpolate, merge
 from .repair import reestimate_batchnorm, repair
 from .symmetry import (
+    Inputs,
     Axis,
     Explanation,
     Group,
@@ -61,6 +62,7 @@ __all__ = [
     "Explanation",
     "Group",
     "InputAlignment",
+    "Inputs",
     "LossLandscape",
     "ManyMatching",
     "Matching",
