@@ -41,10 +41,10 @@ from .matching import (
 from .merging import interpolate, merge
 from .repair import reestimate_batchnorm, repair
 from .symmetry import (
-    Inputs,
     Axis,
     Explanation,
     Group,
+    Inputs,
     Permutations,
     PermutationSpec,
     Segment,

@@ -19,7 +19,7 @@ from .calls import Call, calls_of, shapes_of
 from .exact import FLOATS
 from .permutations import Permutations
 from .spec import PermutationSpec
-from .verification import Verification
+from .verification import Verification, structure_of
 
 __all__ = ["CannotVerifyError", "SymmetryError", "examine", "verify_spec"]
 
@@ -125,6 +125,7 @@ def examine(
         error=error,
         precision=str(bench.dtype).removeprefix("torch."),
         note="; ".join(found.notes()),
+        structure=structure_of(module),
     )
 
 
