@@ -11,7 +11,9 @@ from .._version import __version__
 from .align import align
 from .analyze import analyze
 from .demo import demo
+from .inspect import inspect
 from .paper import paper
+from .verify import verify
 
 __all__ = ["cli"]
 
@@ -23,5 +25,5 @@ def cli() -> None:
     make_readable(sys.stdout, sys.stderr)
 
 
-for _command in (demo, paper, analyze, align):
+for _command in (demo, paper, analyze, align, inspect, verify):
     cli.add_command(_command)
