@@ -98,13 +98,13 @@ class Beside:
             count.update(units)
 
 
-def levels(terms: Terms, dims: Dims) -> Iterator[Dims]:
+def levels(terms: Terms, dims: Dims, done: frozenset[Term] = frozenset()) -> Iterator[Dims]:
     """Dimensions, and these as they are at each index of one of them from which others were picked."""
     yield dims
     atoms = [atom for term in dims for atom in terms.atoms(term)]
-    places = dict.fromkeys(place for atom in atoms for place in atom.at)
-    for picked, index in places:
-        yield from levels(terms, [terms.instance(term, picked, index) for term in dims])
+    for picked, index in dict.fromkeys(place for atom in atoms for place in atom.at):
+        if picked not in done:
+            yield from levels(terms, [terms.instance(term, picked, index) for term in dims], done | {picked})
 
 
 def settle_instances(
@@ -118,9 +118,9 @@ def settle_instances(
     """
     values, parameters = list(values), list(parameters)
     while True:
-        for dims in (*values, *parameters):
-            for term in dims:
-                _rename(terms, term)
+        for atom in {atom: None for dims in (*values, *parameters) for term in dims for atom in terms.atoms(term)}:
+            if atom.same is None and atom.at:
+                _tidy(terms, atom)
         every = [each for dims in (*values, *parameters) for each in levels(terms, dims)]
         found = Beside(terms, every, numbers)
         on_axes = [terms.product(each) for dims in parameters for each in levels(terms, dims)]
@@ -136,14 +136,23 @@ def settle_instances(
             terms.make_alike(atom)
 
 
-def _rename(terms: Terms, term: Term) -> None:
-    """What instances were picked from may have been found to be another atom."""
-    for atom in terms.atoms(term):
-        for (picked, index), instance in list(atom.at.items()):
-            if picked.same is not None and picked.found().is_atom:
-                del atom.at[picked, index]
-                known = atom.at.setdefault((picked.found(), index), instance)
-                terms.unify(instance, known, Pin("select", "", "one unit of two"))
+def _tidy(terms: Terms, atom: Term) -> None:
+    """What instances were picked from may have been found to be another atom, and an instance to be the atom."""
+    for (picked, index), instance in list(atom.at.items()):
+        if picked.same is not None and picked.found().is_atom and (picked, index) in atom.at:
+            del atom.at[picked, index]
+            known = atom.at.setdefault((picked.found(), index), instance)
+            terms.unify(instance, known, Pin("select", "", "one unit of two"))
+    inside, seen = [atom], set()
+    while inside:
+        for instance in inside.pop().at.values():
+            for each in terms.atoms(instance):
+                if each is atom:
+                    terms.make_alike(atom)
+                    return
+                if each not in seen:
+                    seen.add(each)
+                    inside.append(each)
 
 
 def _stands_apart(atom: Term, near: set[Term], orders: Iterable[list[Term]]) -> bool:

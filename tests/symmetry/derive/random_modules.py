@@ -180,8 +180,9 @@ class Heads(Step):
         super().__init__(width)
         self.heads = draws.number(2, 3)
         each = width // self.heads
-        self.kind = draws.below(12)
+        self.kind, self.after = draws.below(24), draws.below(5)
         self.first, self.mix = nn.Linear(width, width), nn.Linear(each, each)
+        self.back = nn.Linear(self.heads, each)
         self.over, self.stacked = nn.Linear(self.heads, self.heads), nn.Parameter(torch.zeros(self.heads, each, each))
         self.scale = nn.Parameter(torch.zeros(each))
 
@@ -200,9 +201,29 @@ class Heads(Step):
             lambda: h + h.sum((-1, -2), keepdim=True),
             lambda: (h.transpose(-1, -2) @ h).mean(-1, keepdim=True).transpose(-1, -2) + h,
             lambda: (h @ h.transpose(-1, -2)).sum(-1, keepdim=True) + h * self.scale,
+            lambda: h + h.flip(-2),
+            lambda: h.cumsum(-2),
+            lambda: h * h.roll(1, -2),
+            lambda: h.sort(-2).values,
+            lambda: h.sort(-2, descending=True).values * h.softmax(-1),
+            lambda: h + h.gather(-2, h.argmax(-2, keepdim=True)),
+            lambda: h + h.take_along_dim(h.norm(dim=-1, keepdim=True).argmax(-2, keepdim=True), -2),
+            lambda: torch.einsum("...hi,...hj,...j->...hi", h, h, h.amax(-2)),
+            lambda: self.back(torch.einsum("...hi,...gi->...hg", h, h)),
+            lambda: h.tril() + h.mean(-1, keepdim=True),
+            lambda: torch.cdist(h, h).sum(-1, keepdim=True) * h,
+            lambda: F.bilinear(h, h, self.stacked.sum(0).expand(h.shape[-1], -1, -1)),
         )[self.kind]()
-        flat = other if self.kind % 3 else other.transpose(-1, -2)
-        return flat.flatten(-2)
+        if self.after == 1:
+            other = other.transpose(-1, -2)
+        elif self.after == 2:
+            parts = other.unbind(-2)
+            return torch.cat([torch.tanh(parts[-1]), *parts[:-1]], -1)
+        elif self.after == 3:
+            return torch.cat([other[..., k, :] * (k + 1) for k in range(self.heads)], -1)
+        elif self.after == 4:
+            return (other * other[..., -1:, :]).flatten(-2)
+        return other.flatten(-2)
 
 
 class Stacked(Step):
