@@ -19,8 +19,10 @@ import lmc_fast as lmc
 from benchmarks import models
 from benchmarks.planted import with_noise
 from lmc_fast._calls import Calls
+from lmc_fast.matching.activations.crossing import activation_gains
 from lmc_fast.matching.activations.seeing import Weights, spots_used
 from lmc_fast.matching.activations.trial import steady_spots
+from lmc_fast.matching.engine.nested import units_at_places
 
 TOKENS, WIDTH = 7, 20
 
@@ -165,9 +167,12 @@ class Kept(nn.Sequential):
     """A plain net whose layers may be parametrised."""
 
     def __init__(self, wrap: Callable[[nn.Module], Any] = lambda layer: layer) -> None:
-        super().__init__(nn.Linear(4, 13), nn.Tanh(), nn.Linear(13, 12), nn.Tanh(), nn.Linear(12, 3))
-        wrap(self[0])
-        wrap(self[2])
+        # No bias: nothing but weights shows units.
+        sizes = ((4, 13), (13, 12), (12, 3))
+        first, second, last = (nn.Linear(*size, bias=False) for size in sizes)
+        super().__init__(first, nn.Tanh(), second, nn.Tanh(), last)
+        for layer in (first, second, last):
+            wrap(layer)
 
 
 def ids() -> list[Tensor]:
@@ -259,21 +264,34 @@ def test_with_noise(kind: str, dtype: torch.dtype) -> None:
     assert match.permutations == truth
 
 
+class Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = models.randomise(Kept(), 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) + 1
+
+
 class Half(nn.Module):
     """A part of which is compiled by itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = models.randomise(Kept(), 0), nn.Linear(3, 2)
+        self.body, self.head = Body(), nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
+
+
+FUSED: list[str] = []
 
 
 def fused(graph: Callable[..., Any], inputs: Any) -> Callable[..., Any]:
     """What a compiler makes: its operations cannot be seen from outside."""
 
     def run(*args: Any) -> Any:
+        FUSED.append("run")
         with _disable_current_modes():
             return graph(*args)
 
@@ -298,6 +316,7 @@ def the_whole(model: Half) -> nn.Module:
 @pytest.mark.parametrize("wrap", [in_place, a_part, the_whole], ids=lambda wrap: wrap.__name__)
 @pytest.mark.parametrize("warm", [False, True], ids=["fresh", "run-before"])
 def test_compiled_models(wrap: Callable[[Half], nn.Module], warm: bool) -> None:
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model, batches = Half(), numbers(4)()
     spec = by_size(model, {13: "P", 12: "Q"})
@@ -306,13 +325,17 @@ def test_compiled_models(wrap: Callable[[Half], nn.Module], warm: bool) -> None:
         wanted = model(batches[0])
     wrapped = [wrap(model), wrap(other)]
     if warm:
-        for each in wrapped:
-            for batch in batches:
-                each(batch)
+        with torch.no_grad():
+            for each in wrapped:
+                each.eval()
+                for batch in batches:
+                    each(batch)
     match = lmc.activation_matching(*wrapped, batches, spec)
     assert all(torch.equal(match.permutations[name], truth[name]) for name in spec.groups)
+    FUSED.clear()
     with torch.no_grad():
-        torch.testing.assert_close(wrapped[0](batches[0]), wanted)
+        torch.testing.assert_close(wrapped[0].eval()(batches[0]), wanted)
+    assert FUSED, "what was compiled is no more"
 
 
 def test_wrapped_for_parallel_runs(tmp_path: Any) -> None:
@@ -331,7 +354,7 @@ def test_wrapped_for_parallel_runs(tmp_path: Any) -> None:
     "mode", [torch.inference_mode, torch.no_grad, torch.enable_grad], ids=lambda mode: mode.__name__
 )
 def test_forward_in_modes_of_its_own(mode: Callable[[], Any]) -> None:
-    model, batches, spec = made("gpt")
+    model, batches, spec = made("llama-grouped-queries")
     other, truth = planted(model, spec)
 
     def forward(module: nn.Module, batch: Tensor) -> Tensor:
@@ -447,6 +470,15 @@ def test_a_norm_whose_samples_come_in_the_order_of_heads_is_left_out() -> None:
     steady = steady_spots(model, calls, batch, spec, weights, used, missed)
     assert {spot.module for spot in used} - {spot.module for spot in steady} == {"q_norm", "k_norm"}
     assert "order of other groups' units" in missed["q_norm.weight", 0]
+
+
+def test_what_comes_in_another_order_does_not_count() -> None:
+    model, batches, spec = made("one-norm-for-all-heads")
+    other, truth = planted(model, spec)
+    for watch in ("inputs", "outputs"):
+        for units, gain in activation_gains(model, other, batches, spec, "correlation", watch).items():
+            at = units_at_places(spec, units, truth.choices)
+            torch.testing.assert_close(torch.from_numpy(gain[range(len(at)), at]), torch.ones(len(at)).double())
 
 
 def test_only_examples_count() -> None:

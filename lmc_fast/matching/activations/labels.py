@@ -127,22 +127,6 @@ _MOVING = frozenset(
         "view",
     }
 )
-_REDUCING = frozenset(
-    {
-        "amax",
-        "amin",
-        "linalg_vector_norm",
-        "logsumexp",
-        "mean",
-        "norm",
-        "prod",
-        "std",
-        "std_mean",
-        "sum",
-        "var",
-        "var_mean",
-    }
-)
 
 
 def through(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], find: Callable[[Tensor], Labels]) -> list[Any]:
@@ -161,9 +145,6 @@ def through(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], find: C
         return [_merged(given, keys)]
     if name == "_weight_norm_interface":
         return [_merged(given, keys), {}]
-    if name in _REDUCING:
-        reduced = _reduced(func, args, kwargs, given[0])
-        return [reduced, reduced]
     if name not in _MOVING:
         return [None]
     found: list[dict[AxisKey, Tensor]] = []
@@ -217,16 +198,3 @@ def _merged(given: Sequence[Labels], keys: Iterable[AxisKey]) -> dict[AxisKey, T
         if all(numbers.shape == some[0].shape and torch.equal(numbers, some[0]) for numbers in some[1:]):
             found[key] = some[0]
     return found
-
-
-def _reduced(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Labels) -> dict[AxisKey, Tensor]:
-    """Of what is left by a sum, a norm or the like over some dimensions."""
-    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
-    dims, ndim = named.get("dim"), len(given.shape)
-    gone = range(ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    over = {dim % max(ndim, 1) for dim in gone}
-    found = {key: numbers for key, numbers in given.of.items() if all(numbers.shape[dim] == 1 for dim in over)}
-    if named.get("keepdim"):
-        return found
-    left = [dim for dim in range(ndim) if dim not in over]
-    return {key: numbers.reshape([numbers.shape[dim] for dim in left]) for key, numbers in found.items()}

@@ -7,10 +7,7 @@ model, and other threads that run it are not seen.
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..._batches import Batch
 from ..._calls import Calls
 from ..._models import own_names
+from ..._modes import uncompiled
 from ...symmetry import PermutationSpec
 from ...symmetry.groups import axis_size
 from .labels import AxisKey, Labels, labels_of, packet_name, placed, through
@@ -301,33 +299,6 @@ class _Slow(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Eager:
-    """Compiled parts run as they are written while any thread looks at their operations."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._stack = ExitStack()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        # Only what imports the compiler has compiled parts.
-        stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1 and stance is not None:
-                self._stack.enter_context(stance("force_eager"))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._stack.close()
-
-
-_eager = _Eager()
-
-
 def run_seen(
     model: nn.Module,
     calls: Calls,
@@ -339,7 +310,7 @@ def run_seen(
 ) -> None:
     """Run a model on a batch, without gradients, and call ``see(spot, value)`` for all that is seen on the way."""
     mode = _Seeing(weights, see, normalised, {} if missed is None else missed)
-    with _eager(), torch.no_grad(), _Slow(), mode:
+    with uncompiled(), torch.no_grad(), _Slow(), mode:
         calls.outputs(model, batch)
 
 
