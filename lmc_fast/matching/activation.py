@@ -101,8 +101,6 @@ def activation_matching(
     model_a, model_b = unwrapped("model_a", model_a), unwrapped("model_b", model_b)
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
-    check_numbers("model_a", tensors_a)
-    check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
     check_forward(forward)
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
@@ -111,6 +109,8 @@ def activation_matching(
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
     spec = spec.bind(model_a)
+    check_numbers("model_a", tensors_a, spec.axes)
+    check_numbers("model_b", tensors_b, spec.axes)
     verified = ensure_verified("activation_matching", model_a, spec, batches=batches, forward=forward)
 
     missed: dict[AxisKey, str] = {}
