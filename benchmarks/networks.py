@@ -102,7 +102,10 @@ class GroupNormUNet(nn.Module):
         self.down1 = _NormedConvolutions(3, width, groups, timed)
         self.down2 = _NormedConvolutions(width, 2 * width, groups, timed)
         self.middle = _NormedConvolutions(2 * width, 2 * width, groups, timed)
-        self.lift1, self.lift2 = nn.ConvTranspose2d(2 * width, 2 * width, 2, 2), nn.ConvTranspose2d(2 * width, width, 2, 2)
+        self.lift1, self.lift2 = (
+            nn.ConvTranspose2d(2 * width, 2 * width, 2, 2),
+            nn.ConvTranspose2d(2 * width, width, 2, 2),
+        )
         self.up2 = _NormedConvolutions(4 * width, 2 * width, groups, timed)
         self.up1 = _NormedConvolutions(2 * width, width, groups, timed)
         self.out = nn.Conv2d(width, 3, 1)

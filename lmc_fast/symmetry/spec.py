@@ -16,6 +16,7 @@ from .._checks import check_int, check_type, fail_type
 from .._files import write_text
 from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
+from .._tensors import FLOATS
 from .._wrappers import met
 from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
@@ -396,7 +397,7 @@ def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Ten
             raise ValueError(f"the spec names parameter {name!r}, which the model lacks")
     _check_dims(axes, tensors)
     for name, tensor in tensors.items():
-        if name not in axes and tensor.is_floating_point():
+        if name not in axes and tensor.dtype in FLOATS:
             raise ValueError(
                 f"the model has parameter {name!r} {tuple(tensor.shape)}, which the spec leaves out; "
                 "name it, with None for its fixed axes"
