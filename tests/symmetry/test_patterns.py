@@ -12,24 +12,7 @@ import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import Group, PermutationSpec, Segment
 
-
-def up_to_names(spec: PermutationSpec) -> dict[tuple[str, int], Any]:
-    """What every axis carries, with groups told by where they stand and not by their names."""
-    names: dict[str, str] = {}
-
-    def told(segment: Segment) -> Any:
-        if segment.group is None:
-            return segment.length
-        inner = segment.inner if isinstance(segment.inner, int) else tuple(told(part) for part in segment.inner)
-        return names.setdefault(segment.group, f"#{len(names)}"), segment.outer, inner
-
-    axes = {
-        (name, place): (axis.dims, tuple(told(segment) for segment in axis.segments))
-        for name, entries in sorted(spec.axes.items())
-        for place, axis in enumerate(entries)
-    }
-    owners = {names[name]: (group.size, group.owner and names[group.owner]) for name, group in spec.groups.items()}
-    return {**axes, ("owners", 0): owners}
+from .comparing import up_to_names
 
 
 def test_a_bert_by_hand_is_a_dozen_lines_and_what_is_derived() -> None:
