@@ -221,7 +221,10 @@ def test_a_model_directory_is_inspected(here: Path) -> None:
     assert (
         "bert: BertModel of transformers, 27.6 k parameters, " in result.output and "files of weights" in result.output
     )
-    assert "encoder.layer.{0..2}.attention.self.query: 4, 3 times, on encoder.layer.{0..2}.attention" in result.output
+    assert (
+        "encoder.layer.{0..2}.attention.self.query: 4, 3 times, on encoder.layer.{0..2}.attention: self."
+        in result.output
+    )
     assert "verified by verify_spec on BertModel, inputs [3, 13]" in result.output
     one = run("inspect", "bert", "--class", "BertForMaskedLM", "--no-verify", "--input", "input_ids=int:1,9")
     assert one.exit_code == 0 and "BertForMaskedLM of transformers" in one.output

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
-from lmc_fast.symmetry.folding import folded, folded_names
+from lmc_fast.symmetry.folding import apart, folded, folded_names
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,20 @@ def test_a_few_at_least_are_folded_and_the_rest_stays_as_it_is() -> None:
     assert folded_names(["l.0.a", "l.0.b", "l.1.a", "l.2.a", "l.1.b"]) == ["l.{0..2}.a", "l.0.b", "l.1.b"]
 
 
+@pytest.mark.parametrize(
+    ("names", "place", "left"),
+    [
+        (["a.b.c.w", "a.b.d.w"], "a.b", ["c.w", "d.w"]),
+        (["a.{0..3}.c.w", "a.{0..3}.c.b"], "a.{0..3}.c", ["w", "b"]),
+        (["a.b.w", "a.c.w"], "", ["a.b.w", "a.c.w"]),
+        (["a.b.c"], "", ["a.b.c"]),
+        (["a.b", "a.b.c"], "", ["a.b", "a.b.c"]),
+    ],
+)
+def test_what_names_share_is_told_once(names: list[str], place: str, left: list[str]) -> None:
+    assert apart(names) == (place, left)
+
+
 class Blocks(nn.Module):
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
@@ -43,9 +57,7 @@ class Blocks(nn.Module):
 
 def test_an_explanation_tells_layers_that_repeat_once() -> None:
     text = str(lmc.derive_spec(Blocks([5] * 4), torch.randn(2, 4)).explain())
-    assert (
-        "└─ blocks.{0..3}.0: 5, 4 times, on blocks.{0..3}.0.weight, blocks.{0..3}.0.bias, blocks.{0..3}.2.wei" in text
-    )
+    assert "└─ blocks.{0..3}.0: 5, 4 times, on blocks.{0..3}: 0.weight, 0.bias, 2.weight" in text
     assert "blocks.{0..3}.2.weight[0]" in text
     other = str(lmc.derive_spec(Blocks([5, 6, 7, 5]), torch.randn(2, 4)).explain())
     assert "blocks.0.0: 5, on" in other and "times" not in other
