@@ -46,10 +46,10 @@ def inspect(
     --spec, a file of weights. Of a directory nothing is run but the library's own code, and nothing is downloaded.
     """
     with one_line_errors():
-        from ..checkpoints.files import check_writable
+        from .._files import check_writable
 
         if out is not None:
-            check_writable(out, overwrite=force, flag="--force")
+            check_writable(out, overwrite=force, flag="--force", ending=".json")
         if spec_path is not None:
             told, spec = _of_file(model, given, architecture, trust_remote_code, spec_path)
         else:

@@ -110,6 +110,15 @@ def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attrib
                 yield _Attribute(prefix, name)
 
 
+def _sharing_weights(module: nn.Module) -> nn.Module:
+    """A copy of all of a module but its weights, which are the same tensors."""
+    try:
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+    except FAILURES:
+        # What cannot be copied in this way is copied as a whole.
+        return copied(module)
+
+
 class Bench:
     """One model, one call of it, in one precision.
 
@@ -321,11 +330,15 @@ class Bench:
 
         The caller's model may have run: what it computed from its weights then is in every copy.
         """
-        found = []
-        for attribute in _attributes(self.module, self.buffers):
+        found: list[_Attribute] = []
+        attributes = list(_attributes(self.module, self.buffers))
+        if not attributes:
+            return
+        loaded = self._unused()
+        self._load(loaded, weights)
+        for attribute in attributes:
             for way in (attribute, _Attribute(attribute.part, attribute.name, is_deleted=True)):
-                module = self._unused()
-                self._load(module, weights)
+                module = _sharing_weights(loaded)
                 try:
                     way.empty(module)
                     self._forward(module)

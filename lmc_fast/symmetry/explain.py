@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .folding import FEW, alike, folded, folded_names
+from .folding import FEW, alike, apart, folded, folded_names
 from .groups import Axis, Segment, axis_size
 
 if TYPE_CHECKING:
@@ -124,8 +124,9 @@ def _branches(
         each = f" in each of {group.units // group.size}" if owners else ""
         times = f", {len(row)} times" if len(row) > 1 and not owners else ""
         by_place = zip(*(dict.fromkeys(name for name, _ in each.axes) for each in row), strict=True)
-        names = [folded(place) for place in by_place]
+        place, names = apart([folded(place) for place in by_place])
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        shown = f"{place}: {shown}" if place else shown
         name = folded([each.name for each in row])
         lines.append(f"{indent}{'└─' if last else '├─'} {name}: {group.size}{each}{times}, on {shown}")
         lines += _branches(children, row, indent + ("   " if last else "│  "))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["FEW", "alike", "folded", "folded_names"]
+__all__ = ["FEW", "alike", "apart", "folded", "folded_names"]
 
 # So many at least are told as one.
 FEW = 3
+# Levels that names share which are told once.
+_DEEP = 2
 _NUMBER = re.compile(r"(?<![A-Za-z])\d+(?![A-Za-z])")
 
 
@@ -33,6 +35,17 @@ def folded_names(names: Sequence[str]) -> list[str]:
     for name in names:
         groups.setdefault(alike(name), []).append(name)
     return [told for group in groups.values() for told in ([folded(group)] if len(group) >= FEW else group)]
+
+
+def apart(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What names have in common in front, where that is some levels deep, and what is left of each."""
+    split = [re.split(r"\.(?![^{]*\})", name) for name in names]
+    count = 0
+    while len(names) > 1 and all(len(parts) > count + 1 and parts[count] == split[0][count] for parts in split):
+        count += 1
+    if count < _DEEP:
+        return "", list(names)
+    return ".".join(split[0][:count]), [".".join(parts[count:]) for parts in split]
 
 
 def _of(column: Sequence[str]) -> str:
