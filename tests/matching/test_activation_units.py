@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import _disable_current_modes
 
 import lmc_fast as lmc
-from benchmarks import models
+from benchmarks import models, transformer_kinds
 from benchmarks.planted import with_noise
 from lmc_fast._calls import Calls
 from lmc_fast.matching.activations.crossing import activation_gains
@@ -323,24 +323,25 @@ class Routed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.router, self.experts = nn.Linear(4, 3), nn.Parameter(torch.zeros(3, 5, 4))
-        self.back = nn.Parameter(torch.zeros(3, 2, 5))
+        self.back = nn.Parameter(torch.zeros(3, 5, 2))
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, 4]
         scores = self.router(x)
         best, out = scores.argmax(dim=1), x.new_zeros(len(x), 2)
         for expert in range(3):
             here = best == expert
-            out[here] = F.linear(torch.relu(F.linear(x[here], self.experts[expert])), self.back[expert])
+            out[here] = torch.relu(F.linear(x[here], self.experts[expert])) @ self.back[expert]
         return out * scores.logsumexp(dim=1, keepdim=True)
 
     @staticmethod
     def spec() -> lmc.PermutationSpec:
+        stacked = lmc.Axis((lmc.Segment("unit"),), dims=2)
         return lmc.PermutationSpec.from_axes(
             {
                 "router.weight": ("expert", None),
                 "router.bias": ("expert",),
-                "experts": (lmc.Axis((lmc.Segment("unit"),), dims=2), None),
-                "back": (lmc.Axis((lmc.Segment("expert", inner=2),), dims=2), "unit"),
+                "experts": (stacked, None),
+                "back": (stacked, None),
             },
             [lmc.Group("expert"), lmc.Group("unit", 5, owner="expert")],
         )
@@ -354,6 +355,19 @@ def test_an_operation_that_is_not_known_is_named() -> None:
         lmc.activation_matching(a, b, numbers(4)(), spec)
     kept = lmc.activation_matching(a, b, numbers(4)(), spec, unseen="keep")
     assert kept.permutations == lmc.Permutations.identity(spec.bind(a))
+
+
+def test_units_that_are_used_a_part_at_a_time_are_placed_by_their_weights() -> None:
+    model, batches = models.randomise(Routed(), 0), numbers(4)()
+    spec = Routed.spec().bind(model)
+    other, truth = planted(model, spec)
+    with pytest.raises(ValueError, match=r"'unit' .*uses only some of the units on 'experts' at a time"):
+        lmc.activation_matching(model, other, batches, spec)
+    kept = lmc.activation_matching(model, other, batches, spec, unseen="keep").permutations
+    assert torch.equal(kept["expert"], truth["expert"])
+    assert (kept["unit"] == torch.arange(5)).all()
+    placed = lmc.activation_matching(model, other, batches, spec, unseen="weights")
+    assert placed.permutations == truth and placed.l2_after == 0
 
 
 def test_a_norm_whose_samples_come_in_the_order_of_heads_is_left_out() -> None:
@@ -402,3 +416,18 @@ def test_a_group_of_one_unit_has_its_place() -> None:
     ).bind(model)
     other, truth = planted(model, spec)
     assert lmc.activation_matching(model, other, numbers(4)(), spec).permutations == truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", transformer_kinds.KINDS)
+def test_those_of_transformers(kind: str, dtype: torch.dtype) -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformer_kinds.KINDS[kind]()
+    spec = transformer_kinds.spec_of(kind).bind(model)
+    other, truth = planted(model, spec)
+    other.load_state_dict(with_noise(other.state_dict(), 0.05, 1))
+    batches = [torch.randn(40, 3, 32, 32).to(dtype) if kind == "vit" else torch.randint(0, 200, (60, 9))]
+    match = lmc.activation_matching(model.to(dtype), other.to(dtype), batches, spec, unseen="weights")
+    assert match.permutations == truth
