@@ -26,6 +26,7 @@ from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import Units, groups_of
 from .activations.crossing import activation_gains
 from .activations.labels import AxisKey
+from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices, best_together
 from .engine.seen import seen
@@ -37,7 +38,9 @@ __all__ = ["activation_matching"]
 
 STATISTICS = ("correlation", "covariance")
 SIDES = ("inputs", "outputs")
-UNSEEN = ("raise", "keep")
+UNSEEN = ("raise", "keep", "weights")
+# Over groups that are placed by their weights.
+MAX_SWEEPS = 100
 
 
 @neutral
@@ -76,7 +79,8 @@ def activation_matching(
         watch: "inputs", what the products that read the units get (behind the nonlinearity, as in the papers), or
             "outputs", what the operations that make them give (in front of it; one that goes straight into a
             BatchNorm: that of the BatchNorm). Groups that do not show up there are watched on the other side.
-        unseen: what to do with a group whose units show up nowhere: "raise", or "keep" it in place. Looked at are all
+        unseen: what to do with a group whose units show up nowhere: "raise", "keep" it in place, or "weights" to place
+            it by its weights, as `weight_matching` does, with all others where they were found. Looked at are all
             products, convolutions, norms, embeddings and elementwise operations with a parameter, be it a layer's
             or bare, whole, cut out of another or computed from others (parametrised, pruned, cast). A place counts
             if units in another order show the same there in another order, which is tried on the first batch.
@@ -129,11 +133,16 @@ def activation_matching(
         else:
             own = {units: gain for units, gain in gains.items() if spec.root_of(groups_of(spec, units)[0]) in roots}
             choices.update(best_together(spec, roots, own, choices, frozen=unknown)[0])
-    permutations = Permutations(spec, choices)
-
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
-    weights, moved = dict.fromkeys(view.names, 1.0), Permutations(view.spec, choices)
     tensors_a, tensors_b = view.tensors
+    weights = dict.fromkeys(view.names, 1.0)
+    if unknown and unseen == "weights":
+        frozen = set(spec.groups).difference(unknown)
+        start = Permutations(view.spec, choices)
+        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, weights, start, frozen, device)
+        descent.settle(True, MAX_SWEEPS, False)
+        choices = descent.choices
+    permutations, moved = Permutations(spec, choices), Permutations(view.spec, choices)
     direct = partial(distance_between, tensors_a, tensors_b, weights)
     objective = objective_of(tensors_a, tensors_b, weights, moved)
     seconds = time.perf_counter() - began
@@ -181,7 +190,7 @@ def _unseen_message(spec: PermutationSpec, group: str, missed: Mapping[AxisKey, 
     why = "; ".join(reasons) if reasons else "no operation that is known uses these with what depends on the input"
     return (
         f"no operation shows the units of group {group!r} (on {where}), so that its activations cannot be had: {why}. "
-        "unseen='keep' leaves such groups in place"
+        "unseen='weights' places such groups by their weights, and unseen='keep' leaves them in place"
     )
 
 

@@ -221,7 +221,7 @@ class Diverging(nn.Sequential):
         ({"spec": {}}, TypeError, "spec must be a PermutationSpec"),
         ({"statistic": "sum"}, ValueError, "statistic must be one of 'correlation', 'covariance', got 'sum'"),
         ({"watch": "both"}, ValueError, "watch must be one of 'inputs', 'outputs', got 'both'"),
-        ({"unseen": "skip"}, ValueError, "unseen must be one of 'raise', 'keep', got 'skip'"),
+        ({"unseen": "skip"}, ValueError, "unseen must be one of 'raise', 'keep', 'weights', got 'skip'"),
         ({"device": "nowhere"}, ValueError, "device must be a device of this machine"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import _disable_current_modes
 
 import lmc_fast as lmc
-from benchmarks import models
+from benchmarks import models, transformer_kinds
 from benchmarks.planted import with_noise
 from lmc_fast._calls import Calls
 from lmc_fast.matching.activations.crossing import activation_gains
@@ -24,112 +24,7 @@ from lmc_fast.matching.activations.seeing import Weights, spots_used
 from lmc_fast.matching.activations.trial import steady_spots
 from lmc_fast.matching.engine.nested import units_at_places
 
-TOKENS, WIDTH = 7, 20
-
-
-class Conv1D(nn.Module):
-    """A product with a weight of [inputs, outputs], as GPT-2 has it."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], -1)
-
-
-class GPT(nn.Module):
-    """Fused queries, keys and values in blocks; a residual stream that is added up outside of all modules."""
-
-    def __init__(self, heads: int = 4, dim: int = 5, hidden: int = 33) -> None:
-        super().__init__()
-        self.heads = heads
-        self.tokens, self.places = nn.Embedding(30, WIDTH), nn.Embedding(TOKENS + 2, WIDTH)
-        self.ln_1, self.ln_2, self.ln_f = (nn.LayerNorm(WIDTH) for _ in range(3))
-        self.attn, self.proj = Conv1D(WIDTH, 3 * heads * dim), Conv1D(heads * dim, WIDTH)
-        self.fc, self.out = Conv1D(WIDTH, hidden), Conv1D(hidden, WIDTH)
-
-    def forward(self, ids: Tensor) -> Tensor:  # [batch, tokens]
-        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attn(self.ln_1(x)).split(20, dim=-1)
-        )
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        x = x + self.out(F.gelu(self.fc(self.ln_2(x))))
-        return F.linear(self.ln_f(x), self.tokens.weight)
-
-
-class Bert(nn.Module):
-    """Token and place embeddings, post-norm residuals, a pooler."""
-
-    def __init__(self, heads: int = 3, dim: int = 6, hidden: int = 35) -> None:
-        super().__init__()
-        self.heads = heads
-        self.tokens, self.places, self.norm = nn.Embedding(30, WIDTH), nn.Embedding(9, WIDTH), nn.LayerNorm(WIDTH)
-        self.q, self.k, self.v = (nn.Linear(WIDTH, heads * dim) for _ in range(3))
-        self.o, self.norm_1 = nn.Linear(heads * dim, WIDTH), nn.LayerNorm(WIDTH)
-        self.up, self.down, self.norm_2 = nn.Linear(WIDTH, hidden), nn.Linear(hidden, WIDTH), nn.LayerNorm(WIDTH)
-        self.pooler, self.head = nn.Linear(WIDTH, 11), nn.Linear(11, 2)
-
-    def forward(self, ids: Tensor) -> Tensor:  # [batch, tokens]
-        x = self.norm(self.tokens(ids) + self.places(torch.arange(ids.shape[1])))
-        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
-        mixed = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1) @ v
-        x = self.norm_1(x + self.o(mixed.transpose(1, 2).flatten(2)))
-        x = self.norm_2(x + self.down(F.gelu(self.up(x))))
-        return self.head(torch.tanh(self.pooler(x[:, 0])))
-
-
-class ViT(nn.Module):
-    """Patches, a class token and places that are bare parameters, torch's own attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, WIDTH, 4, 4)
-        self.cls, self.places = nn.Parameter(torch.zeros(1, 1, WIDTH)), nn.Parameter(torch.zeros(1, 5, WIDTH))
-        self.layer = nn.TransformerEncoderLayer(WIDTH, 4, 34, batch_first=True, norm_first=True, activation="gelu")
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
-
-    def forward(self, x: Tensor) -> Tensor:  # [batch, 3, 8, 8]
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.places
-        return self.head(self.norm(self.layer(x))[:, 0])
-
-
-class Llama(nn.Module):
-    """Grouped queries under rotary embedding, RMS norms by hand, a gated MLP."""
-
-    def __init__(self, heads: int = 2, queries: int = 3, dim: int = 4, hidden: int = 31) -> None:
-        super().__init__()
-        self.heads, self.queries, self.dim = heads, queries, dim
-        self.tokens = nn.Embedding(30, WIDTH)
-        self.ones = nn.ParameterList(torch.zeros(WIDTH) for _ in range(3))
-        self.q = nn.Linear(WIDTH, heads * queries * dim, bias=False)
-        self.k, self.v = (nn.Linear(WIDTH, heads * dim, bias=False) for _ in range(2))
-        self.o = nn.Linear(heads * queries * dim, WIDTH, bias=False)
-        self.gate, self.up = (nn.Linear(WIDTH, hidden, bias=False) for _ in range(2))
-        self.down, self.head = nn.Linear(hidden, WIDTH, bias=False), nn.Linear(WIDTH, 30, bias=False)
-
-    def norm(self, x: Tensor, which: int) -> Tensor:
-        return self.ones[which] * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
-
-    def turned(self, x: Tensor) -> Tensor:  # [batch, heads, tokens, dim]
-        angles = torch.arange(x.shape[-2])[:, None] / 10 ** torch.arange(self.dim // 2).repeat(2)
-        beside = torch.cat([-x[..., self.dim // 2 :], x[..., : self.dim // 2]], dim=-1)
-        return x * angles.cos().to(x.dtype) + beside * angles.sin().to(x.dtype)
-
-    def forward(self, ids: Tensor) -> Tensor:  # [batch, tokens]
-        x = self.tokens(ids)
-        y = self.norm(x, 0)
-        q, k, v = (layer(y).unflatten(-1, (-1, self.dim)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        q, k = self.turned(q), self.turned(k)
-        k, v = (each[:, :, None].expand(-1, -1, self.queries, -1, -1).reshape(q.shape) for each in (k, v))
-        mixed = torch.softmax(q @ k.transpose(-1, -2) / self.dim**0.5, dim=-1) @ v
-        x = x + self.o(mixed.transpose(1, 2).flatten(2))
-        y = self.norm(x, 1)
-        x = x + self.down(F.silu(self.gate(y)) * self.up(y))
-        return self.head(self.norm(x, 2))
+from ..small_transformers import GPT, TOKENS, Bert, Llama, ViT
 
 
 class NormedQueries(nn.Module):
@@ -428,24 +323,25 @@ class Routed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.router, self.experts = nn.Linear(4, 3), nn.Parameter(torch.zeros(3, 5, 4))
-        self.back = nn.Parameter(torch.zeros(3, 2, 5))
+        self.back = nn.Parameter(torch.zeros(3, 5, 2))
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, 4]
         scores = self.router(x)
         best, out = scores.argmax(dim=1), x.new_zeros(len(x), 2)
         for expert in range(3):
             here = best == expert
-            out[here] = F.linear(torch.relu(F.linear(x[here], self.experts[expert])), self.back[expert])
+            out[here] = torch.relu(F.linear(x[here], self.experts[expert])) @ self.back[expert]
         return out * scores.logsumexp(dim=1, keepdim=True)
 
     @staticmethod
     def spec() -> lmc.PermutationSpec:
+        stacked = lmc.Axis((lmc.Segment("unit"),), dims=2)
         return lmc.PermutationSpec.from_axes(
             {
                 "router.weight": ("expert", None),
                 "router.bias": ("expert",),
-                "experts": (lmc.Axis((lmc.Segment("unit"),), dims=2), None),
-                "back": (lmc.Axis((lmc.Segment("expert", inner=2),), dims=2), "unit"),
+                "experts": (stacked, None),
+                "back": (stacked, None),
             },
             [lmc.Group("expert"), lmc.Group("unit", 5, owner="expert")],
         )
@@ -459,6 +355,19 @@ def test_an_operation_that_is_not_known_is_named() -> None:
         lmc.activation_matching(a, b, numbers(4)(), spec)
     kept = lmc.activation_matching(a, b, numbers(4)(), spec, unseen="keep")
     assert kept.permutations == lmc.Permutations.identity(spec.bind(a))
+
+
+def test_units_that_are_used_a_part_at_a_time_are_placed_by_their_weights() -> None:
+    model, batches = models.randomise(Routed(), 0), numbers(4)()
+    spec = Routed.spec().bind(model)
+    other, truth = planted(model, spec)
+    with pytest.raises(ValueError, match=r"'unit' .*uses only some of the units on 'experts' at a time"):
+        lmc.activation_matching(model, other, batches, spec)
+    kept = lmc.activation_matching(model, other, batches, spec, unseen="keep").permutations
+    assert torch.equal(kept["expert"], truth["expert"])
+    assert (kept["unit"] == torch.arange(5)).all()
+    placed = lmc.activation_matching(model, other, batches, spec, unseen="weights")
+    assert placed.permutations == truth and placed.l2_after == 0
 
 
 def test_a_norm_whose_samples_come_in_the_order_of_heads_is_left_out() -> None:
@@ -507,3 +416,18 @@ def test_a_group_of_one_unit_has_its_place() -> None:
     ).bind(model)
     other, truth = planted(model, spec)
     assert lmc.activation_matching(model, other, numbers(4)(), spec).permutations == truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", transformer_kinds.KINDS)
+def test_those_of_transformers(kind: str, dtype: torch.dtype) -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformer_kinds.KINDS[kind]()
+    spec = transformer_kinds.spec_of(kind).bind(model)
+    other, truth = planted(model, spec)
+    other.load_state_dict(with_noise(other.state_dict(), 0.05, 1))
+    batches = [torch.randn(40, 3, 32, 32).to(dtype) if kind == "vit" else torch.randint(0, 200, (60, 9))]
+    match = lmc.activation_matching(model.to(dtype), other.to(dtype), batches, spec, unseen="weights")
+    assert match.permutations == truth
