@@ -23,7 +23,7 @@ from .report import COLUMNS, Report, table
 from .solvers import version_of
 from .timing import Timing, alternate
 
-__all__ = ["KERNEL_COLUMNS", "ceilings", "device_told", "measure", "register"]
+__all__ = ["KERNEL_COLUMNS", "TOLERANCE", "ceilings", "device_told", "measure", "register"]
 
 GPU_COMMAND = "python -m benchmarks.run kernels"
 # What a result may be off from the exact one of the same inputs, relative in norm, before it is rounded.
@@ -88,13 +88,11 @@ def measure(
     report: Report,
     *,
     ahead: bool = False,
-    tolerance: float = TOLERANCE,
     errors: Mapping[str, float] | None = None,
 ) -> float:
     """Run one work, write its rows, and return the error of our result.
 
     Args:
-        tolerance: what our result may be off, relative in norm.
         errors: of other contenders, where they are known.
         ahead: on a GPU, keep it busy until the host has handed out a call's work: times are the device's own.
     """
@@ -118,7 +116,7 @@ def measure(
             tflop_s=work.operations / median / 1e12,
             of_roofline=floor / median,
             relative_error=error if name == names[0] else (errors or {}).get(name),
-            status="ok" if name != names[0] or error <= tolerance else f"wrong: relative error {error:.2g}",
+            status="ok" if name != names[0] or error <= TOLERANCE else f"wrong: relative error {error:.2g}",
             **device_told(device),
         )
     return error

@@ -36,6 +36,8 @@ __all__ = ["CoordinateDescent", "Settled", "Step"]
 SIDE_BY_SIDE_FROM = 256
 # Over leading parts: descent over whole weights makes as much of where these lead as of where more would.
 LEADING_SWEEPS = 2
+# Bytes of gains that are on their way from a GPU together.
+IN_FLIGHT = 1 << 30
 # Smaller assignments read their gains whatever is known of these.
 CANDIDATES_FROM = 513
 
@@ -303,6 +305,23 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
+        return [found for wave in self._waves(roots) for found in self._improve(wave, workers)]
+
+    def _waves(self, roots: Sequence[str]) -> list[list[str]]:
+        """Groups in runs whose gains may be on their way from a GPU together; all in one where they need not travel."""
+        waves: list[list[str]] = [[]]
+        size = 0
+        for root in roots:
+            found = [self.gains.uses(name)[0] for name in self.units[root] if self.leaves[name]]
+            travels = sum(4 * use.count**2 for use in found if use.a.device.type != "cpu")
+            if waves[-1] and size + travels > IN_FLIGHT:
+                waves.append([])
+                size = 0
+            waves[-1].append(root)
+            size += travels
+        return waves
+
+    def _improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:
         # A GPU goes on with the next gains while the assignments of those that have arrived are solved.
         gains: dict[str, dict[Units, Leaving | None]] = {root: {} for root in roots}
         candidates: dict[Units, list[Leaving] | None] = {}

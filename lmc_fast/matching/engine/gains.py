@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ...ops.permuted_dot import permuted_dots
@@ -207,10 +208,12 @@ class GainCache:
         Args:
             norms: ||.||^2 of each parameter, of a and of b.
         """
+        asked = [group for group, kept in self._kept.items() if 0 < kept.corrected < math.inf]
+        rests = [self._rest(group, self._kept[group]) for group in asked]
         return {
             group
-            for group, kept in self._kept.items()
-            if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
+            for group, (rest,) in zip(asked, numbers(rests), strict=True)
+            if not rest <= self._rounding(group, self._kept[group], norms)
         }
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
@@ -292,19 +295,27 @@ class GainCache:
             return None
         return None if kept.corrected + share > MOST_CORRECTIONS else (chain.from_iterable(terms), share)
 
-    def _agrees(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> bool:
+    def _rest(self, group: Units, kept: _Kept) -> Tensor:
+        """||gain @ r - what the parameters make of r||, [] on the gain's device."""
         units = kept.gain.shape[0]
         signs = torch.randint(0, 2, (units,), generator=torch.Generator().manual_seed(units)).mul_(2).sub_(1)
-        signs = signs.to(kept.gain.device, torch.float64)
+        signs = signs.to(torch.float64).to(kept.gain.device, non_blocking=True)
         rest = matrix_times(kept.gain, signs)
-        bound = 0.0
         for use, indices in zip(self._uses[group], kept.indices, strict=True):
             if indices is not None:
                 term = use.term(indices)
                 rest -= gain_times(term.a, term.b, term.units, term.gathers, signs)
-                bound += math.sqrt(math.prod(norms[use.leaf.parameter]))
-        numbers = torch.finfo(kept.gain.dtype)
-        return float(rest.norm()) <= ROUNDINGS * (1 + kept.corrected) * (numbers.eps * bound + numbers.tiny)
+        return torch.linalg.vector_norm(rest)
+
+    def _rounding(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> float:
+        """What `_rest` may be."""
+        bound = sum(
+            math.sqrt(math.prod(norms[use.leaf.parameter]))
+            for use, indices in zip(self._uses[group], kept.indices, strict=True)
+            if indices is not None
+        )
+        numbers_of = torch.finfo(kept.gain.dtype)
+        return ROUNDINGS * (1 + kept.corrected) * (numbers_of.eps * bound + numbers_of.tiny)
 
 
 def settled_leaves(
