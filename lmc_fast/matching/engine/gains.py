@@ -305,7 +305,8 @@ class GainCache:
             if indices is not None:
                 term = use.term(indices)
                 rest -= gain_times(term.a, term.b, term.units, term.gathers, signs)
-        return torch.linalg.vector_norm(rest)
+        found: Tensor = torch.linalg.vector_norm(rest)
+        return found
 
     def _rounding(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> float:
         """What `_rest` may be."""
