@@ -44,6 +44,8 @@ class Columns:
             else:
                 place = np.zeros((), dtype=np.int64)
                 for size, index in zip(sizes, of_axes, strict=True):
+                    if size == 1:
+                        continue
                     own = np.arange(size) if index is None else index.numpy()
                     place = (place * size)[..., None] + own
                 found.append(place.reshape(-1) + start)

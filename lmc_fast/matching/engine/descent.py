@@ -124,8 +124,18 @@ class CoordinateDescent:
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
-        # By the segments of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
+        # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
+        numbers: dict[tuple[Segment, ...], int] = {}
+        self._numbers = {
+            name: [
+                numbers.setdefault(axis.segments, len(numbers)) if roots else None
+                for axis, roots in zip(spec.axes[name], self.axis_roots[name], strict=True)
+            ]
+            for name in self.a
+        }
+        self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
+        # By the number of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
     def leading(self) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -375,6 +385,8 @@ class CoordinateDescent:
             if not gained > self.scale[root]:
                 self.choose(root, before)
                 return 0.0, 0
+        if len(before) == 1:
+            return gained, int((choices[root] != before[root]).sum())
         now, old = flat_choices(self.spec, root, choices), flat_choices(self.spec, root, before)
         return gained, sum(int((now[name] != old[name]).sum()) for name in self.trees[root])
 
@@ -385,11 +397,10 @@ class CoordinateDescent:
 
     def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
-        of_axis = self.spec.axes[parameter][axis]
-        if not self.axis_roots[parameter][axis]:
+        number = self._numbers[parameter][axis]
+        if number is None:
             return None
-        # Axes that are split in the same way move in the same way.
-        key = of_axis.segments, still
+        key = number, still
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
@@ -400,9 +411,9 @@ class CoordinateDescent:
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for segments, still in list(self._indices):
-            if root not in still and any(segment.group == root for segment in walk(segments)):
-                del self._indices[segments, still]
+        for number, still in list(self._indices):
+            if root not in still and root in self._moved_by[number]:
+                del self._indices[number, still]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""

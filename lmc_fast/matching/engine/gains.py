@@ -153,7 +153,7 @@ class GainCache:
         kept = self._kept.get(group)
         if kept is not None and kept.places is not None and kept.corrected < math.inf:
             moved = np.flatnonzero(places != kept.places)
-            corrected = kept.corrected + len(moved) / len(places)
+            corrected = kept.corrected + len(moved) / max(1, len(places))
             if len(moved) <= WORTH_CORRECTING * len(places) and corrected <= MOST_CORRECTIONS:
                 if len(moved):
                     columns.correct(kept.gain, kept.places, places, moved)
