@@ -36,6 +36,8 @@ __all__ = ["CoordinateDescent", "Settled", "Step"]
 SIDE_BY_SIDE_FROM = 256
 # Over leading parts: descent over whole weights makes as much of where these lead as of where more would.
 LEADING_SWEEPS = 2
+# Bytes of gains that are on their way from a GPU together.
+IN_FLIGHT = 1 << 30
 # Smaller assignments read their gains whatever is known of these.
 CANDIDATES_FROM = 513
 
@@ -122,8 +124,18 @@ class CoordinateDescent:
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
-        # By the segments of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
+        # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
+        numbers: dict[tuple[Segment, ...], int] = {}
+        self._numbers = {
+            name: [
+                numbers.setdefault(axis.segments, len(numbers)) if roots else None
+                for axis, roots in zip(spec.axes[name], self.axis_roots[name], strict=True)
+            ]
+            for name in self.a
+        }
+        self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
+        # By the number of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
     def leading(self) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -314,6 +326,23 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
+        return [found for wave in self._waves(roots) for found in self._improve(wave, workers)]
+
+    def _waves(self, roots: Sequence[str]) -> list[list[str]]:
+        """Groups in runs whose gains may be on their way from a GPU together; all in one where they need not travel."""
+        waves: list[list[str]] = [[]]
+        size = 0
+        for root in roots:
+            found = [self.gains.uses(name)[0] for name in self.units[root] if self.leaves[name]]
+            travels = sum(4 * use.count**2 for use in found if use.a.device.type != "cpu")
+            if waves[-1] and size + travels > IN_FLIGHT:
+                waves.append([])
+                size = 0
+            waves[-1].append(root)
+            size += travels
+        return waves
+
+    def _improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:
         # A GPU goes on with the next gains while the assignments of those that have arrived are solved.
         gains: dict[str, dict[Units, Leaving | None]] = {root: {} for root in roots}
         candidates: dict[Units, list[Leaving] | None] = {}
@@ -367,6 +396,8 @@ class CoordinateDescent:
             if not gained > self.scale[root]:
                 self.choose(root, before)
                 return 0.0, 0
+        if len(before) == 1:
+            return gained, int((choices[root] != before[root]).sum())
         now, old = flat_choices(self.spec, root, choices), flat_choices(self.spec, root, before)
         return gained, sum(int((now[name] != old[name]).sum()) for name in self.trees[root])
 
@@ -377,11 +408,10 @@ class CoordinateDescent:
 
     def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
-        of_axis = self.spec.axes[parameter][axis]
-        if not self.axis_roots[parameter][axis]:
+        number = self._numbers[parameter][axis]
+        if number is None:
             return None
-        # Axes that are split in the same way move in the same way.
-        key = of_axis.segments, still
+        key = number, still
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
@@ -392,9 +422,9 @@ class CoordinateDescent:
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for segments, still in list(self._indices):
-            if root not in still and any(segment.group == root for segment in walk(segments)):
-                del self._indices[segments, still]
+        for number, still in list(self._indices):
+            if root not in still and root in self._moved_by[number]:
+                del self._indices[number, still]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""
