@@ -24,6 +24,7 @@ __all__ = [
     "check_dense",
     "check_indices",
     "have_same_entries",
+    "check_indices_at_once",
     "in_one_run",
     "is_as_stored",
     "obstacle_of",
@@ -140,6 +141,21 @@ def check_indices(argument: str, index: Tensor) -> None:
     """IndexError unless int64 indices are of a dimension as long as they are; plain torch would not name them."""
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < index.numel()):
         raise IndexError(f"{argument} must hold indices of its dimension")
+
+
+def check_indices_at_once(named: Sequence[tuple[str, Tensor]]) -> None:
+    """`check_indices` of many; those of one device other than the CPU with one wait for it."""
+    elsewhere = [index for _, index in named if index.device.type != "cpu" and index.numel()]
+    for device in {index.device for index in elsewhere}:
+        here = [index for index in elsewhere if index.device == device]
+        ends = torch.stack([torch.stack([index.min(), index.max() - index.numel()]) for index in here])
+        if bool(((ends[:, 0] < 0) | (ends[:, 1] >= 0)).any()):
+            # Which of them it is.
+            break
+    else:
+        named = [(name, index) for name, index in named if index.device.type == "cpu"]
+    for name, index in named:
+        check_indices(name, index)
 
 
 def in_one_run(argument: str, tensor: Tensor) -> Tensor:

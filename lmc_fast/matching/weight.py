@@ -21,15 +21,17 @@ from torch import Tensor, nn
 
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
+from .._chunks import numbers
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
-from ..ops.permuted_dot import overlap
+from ..ops.permuted_dot import overlaps
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent, Step
 from .engine.frank_wolfe import check_affine, frank_wolfe
 from .engine.measures import distance_between, distance_from
 from .engine.seen import seen
+from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
@@ -42,7 +44,7 @@ SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
 def weight_matching(
     model_a: Model,
     model_b: Model,
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     init: str | Permutations = "anchored",
     search: str = "spectral",
@@ -65,7 +67,8 @@ def weight_matching(
 
     Args:
         model_a, model_b: modules or state dicts of one architecture, in any mix. Neither is changed.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, a module, with
+            `example_inputs`.
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
             "identity", "random" (by `seed`), or Permutations (not changed). "anchored" ends no lower than the
             identity is.
@@ -89,8 +92,8 @@ def weight_matching(
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
         progress: True for a bar, or a function (description, done, total).
-        example_inputs: with a module as model a, the spec is verified on these first, as by `verify_spec`, unless it
-            was before.
+        example_inputs: with a module as model a, the spec is derived from these where it is left out, and is verified
+            on them first, as by `verify_spec`, unless it was before.
 
     Returns:
         A `Matching`; ``.apply(model_b)`` gives the permuted model. Its `verified` tells whether the spec is known to
@@ -105,14 +108,13 @@ def weight_matching(
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     check_int("restarts", restarts, 1)
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
     device = check_device("device", device)
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
-    spec = spec.bind(model_a)
+    spec = spec_of(model_a, spec, example_inputs=example_inputs).bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
     if search == "frank_wolfe":
@@ -128,18 +130,19 @@ def weight_matching(
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    overlaps = {name: overlap(tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares}
-    inner = sum(weight * overlaps[name].dot for name, weight in shares.items())
+    both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
+    norms = dict(zip(shares, overlaps(both), strict=True))
+    inner = sum(weight * norms[name].dot for name, weight in shares.items())
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
-        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, overlaps)
+        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, norms)
         how = init if attempt == 0 else "random"
         reached = inner if how in ("anchored", "identity") else descent.objective()
         searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
     moved, identity = Permutations(view.spec, best.choices), Permutations.identity(view.spec)
-    squares = sum(weight * (overlaps[name].a + overlaps[name].b) for name, weight in shares.items())
+    squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
     return Matching(
         permutations=Permutations(spec, best.choices),
@@ -258,7 +261,9 @@ def _check_weights(
 
 def check_finite_weights(argument: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Raise ValueError, naming the tensor, where one of the named holds nan or infinity."""
-    for name in names:
-        # The sum is finite only if all entries are; where it is not, they are looked at one by one.
-        if not math.isfinite(tensors[name].sum().item()) and not bool(torch.isfinite(tensors[name]).all()):
+    given = list(names)
+    # The sum is finite only if all entries are; where it is not, they are looked at one by one.
+    sums = numbers(tensors[name].sum() for name in given)
+    for name, (total,) in zip(given, sums, strict=True):
+        if not math.isfinite(total) and not bool(torch.isfinite(tensors[name]).all()):
             raise ValueError(f"{argument} must have finite weights, but {name!r} holds nan or infinity")
