@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
-from .._modes import as_caller
+from .._modes import as_caller, uncompiled
 from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
@@ -268,7 +268,7 @@ class Bench:
             torch.manual_seed(0)
             np.random.seed(0)  # noqa: NPY002
             random.seed(0)
-        with torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
+        with uncompiled(), torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
             returned = self.call.run(module, given)
         self.coarsest = watch.coarsest
         outputs = []

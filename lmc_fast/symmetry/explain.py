@@ -209,7 +209,9 @@ def without(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
             return [segment]
         if spec.root_of(segment.group) == dropped:
             return [Segment.fixed(axis_size((segment,), spec.sizes))]
-        return [segment]
+        inner = tuple(part for each in segment.parts for part in fixed(each))
+        moves = any(part.group is not None for part in inner)
+        return [Segment(segment.group, segment.outer, inner if moves else axis_size(inner, spec.sizes))]
 
     return {
         name: tuple(

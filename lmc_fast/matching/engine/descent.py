@@ -22,11 +22,12 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, leaves, taken_together
+from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
+from .transfers import Leaving, placed
 from .workers import SideBySide
 
 __all__ = ["CoordinateDescent", "Settled", "Step"]
@@ -35,6 +36,8 @@ __all__ = ["CoordinateDescent", "Settled", "Step"]
 SIDE_BY_SIDE_FROM = 256
 # Over leading parts: descent over whole weights makes as much of where these lead as of where more would.
 LEADING_SWEEPS = 2
+# Bytes of gains that are on their way from a GPU together.
+IN_FLIGHT = 1 << 30
 # Smaller assignments read their gains whatever is known of these.
 CANDIDATES_FROM = 513
 
@@ -121,8 +124,18 @@ class CoordinateDescent:
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index)
         self.solvers: dict[str, AssignmentSolver] = {}
-        # By the segments of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
+        # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
+        numbers: dict[tuple[Segment, ...], int] = {}
+        self._numbers = {
+            name: [
+                numbers.setdefault(axis.segments, len(numbers)) if roots else None
+                for axis, roots in zip(spec.axes[name], self.axis_roots[name], strict=True)
+            ]
+            for name in self.a
+        }
+        self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
+        # By the number of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
     def leading(self) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -173,7 +186,8 @@ class CoordinateDescent:
     def _settle_together(self, root: str, order: Collection[str]) -> bool:
         """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
 
-        None of them can be told by itself where it shows up beside the others alone.
+        None of them can be told by itself where it shows up beside the others alone. One that is known by itself
+        somewhere is settled by that: the others come after it, and gains of several at once are large.
 
         Args:
             order: the groups so far, this one among them.
@@ -189,9 +203,9 @@ class CoordinateDescent:
                     if other in unsettled - roots:
                         roots.add(other)
                         found.extend(self.units[other])
-        if len(roots) == 1:
-            return False
         settled = set(self.spec.roots) - unsettled
+        if len(roots) == 1 or self._is_known_alone(root, settled):
+            return False
         known: dict[Units, dict[Leaf, None]] = {}
         for units in found:
             for leaf in self.leaves[units]:
@@ -207,6 +221,16 @@ class CoordinateDescent:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
         return True
+
+    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
+        """Whether a root group and all that it owns show up where everything else is settled."""
+        known = {
+            name
+            for units, of in self._settled_leaves(root, settled).items()
+            if of
+            for name in groups_of(self.spec, units)
+        }
+        return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -302,37 +326,51 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains: dict[str, dict[Units, Gain | None]] = {root: {} for root in roots}
-        candidates: dict[Units, Candidates | None] = {}
+        return [found for wave in self._waves(roots) for found in self._improve(wave, workers)]
+
+    def _waves(self, roots: Sequence[str]) -> list[list[str]]:
+        """Groups in runs whose gains may be on their way from a GPU together; all in one where they need not travel."""
+        waves: list[list[str]] = [[]]
+        size = 0
+        for root in roots:
+            found = [self.gains.uses(name)[0] for name in self.units[root] if self.leaves[name]]
+            travels = sum(4 * use.count**2 for use in found if use.a.device.type != "cpu")
+            if waves[-1] and size + travels > IN_FLIGHT:
+                waves.append([])
+                size = 0
+            waves[-1].append(root)
+            size += travels
+        return waves
+
+    def _improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:
+        # A GPU goes on with the next gains while the assignments of those that have arrived are solved.
+        gains: dict[str, dict[Units, Leaving | None]] = {root: {} for root in roots}
+        candidates: dict[Units, list[Leaving] | None] = {}
         root_of = {name: root for root in roots for name in self.units[root]}
         for name, gain in self.gains.gains(root_of):
             candidates[name] = self._candidates(name, gain)
-            gains[root_of[name]][name] = _on_cpu(gain)
+            gains[root_of[name]][name] = None if gain is None else Leaving(gain)
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
-        tasks = [
-            partial(
-                best_choices,
-                self.spec,
-                root,
-                gains[root],
-                self.choices,
-                self.solver(root),
-                self.frozen,
-                candidates[root],
-            )
-            for root in roots
-        ]
+        tasks = [partial(self._best, root, gains[root], candidates[root]) for root in roots]
         large = any(self.spec.units(root) >= SIDE_BY_SIDE_FROM for root in roots)
         found = workers.run(tasks) if large else [task() for task in tasks]
         return [self._accept(root, *best) for root, best in zip(roots, found, strict=True)]
+
+    def _best(
+        self, root: str, gains: Mapping[Units, Leaving | None], candidates: Sequence[Leaving] | None
+    ) -> tuple[Choices, float]:
+        """The best choices of a root group, once its gains have arrived."""
+        here = {name: None if gain is None else gain.arrived().numpy() for name, gain in gains.items()}
+        known = None if candidates is None else Candidates(*(part.arrived() for part in candidates))
+        return best_choices(self.spec, root, here, self.choices, self.solver(root), self.frozen, known)
 
     def gains_of(self, groups: Iterable[Units]) -> dict[Units, Gain | None]:
         """Gain matrices of groups with all others where they are, None without entries. Not to be written to."""
         return {name: _on_cpu(gain) for name, gain in self.gains.gains(groups)}
 
-    def _candidates(self, group: Units, gain: Tensor | None) -> Candidates | None:
+    def _candidates(self, group: Units, gain: Tensor | None) -> list[Leaving] | None:
         """What the next solve of a group need not read, where a GPU has its gain and the solver goes on."""
         if gain is None or not _searches(gain) or not isinstance(group, str) or len(gain) < CANDIDATES_FROM:
             return None
@@ -341,7 +379,7 @@ class CoordinateDescent:
         last = last_solution(self.solver(group))
         if last is None:
             return None
-        return Candidates(*(part.cpu() for part in gain_candidates(gain, torch.from_numpy(last.column_duals))))
+        return [Leaving(part) for part in gain_candidates(gain, torch.from_numpy(last.column_duals))]
 
     def _accept(self, root: str, choices: Choices, gained: float) -> tuple[float, int]:
         # Sums of n * fan_in products are uncertain by about this much; less is no progress.
@@ -358,34 +396,35 @@ class CoordinateDescent:
             if not gained > self.scale[root]:
                 self.choose(root, before)
                 return 0.0, 0
+        if len(before) == 1:
+            return gained, int((choices[root] != before[root]).sum())
         now, old = flat_choices(self.spec, root, choices), flat_choices(self.spec, root, before)
         return gained, sum(int((now[name] != old[name]).sum()) for name in self.trees[root])
 
     def objective(self, parameters: Iterable[str] | None = None) -> float:
         """<theta_a, pi(theta_b)> with the choices so far over all parameters (or some), summed in float64."""
         names = self.a if parameters is None else parameters
-        return sum(self.gains.dot(name) for name in names)
+        return self.gains.dots(names)
 
     def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
-        of_axis = self.spec.axes[parameter][axis]
-        if not self.axis_roots[parameter][axis]:
+        number = self._numbers[parameter][axis]
+        if number is None:
             return None
-        # Axes that are split in the same way move in the same way.
-        key = of_axis.segments, still
+        key = number, still
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
-            self._indices[key] = torch.from_numpy(index).to(self.b[parameter].device)
+            self._indices[key] = placed(index, self.b[parameter].device)
         return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for segments, still in list(self._indices):
-            if root not in still and any(segment.group == root for segment in walk(segments)):
-                del self._indices[segments, still]
+        for number, still in list(self._indices):
+            if root not in still and root in self._moved_by[number]:
+                del self._indices[number, still]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""
@@ -459,4 +498,4 @@ def _searches(gain: Tensor) -> bool:
 
 
 def _on_cpu(gain: Tensor | None) -> Gain | None:
-    return None if gain is None else gain.cpu().numpy()
+    return None if gain is None else Leaving(gain).arrived().numpy()

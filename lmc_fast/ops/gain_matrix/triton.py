@@ -17,6 +17,8 @@ Precision. Half types multiply exactly. float32 is split into three products of 
 rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
 atomics: the same inputs give the same result.
 
+With precision "library", large products are left to the GPU's own one (`blas`).
+
 The LAP that comes next starts from each row's best columns and a bound of the others. Where they are asked for, the
 tiles leave them behind (`triton_candidates`), so that nobody reads the result for them.
 
@@ -36,6 +38,7 @@ from torch import Tensor
 
 from ..._backend import interpreted
 from ..tuning import size_class, tuned
+from . import blas
 from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
 from .terms import GainCandidates, Term, common_dtype, common_units
 from .triton_candidates import KEPT, Kept, gain_candidates
@@ -46,6 +49,8 @@ from .triton_product import grouped_kernel, product_kernel
 __all__ = ["gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
 MOST_SPLITS = 16
+# Entries from which on a term of a group is multiplied by itself: laying it out takes longer than adding to the result.
+ALONE_FROM = 256
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
 
@@ -58,8 +63,8 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: st
 def gain_matrix_and_candidates(
     terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "tf32x3"
 ) -> tuple[Tensor, GainCandidates]:
-    """`gain_matrix`, and the candidates of the result, which its tiles leave if they hold whole sums."""
-    duals = column_duals.to(terms[0].a.device, torch.float32).contiguous()
+    """`gain_matrix`, and the candidates of the result, which tiles of ours leave if they hold whole sums."""
+    duals = column_duals.to(torch.float32).to(terms[0].a.device, non_blocking=True).contiguous()
     gain, kept = _gain(terms, base, precision, duals)
     return gain, gain_candidates(gain, duals, k) if kept is None else kept.merged(k)
 
@@ -69,17 +74,42 @@ def _gain(
 ) -> tuple[Tensor, Kept | None]:
     units = common_units(terms)
     dtype = common_dtype(terms)
-    operands = operands_of(terms, units, dtype)
+    if blas.takes(terms, precision):
+        return blas.gain_matrix(terms, base), None
     add = base is not None
     out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
-    if operands is None:
-        (sides,) = lay_out([terms], dtype)
-        k = sides.a.shape[1]
-        operands = (Operand(sides.a, k, 1), Operand(sides.b, k, 1))
-    else:
-        k = terms[0].entry_count()
     if units == 0:
         return out, None
+    products = _products(terms, units, dtype)
+    kept = None
+    for place, (operands, k) in enumerate(products):
+        # The last one's tiles hold whole sums.
+        last = duals if place == len(products) - 1 else None
+        kept = _product(operands, k, out, add or place > 0, precision, last)
+    return out, kept
+
+
+def _products(terms: Sequence[Term], units: int, dtype: torch.dtype) -> list[tuple[tuple[Operand, Operand], int]]:
+    """What is multiplied, each with its number of entries: large terms where they lie, all others side by side."""
+    found, others = [], []
+    for term in terms:
+        large = len(terms) == 1 or (units >= MIDDLE and term.entry_count() >= ALONE_FROM)
+        operands = operands_of(term, dtype) if large else None
+        if operands is None:
+            others.append(term)
+        else:
+            found.append((operands, term.entry_count()))
+    if others:
+        (sides,) = lay_out([others], dtype)
+        k = sides.a.shape[1]
+        found.append(((Operand(sides.a, k, 1), Operand(sides.b, k, 1)), k))
+    return found
+
+
+def _product(
+    operands: tuple[Operand, Operand], k: int, out: Tensor, add: bool, precision: str, duals: Tensor | None
+) -> Kept | None:
+    dtype, units = operands[0].tensor.dtype, out.shape[0]
 
     def prepare(config: Config) -> Callable[[], object]:
         # Trials may not add to a base.
@@ -93,7 +123,7 @@ def _gain(
         "entries": size_class(k),
     }
     config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
-    return out, _multiply(operands, k, out, add, precision, config, duals)
+    return _multiply(operands, k, out, add, precision, config, duals)
 
 
 def gain_matrices(
@@ -171,6 +201,7 @@ def _prepared(
             PRECISION=_precision(dtype, precision),
             WIDEN=interpreted() and dtype == torch.bfloat16,
             FLUSH=config.flush,
+            NESTED=config.nested,
             BLOCK_M=config.m,
             BLOCK_N=config.n,
             BLOCK_K=config.k,
@@ -220,6 +251,7 @@ def _multiply(
         PRECISION=_precision(a.tensor.dtype, precision),
         WIDEN=interpreted() and a.tensor.dtype == torch.bfloat16,
         FLUSH=config.flush,
+        NESTED=config.nested,
         BLOCK_M=config.m,
         BLOCK_N=config.n,
         BLOCK_K=config.k,
@@ -237,6 +269,9 @@ def _multiply(
 def _precision(dtype: torch.dtype, precision: str) -> str:
     if dtype != torch.float32:
         return "ieee"
+    if precision == "library":
+        # Too small for it, or there is none.
+        precision = "tf32x3"
     # AMD's matrix units multiply float32 as it is.
     return "ieee" if torch.version.hip is not None and precision == "tf32x3" else precision
 
