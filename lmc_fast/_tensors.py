@@ -23,6 +23,7 @@ __all__ = [
     "as_base",
     "check_dense",
     "check_indices",
+    "have_same_entries",
     "check_indices_at_once",
     "in_one_run",
     "is_as_stored",
@@ -136,8 +137,16 @@ def in_one_run(argument: str, tensor: Tensor) -> Tensor:
 
 def unsummable(tensor: Tensor) -> str | None:
     """The dtype of a tensor whose entries we do not sum (complex, 8-bit floats and odder ones); None of the others."""
-    is_float = tensor.is_floating_point() or tensor.is_complex()
-    return str(tensor.dtype) if is_float and tensor.dtype not in FLOATS else None
+    dtype = tensor.dtype
+    return str(dtype) if dtype not in FLOATS and (dtype.is_floating_point or dtype.is_complex) else None
+
+
+def have_same_entries(one: Tensor, other: Tensor) -> bool:
+    """Whether two of `plain` hold the same, bit for bit, of any dtype, wherever they are."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    ours, theirs = (tensor.cpu().contiguous().view(-1).view(torch.uint8) for tensor in (one, other))
+    return torch.equal(ours, theirs)
 
 
 def addresses(

@@ -12,7 +12,7 @@ from .._calls import Calls, Forward, LossFn
 from .._models import unwrapped
 from ..symmetry import PermutationSpec
 from ..symmetry.bench import generators_kept
-from ..symmetry.calls import Call, calls_of, mapped
+from ..symmetry.calls import Call, calls_of, with_tensors_changed
 from ..symmetry.verification import Verification
 from ..symmetry.verify import CannotVerifyError, examine
 
@@ -39,7 +39,7 @@ def ensure_verified(
     loss_fn: LossFn | None = None,
     example_inputs: Any = None,
 ) -> Verified:
-    """The record of a spec that was verified on a model of this class; otherwise the outcome of a check.
+    """The record of a spec that was verified on such a model; otherwise the outcome of a check.
 
     Args:
         by: the method's name.
@@ -55,7 +55,7 @@ def ensure_verified(
     if not isinstance(model, nn.Module):
         return Verified(spec.verified, "")
     module = unwrapped("model", model)
-    if spec.verified is not None and spec.verified.model == type(module).__qualname__:
+    if spec.verified is not None and spec.verified.holds_for(module):
         return Verified(spec.verified, "")
     attempts: list[list[Call]] = []
     if example_inputs is not None:
@@ -88,7 +88,7 @@ def _few(inputs: Any) -> Any:
         counts.add(len(tensor) if tensor.ndim and tensor.layout is torch.strided else 0)
         return tensor
 
-    mapped(inputs, count)
+    with_tensors_changed(inputs, count)
     if len(counts) != 1 or counts == {0}:
         return inputs
-    return mapped(inputs, lambda tensor: tensor[:EXAMPLES])
+    return with_tensors_changed(inputs, lambda tensor: tensor[:EXAMPLES])

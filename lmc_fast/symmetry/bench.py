@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
-from .._modes import as_caller
-from .calls import Call, mapped, tensors_in
+from .._modes import as_caller, uncompiled
+from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
 __all__ = ["FAILURES", "SCALES", "Bench", "CannotVerifyError", "Weights", "generators_kept", "is_number"]
@@ -110,6 +110,15 @@ def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attrib
                 yield _Attribute(prefix, name)
 
 
+def _sharing_weights(module: nn.Module) -> nn.Module:
+    """A copy of all of a module but its weights, which are the same tensors."""
+    try:
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+    except FAILURES:
+        # What cannot be copied in this way is copied as a whole.
+        return copied(module)
+
+
 class Bench:
     """One model, one call of it, in one precision.
 
@@ -139,7 +148,7 @@ class Bench:
         self.is_fresh = self.is_calm = self.is_seeded = False
         self.emptied: list[_Attribute] = []
         self.coarsest: torch.dtype | None = None
-        self.used = self._unused()
+        self._use(self._unused())
         own = [tensor.dtype for tensor in self._tensors(self.used).values() if tensor.dtype in FLOATS]
         self.dtype = dtype or min(own, key=FLOATS.index, default=torch.float32)
         device = next((tensor.device for tensor in self._tensors(self.used).values()), torch.device("cpu"))
@@ -149,7 +158,31 @@ class Bench:
             return tensor.detach().to(device, dtype if is_cast else tensor.dtype, copy=True)
 
         with torch.inference_mode(False):
-            self.call = Call(mapped(call.given, prepared), call.run)
+            self.call = Call(with_tensors_changed(call.given, prepared), call.run)
+
+    def _use(self, module: nn.Module) -> None:
+        """Take a copy for all runs that need none of their own."""
+        self.used = module
+        self._slots = self._plain_slots(module)
+        # By name the object that was loaded last, and the version of the module's tensor after that.
+        self._held: dict[str, tuple[int, int]] = {}
+        self._kept: Weights = {}
+
+    def _plain_slots(self, module: nn.Module) -> Weights | None:
+        """The module's own tensors by name, where loading is no more than copying into these; None elsewhere."""
+        for part in module.modules():
+            loads = type(part)._load_from_state_dict
+            hooks = (part._load_state_dict_pre_hooks, part._load_state_dict_post_hooks, part._state_dict_hooks)
+            if not loads.__module__.startswith("torch.nn.modules.") or any(hooks):
+                return None
+        if type(module).load_state_dict is not nn.Module.load_state_dict:
+            return None
+        own: Weights = {
+            **dict(module.named_parameters(remove_duplicate=False)),
+            **dict(module.named_buffers(remove_duplicate=False)),
+        }
+        names = self._tensors(module)
+        return {name: own[name] for name in names} if names.keys() <= own.keys() else None
 
     def _unused(self) -> nn.Module:
         """A copy that has never run, in the precision asked for."""
@@ -183,11 +216,15 @@ class Bench:
             if kind == STATISTICS[1]:
                 values = 0.5 + torch.from_numpy(np.asarray(rng.random(tuple(tensor.shape))))
             elif tensor.ndim > 1:
-                values = scale * values / max(1, math.prod(tensor.shape[1:])) ** 0.5
+                values.mul_(scale / max(1, math.prod(tensor.shape[1:])) ** 0.5)
             else:
                 values = (1.0 if kind == "weight" else 0.25 * scale) + 0.5 * scale * values
             weights[name] = values.to(tensor.device, tensor.dtype)
         # Names of one tied tensor hold one thing.
+        slots = self._slots
+        if slots is not None:
+            last = {id(slots[name]): tensor for name, tensor in weights.items()}
+            return {name: last[id(slots[name])] for name in weights}
         self._load(self.used, weights)
         return {name: tensor.clone() for name, tensor in self._tensors(self.used).items()}
 
@@ -202,17 +239,36 @@ class Bench:
     def run(self, weights: Weights) -> list[Tensor]:
         """The outputs at these weights: floating point ones as float64, complex ones as pairs, integer ones as they
         are; on the CPU."""
-        module = self._unused() if self.is_fresh else self.used
-        self._load(module, weights)
-        return self._forward(module)
+        if self.is_fresh:
+            module = self._unused()
+            self._load(module, weights)
+            return self._forward(module)
+        self._bring(weights)
+        return self._forward(self.used)
+
+    def _bring(self, weights: Weights) -> None:
+        """Load weights into the module that is used again and again: those that it does not hold already."""
+        slots = self._slots
+        if slots is None:
+            self._load(self.used, weights)
+            return
+        with torch.no_grad():
+            for name, weight in weights.items():
+                slot = slots[name]
+                # A forward pass that writes to its weights is seen by the slot's version.
+                if self._held.get(name, (None, 0)) != (id(weight), slot._version):
+                    slot.copy_(weight)
+        self._held = {name: (id(weight), slots[name]._version) for name, weight in weights.items()}
+        # Numbers of objects are theirs as long as they are kept.
+        self._kept = weights
 
     def _forward(self, module: nn.Module) -> list[Tensor]:
-        given = mapped(self.call.given, torch.clone)
+        given = with_tensors_changed(self.call.given, torch.clone)
         if self.is_seeded:
             torch.manual_seed(0)
             np.random.seed(0)  # noqa: NPY002
             random.seed(0)
-        with torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
+        with uncompiled(), torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
             returned = self.call.run(module, given)
         self.coarsest = watch.coarsest
         outputs = []
@@ -274,11 +330,15 @@ class Bench:
 
         The caller's model may have run: what it computed from its weights then is in every copy.
         """
-        found = []
-        for attribute in _attributes(self.module, self.buffers):
+        found: list[_Attribute] = []
+        attributes = list(_attributes(self.module, self.buffers))
+        if not attributes:
+            return
+        loaded = self._unused()
+        self._load(loaded, weights)
+        for attribute in attributes:
             for way in (attribute, _Attribute(attribute.part, attribute.name, is_deleted=True)):
-                module = self._unused()
-                self._load(module, weights)
+                module = _sharing_weights(loaded)
                 try:
                     way.empty(module)
                     self._forward(module)
@@ -289,7 +349,7 @@ class Bench:
                     break
         self.emptied = found
         if found:
-            self.used = self._unused()
+            self._use(self._unused())
 
     def _same(self, outputs: list[Tensor], others: list[Tensor]) -> bool:
         if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in others]:

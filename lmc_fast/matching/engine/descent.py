@@ -22,7 +22,7 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, leaves, taken_together
+from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
@@ -186,7 +186,8 @@ class CoordinateDescent:
     def _settle_together(self, root: str, order: Collection[str]) -> bool:
         """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
 
-        None of them can be told by itself where it shows up beside the others alone.
+        None of them can be told by itself where it shows up beside the others alone. One that is known by itself
+        somewhere is settled by that: the others come after it, and gains of several at once are large.
 
         Args:
             order: the groups so far, this one among them.
@@ -202,9 +203,9 @@ class CoordinateDescent:
                     if other in unsettled - roots:
                         roots.add(other)
                         found.extend(self.units[other])
-        if len(roots) == 1:
-            return False
         settled = set(self.spec.roots) - unsettled
+        if len(roots) == 1 or self._is_known_alone(root, settled):
+            return False
         known: dict[Units, dict[Leaf, None]] = {}
         for units in found:
             for leaf in self.leaves[units]:
@@ -220,6 +221,16 @@ class CoordinateDescent:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
         return True
+
+    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
+        """Whether a root group and all that it owns show up where everything else is settled."""
+        known = {
+            name
+            for units, of in self._settled_leaves(root, settled).items()
+            if of
+            for name in groups_of(self.spec, units)
+        }
+        return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.

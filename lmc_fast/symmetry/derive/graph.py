@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
-from .look import RULES, Dims, Look, packet_name
+from .look import CARRIES, READS, RULES, Dims, Look, Numbers, packet_name
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
 
-__all__ = ["Walked", "export", "walk"]
+__all__ = ["Walked", "export", "pin_unused", "walk"]
 
 assert rules
 
@@ -32,12 +33,18 @@ class Walked:
         parameters: the dimensions of every tensor of the model's state that can be moved, by name.
         values: the dimensions of every value of the graph.
         unknown: operations without a rule, with how often they stood there.
+        tied: the first name of each tied tensor, by what is equal for all of its names.
+        used: dimensions of parameters that an operation uses, by identity.
+        numbers: those of units by which values were looked up: where entries have them, such a unit stands beside them.
     """
 
     terms: Terms
     parameters: dict[str, Dims]
     values: list[Dims] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
+    tied: dict[Hashable, str] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)
+    numbers: list[Numbers] = field(default_factory=list)
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
@@ -48,41 +55,57 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         return decomposed
 
 
-def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapping[str, Hashable]) -> Walked:
+def walk(
+    program: ExportedProgram,
+    state: Mapping[str, Tensor],
+    identities: Mapping[str, Hashable],
+    walked: Walked | None = None,
+    prefix: str = "",
+) -> Walked:
     """Carry terms through the graph.
 
     Args:
         program: as `export` gives it.
         state: the tensors of the model that can be moved, by name.
         identities: by name what is equal for the names of one tied tensor.
+        walked: of other graphs with the same parameters, which is gone on with: what moves has to move in all.
+        prefix: of the part of the model that the graph is of, with a dot at its end.
+
+    Returns:
+        What is known; dimensions that no operation uses are pinned by `pin_unused`, after the last graph.
     """
-    walked = Walked(Terms(), {})
+    walked = Walked(Terms(), {}) if walked is None else walked
     known: dict[Node, Any] = {}
-    tied: dict[Hashable, str] = {}
+    numbered: dict[Any, Numbers] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-    used: set[int] = set()
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state, identities, tied)
+            known[node] = _entering(walked, node, places.get(node.name), state, identities, prefix)
         elif node.op == "call_function":
-            known[node] = _called(walked, node, known)
+            known[node] = _called(walked, node, known, numbered)
         elif node.op == "get_attr":
             known[node] = _attribute(walked, node)
         elif node.op == "output":
             for value in node.all_input_nodes:
+                if value in numbered:
+                    walked.terms.pin(numbered[value].of, numbered[value].why)
                 for dims in _each(known[value]):
                     for term in dims:
                         walked.terms.pin(term, Pin("output", "", "is what the model gives"))
         if node in known:
             walked.values += _each(known[node])
             if node.op == "placeholder" and node.users:
-                used |= {id(term) for term in known[node]}
+                walked.used |= {id(term) for term in known[node]}
+    return walked
+
+
+def pin_unused(walked: Walked) -> None:
+    """Pin the dimensions of parameters that no operation of any graph uses."""
     for dims in walked.parameters.values():
         # Under all of its names, for one that is tied.
         for term in dims:
-            if id(term) not in used:
+            if id(term) not in walked.used:
                 walked.terms.pin(term, Pin("nothing", "", "no operation uses it"))
-    return walked
 
 
 def _entering(
@@ -91,17 +114,17 @@ def _entering(
     place: Any,
     state: Mapping[str, Tensor],
     identities: Mapping[str, Hashable],
-    tied: dict[Hashable, str],
+    prefix: str,
 ) -> Dims:
     """The dimensions of an input of the graph: a parameter, a buffer, a constant, or what the caller gives."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return []
     kind = None if place is None else place.kind
-    name = str(None if place is None else place.target)
+    name = prefix + str(None if place is None else place.target)
     moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
     if moves and (value.is_floating_point() or value.is_complex()):
-        first = tied.setdefault(identities[name], name)
+        first = walked.tied.setdefault(identities[name], name)
         if first not in walked.parameters:
             walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
         walked.parameters[name] = walked.parameters[first]
@@ -120,20 +143,24 @@ def _attribute(walked: Walked, node: Node) -> Dims:
     return [walked.terms.atom(int(size), Pin("constant", "", "is held by the graph")) for size in shape]
 
 
-def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
+def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[Any, Numbers]) -> Any:
     """The dimensions of an operation's result, or of each of its results."""
     name = packet_name(node.target)
     if name in ("getitem", "operator.getitem"):
         source: Any = node.args[0]
         index: Any = node.args[1]
         given = known[source]
+        if (source, index) in numbered:
+            numbered[node] = numbered[source, index]
         return given[index] if given and isinstance(given[0], list) else given
-    look = Look(walked.terms, node, known, source_line(node))
+    look = Look(walked.terms, node, known, source_line(node), numbered)
     if not any(isinstance(value, Tensor) for value in _values(node.meta.get("val"))):
         return []
     rule = RULES.get(name)
     if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
         rule = broadcast
+    if name not in READS and name not in CARRIES:
+        look.unread(*node.all_input_nodes)
     if rule is None:
         walked.unknown[name] = walked.unknown.get(name, 0) + 1
         results = look.all_pinned("no rule for this operation")
@@ -141,8 +168,31 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
         found = rule(look)
         results = found if found and isinstance(found[0], list) else [found]  # type: ignore[list-item]
         walked.values += look.inside
+        _carry(look, name, results)
     _check(look, results)
-    return results if isinstance(node.meta.get("val"), (list, tuple)) else results[0]
+    several = isinstance(node.meta.get("val"), (list, tuple))
+    for place, numbers in look.gives.items():
+        numbered[(node, place) if several else node] = numbers
+    walked.numbers += look.looked_up
+    return results if several else results[0]
+
+
+def _carry(look: Look, name: str, results: list[Dims]) -> None:
+    """Numbers that an operation lays out anew are numbers of the same units."""
+    if name not in CARRIES or not look.tensors():
+        return
+    first = look.tensors()[0]
+    look.unread(*look.tensors()[1:])
+    numbers = look.numbers(first)
+    if numbers is None:
+        return
+    before, after = int(first.meta["val"].numel()), [math.prod(shape) for shape in look.shapes]
+    for place, dims in enumerate(results):
+        if after[place] == before:
+            look.gives[place] = replace(numbers, dims=dims)
+        else:
+            source = object()
+            look.gives[place] = replace(numbers, dims=dims, source=source, among=source, is_order=False)
 
 
 def _check(look: Look, results: list[Dims]) -> None:
