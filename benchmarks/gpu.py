@@ -163,7 +163,6 @@ def _measured(arguments: argparse.Namespace, works: Iterator[Work], device: torc
                         limits,
                         report,
                         ahead=ahead,
-                        tolerance=TOLERANCE,
                         errors=errors,
                     )
                     wrong += not error <= TOLERANCE
