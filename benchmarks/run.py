@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import (
     architectures,
     cells,
+    derive,
     fuzz,
     kernels,
     lap,
@@ -28,7 +29,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, spectral, compile_kernels, plot, cells, architectures),
+    *(kernels, spectral, compile_kernels, plot, cells, architectures, derive),
 )
 
 
