@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import (
     architectures,
     cells,
+    derive,
     fuzz,
     gpu,
     kernels,
@@ -29,7 +30,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive),
 )
 
 

@@ -87,10 +87,9 @@ def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
             terms.pin(atom, _IN_ORDER)
     # What stands beside units that stay may have an order of its own at each of these.
     at_each = [each for of in dims.values() for each in levels(terms, of)]
-    for atom, given in own_orders(terms, found.near, at_each).items():
-        for other in given[:1]:
-            if atom.pin is None and not atom.at and not atom.is_alike and other.size <= _MOST_ORDERS:
-                terms.instance(atom, other, 0)
+    for atom, owners in own_orders(terms, found.near, at_each).items():
+        if owners and owners[0].size <= _MOST_ORDERS and atom.pin is None and not atom.at and not atom.is_alike:
+            terms.instance(atom, owners[0], 0)
 
 
 def _joined(dims: Dims, leads: Callable[[Term, Term], bool]) -> list[Run]:
