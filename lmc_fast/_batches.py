@@ -24,9 +24,8 @@ A batch counts by its examples: the length of the first tensor in the targets, e
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -36,8 +35,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ._checks import describe, fail_type
+from ._nested import entries_of, is_sequence, leaves, mapped
 
-__all__ = ["ABSENT", "LABELS", "Batch", "Reader", "check_batches", "count_of", "differentiable", "label_of", "mapped"]
+__all__ = ["ABSENT", "LABELS", "Batch", "Reader", "check_batches", "count_of", "differentiable", "label_of"]
 
 LABELS = ("labels", "label", "targets", "target", "y")
 
@@ -143,7 +143,7 @@ class Reader:
                 return Batch(where, (), {}, _targets_in(whole), whole, _examples(whole))
             args, kwargs, rest = self._parts(whole)
             targets = ABSENT if not rest else _only(rest) if len(rest) == 1 else rest
-            if not any(_is_data(leaf) for leaf in _leaves((args, kwargs))):
+            if not any(_is_data(leaf) for leaf in leaves((args, kwargs))):
                 raise _NoBatch(f"is {describe(whole)} and holds no tensor")
             if self.wants_targets and targets is ABSENT:
                 raise _NoBatch(f"is {describe(whole)} and holds no targets")
@@ -160,14 +160,14 @@ class Reader:
 
     def _parts(self, batch: Any) -> _Parts:
         """Positional arguments, keyword arguments, and what is left for targets."""
-        entries = _entries_of(batch)
+        entries = entries_of(batch)
         # Of the class: dicts that give their entries as attributes may raise KeyError where they have none.
         fields = getattr(type(batch), "_fields", None)
         if entries is None and fields and not isinstance(batch, PackedSequence) and self.taken.knows(fields):
             entries = dict(zip(fields, batch, strict=True))
         if entries is not None:
             return self._of_entries(entries)
-        if _is_sequence(batch):
+        if is_sequence(batch):
             return self._of_items(tuple(batch))
         return (*self._inputs(batch), ())
 
@@ -203,14 +203,14 @@ class Reader:
         return args, kwargs, rest
 
     def _is_spread(self, inputs: Any) -> bool:
-        entries = _entries_of(inputs)
+        entries = entries_of(inputs)
         if entries is not None:
             return self.taken.knows(entries)
         return _are_inputs(inputs) and self.taken.required <= len(inputs) <= self.taken.most
 
     def _inputs(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What forward is given of a batch's inputs."""
-        entries = _entries_of(inputs)
+        entries = entries_of(inputs)
         if entries is not None and self.taken.knows(entries):
             unknown = [key for key in entries if not self.taken.takes(key)]
             if unknown:
@@ -313,32 +313,6 @@ class _Taken:
         return self.text
 
 
-def mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The same structure with ``leaf(each)`` for what is in it; containers are copied, the caller's stay."""
-    if isinstance(value, PackedSequence):
-        return leaf(value)
-    if isinstance(value, Mapping):
-        items = {key: mapped(item, leaf) for key, item in value.items()}
-        if type(value) is dict or not isinstance(value, MutableMapping):
-            return items
-        made = copy.copy(value)
-        for key, item in items.items():
-            made[key] = item
-        return made
-    if _is_sequence(value):
-        parts = [mapped(item, leaf) for item in value]
-        if hasattr(value, "_fields"):
-            return type(value)(*parts)
-        return tuple(parts) if isinstance(value, tuple) else parts
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        again: Any = copy.copy(value)
-        for field in dataclasses.fields(value):
-            if hasattr(value, field.name):
-                object.__setattr__(again, field.name, mapped(getattr(value, field.name), leaf))
-        return again
-    return leaf(value)
-
-
 def _only(rest: tuple[Any, ...] | dict[Any, Any]) -> Any:
     return next(iter(rest.values() if isinstance(rest, dict) else rest))
 
@@ -355,32 +329,15 @@ def label_of(entries: Mapping[Any, Any]) -> Any:
 
 def _targets_in(whole: Any) -> Any:
     """The targets of a batch that a function of the caller's is given, where they can be told."""
-    entries = _entries_of(whole)
+    entries = entries_of(whole)
     if entries is not None:
         return label_of(entries)
-    return whole[1] if _is_sequence(whole) and len(whole) == 2 else ABSENT
-
-
-def _entries_of(value: Any) -> Mapping[Any, Any] | None:
-    """A mapping or a dataclass as names and values; None for anything else."""
-    if isinstance(value, Mapping):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: getattr(value, field.name)
-            for field in dataclasses.fields(value)
-            if getattr(value, field.name, None) is not None
-        }
-    return None
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and not isinstance(value, (PackedSequence, torch.Size))
+    return whole[1] if is_sequence(whole) and len(whole) == 2 else ABSENT
 
 
 def _are_inputs(value: Any) -> bool:
     """Whether it is a sequence of inputs, and not one input that is a list of numbers or texts."""
-    return _is_sequence(value) and any(not isinstance(item, (str, bytes, int, float)) for item in value)
+    return is_sequence(value) and any(not isinstance(item, (str, bytes, int, float)) for item in value)
 
 
 def _is_movable(value: Any) -> bool:
@@ -391,19 +348,10 @@ def _is_data(leaf: Any) -> bool:
     return isinstance(leaf, (Tensor, PackedSequence, str)) or _is_movable(leaf)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    entries = _entries_of(value)
-    if entries is None and not _is_sequence(value):
-        yield value
-        return
-    for item in value if entries is None else entries.values():
-        yield from _leaves(item)
-
-
 def _examples(*values: Any) -> int:
     """The length of the first tensor in these, which is looked for in one after another; 1 where there is none."""
     for value in values:
-        for leaf in _leaves(value):
+        for leaf in leaves(value):
             if isinstance(leaf, PackedSequence):
                 return int(leaf.batch_sizes[0])
             if isinstance(leaf, Tensor) and leaf.ndim:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ._batches import ABSENT, Batch, Reader, label_of, mapped
+from ._batches import ABSENT, Batch, Reader, label_of
 from ._checks import describe, fail_type
 from ._models import device_of
 from ._modes import as_caller
+from ._nested import mapped
 
 __all__ = [
     "NO_GRADIENT",

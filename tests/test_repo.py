@@ -24,7 +24,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
-    {"_version", "_checks", "_extras", "_files", "_native", "_terminal"},
+    {"_version", "_checks", "_extras", "_files", "_native", "_nested", "_terminal"},
     {"_batches", "_derived", "_modes", "_norms", "_safetensors", "_signals", "_tensors"},
     {"_copies"},
     {"_wrappers"},

@@ -12,7 +12,7 @@ from .._calls import Calls, Forward, LossFn
 from .._models import unwrapped
 from ..symmetry import PermutationSpec
 from ..symmetry.bench import generators_kept
-from ..symmetry.calls import Call, calls_of, mapped
+from ..symmetry.calls import Call, calls_of, with_tensors_changed
 from ..symmetry.verification import Verification
 from ..symmetry.verify import CannotVerifyError, examine
 
@@ -88,7 +88,7 @@ def _few(inputs: Any) -> Any:
         counts.add(len(tensor) if tensor.ndim and tensor.layout is torch.strided else 0)
         return tensor
 
-    mapped(inputs, count)
+    with_tensors_changed(inputs, count)
     if len(counts) != 1 or counts == {0}:
         return inputs
-    return mapped(inputs, lambda tensor: tensor[:EXAMPLES])
+    return with_tensors_changed(inputs, lambda tensor: tensor[:EXAMPLES])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
 from .._modes import as_caller
-from .calls import Call, mapped, tensors_in
+from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
 __all__ = ["FAILURES", "SCALES", "Bench", "CannotVerifyError", "Weights", "generators_kept", "is_number"]
@@ -149,7 +149,7 @@ class Bench:
             return tensor.detach().to(device, dtype if is_cast else tensor.dtype, copy=True)
 
         with torch.inference_mode(False):
-            self.call = Call(mapped(call.given, prepared), call.run)
+            self.call = Call(with_tensors_changed(call.given, prepared), call.run)
 
     def _unused(self) -> nn.Module:
         """A copy that has never run, in the precision asked for."""
@@ -207,7 +207,7 @@ class Bench:
         return self._forward(module)
 
     def _forward(self, module: nn.Module) -> list[Tensor]:
-        given = mapped(self.call.given, torch.clone)
+        given = with_tensors_changed(self.call.given, torch.clone)
         if self.is_seeded:
             torch.manual_seed(0)
             np.random.seed(0)  # noqa: NPY002

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,8 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["Call", "calls_of", "mapped", "shapes_of", "tensors_in"]
+from .._nested import mapped
+
+__all__ = ["Call", "calls_of", "shapes_of", "tensors_in", "with_tensors_changed"]
 
 # What a language model hands on to its own next call: hidden units, which a right spec permutes.
 STATE = ("past_key_values", "past_key_value", "mems")
@@ -55,36 +57,17 @@ def calls_of(module: nn.Module, example_inputs: Any) -> list[Call]:
     return [whole]
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_tensors_changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A copy of nested structures with every tensor changed; numpy arrays become tensors."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return change(torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
-    if type(value) in (tuple, list):
-        return type(value)(mapped(item, change) for item in value)
-    if isinstance(value, Mapping):
-        items = {key: mapped(item, change) for key, item in value.items()}
-        if type(value) is dict:
-            return items
-        fresh: Any = copy.copy(value)
-        # Asked of the object itself: dicts that give entries as attributes may raise KeyError where they have none.
-        if isinstance(getattr(fresh, "__dict__", {}).get("data"), dict):
-            # BatchEncoding and collections.UserDict keep their items there.
-            fresh.data = items
-        elif hasattr(type(fresh), "update"):
-            fresh.update(items)
-        else:
-            return items
-        return fresh
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        other: Any = copy.copy(value)
-        for part in dataclasses.fields(value):
-            object.__setattr__(other, part.name, mapped(getattr(value, part.name), change))
-        return other
-    return value
+
+    def leaf(each: Any) -> Any:
+        if isinstance(each, PackedSequence):
+            return each._replace(data=change(each.data))
+        if isinstance(each, np.ndarray) and each.dtype.kind in "biufc":
+            each = torch.from_numpy(np.array(each, dtype=each.dtype.newbyteorder("=")))
+        return change(each) if isinstance(each, Tensor) else each
+
+    return mapped(value, leaf)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -113,5 +96,5 @@ def shapes_of(value: Any) -> str:
         found.append(tensor)
         return tensor
 
-    mapped(value, note)
+    with_tensors_changed(value, note)
     return ", ".join(str(list(tensor.shape)) for tensor in found) or "none"
