@@ -29,6 +29,7 @@ from .assignment import (
     linear_sum_assignment,
     linear_sum_assignment_batched,
 )
+from .large import MergeResult, merge_checkpoints
 from .matching import (
     ManyMatching,
     Matching,
@@ -64,6 +65,7 @@ __all__ = [
     "LossLandscape",
     "ManyMatching",
     "Matching",
+    "MergeResult",
     "PermutationSpec",
     "Permutations",
     "Segment",
@@ -87,6 +89,7 @@ __all__ = [
     "loss_landscape",
     "match_many",
     "merge",
+    "merge_checkpoints",
     "pairwise_barriers",
     "reestimate_batchnorm",
     "repair",

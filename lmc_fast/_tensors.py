@@ -105,7 +105,7 @@ def check_dense(argument: str, tensor: object) -> None:
 
 
 def check_indices(argument: str, index: Tensor, size: int | None = None) -> None:
-    """IndexError unless int64 indices are of a dimension of `size`, or as long as they are; torch would not name them."""
+    """IndexError unless int64 indices are of a dimension of `size`, or as long as they are; torch would not name it."""
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < (index.numel() if size is None else size)):
         raise IndexError(f"{argument} must hold indices of its dimension")
 

@@ -24,7 +24,7 @@ from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
 from ...symmetry.views import Leaf, Units, leaves, taken_together
 from .gains import GainCache, settled_leaves
-from .leading import LeadingGains, is_worth_leading
+from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
 from .workers import SideBySide
@@ -126,12 +126,17 @@ class CoordinateDescent:
         # By the segments of an axis, and the roots that are left in place.
         self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
 
-    def leading(self) -> CoordinateDescent | None:
+    def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
 
         None where it would not be short, or where these parts are no more than noise.
+
+        Args:
+            probe: whether to look at a few weights before all are factored.
         """
         if not is_worth_leading(self.a, self.leaves):
+            return None
+        if probe and not seem_to_stand_out(self.a, self.b, self.leaves, self.norms):
             return None
         other = copy.copy(self)
         other.choices, other.solvers, other._indices = dict(self.choices), {}, {}

@@ -23,12 +23,13 @@ def laid_out(tensor: Tensor, gathers: Gathers) -> Tensor:
     cpu = torch.device("cpu")
     places = dict(zip(kept, addresses("gathers", list(kept.values()), cpu, (torch.int64,)), strict=True))
     sizes = [len(kept[d]) if d in kept else size for d, size in enumerate(tensor.shape)]
+    (place,) = addresses("tensor", (tensor,), cpu, TYPES)
     out = torch.empty(sizes, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
     _native.lay_out(
         TYPES[tensor.dtype],
         sizes,
         tensor.shape,
-        *addresses("tensor", (tensor,), cpu, TYPES),
+        place,
         tensor.stride(),
         [places.get(d, 0) for d in range(tensor.ndim)],
         out.data_ptr(),
