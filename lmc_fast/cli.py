@@ -1,4 +1,4 @@
-"""The command line: `lmc-fast demo`, `align`, `paper` and `analyze`."""
+"""The command line: `lmc-fast demo`, `align`, `merge`, `paper` and `analyze`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ._files import next_free_name
 from ._signals import stop_of, tell
 from ._terminal import make_readable, width_of
 from ._version import __version__
+from .large_commands import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,6 +245,9 @@ def align(
         click.echo(f"wrote {click.format_filename(out)}")
         if file_b.left_out:
             click.echo(f"lmc-fast: {left_out_note(model_b, file_b.left_out)}", err=True)
+
+
+register(cli, _one_line_errors)
 
 
 @contextmanager

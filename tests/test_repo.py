@@ -40,7 +40,7 @@ ROOMS = [
     {"checkpoints"},
     {"large"},
     {"report"},
-    {"experiments"},
+    {"experiments", "large_commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,17 @@ from .._backend import check_device
 from .._checks import check_finite, check_floats, check_int, check_type
 from .._derived import derived_weights
 from .._files import write_text
-from .._models import counted_names, equal_names
 from .._modes import neutral
-from .._tensors import FLOATS
 from .._version import __version__
-from ..checkpoints.aligned import MatchedPart, matched_part
 from ..matching import Matching, match_many
-from ..matching.engine.descent import CoordinateDescent
-from ..matching.engine.measures import distance_between, distance_from
-from ..matching.weight import check_finite_weights, check_freeze, sweeps_of
-from ..ops.permuted_dot import Overlap, overlap
+from ..matching.weight import check_freeze
 from ..symmetry import Permutations, PermutationSpec
 from .card import card_of
 from .inputs import Input, check_alike, open_input, spec_for
 from .journal import choices_from, choices_to
+from .matcher import Matcher
 from .plan import Plan, calibrated, plan_of
-from .search import SEARCHES, Searcher
+from .search import SEARCHES
 from .staging import Staging, check_output
 from .watch import Rates, Watch
 from .writing import CHECKSUMS, Sum, layout_of, write_shards, write_sidecars
@@ -338,6 +331,16 @@ class _Run:
     ) -> None:
         self.inputs, self.spec, self.options, self.shares = inputs, spec, options, shares
         self.device, self.staging, self.journal, self.watch = device, staging, staging.journal, watch
+        self.matcher = Matcher(
+            inputs,
+            spec,
+            search=options.search,
+            freeze=options.freeze,
+            max_sweeps=options.max_sweeps,
+            device=device,
+            journal=staging.journal,
+            watch=watch,
+        )
 
     def run(self, began: float, *, with_code: bool) -> tuple[list[Matching], dict[str, str]]:
         """Match and write; returns the matchings, and the checksums of a folder's files."""
@@ -352,7 +355,7 @@ class _Run:
             )
         self.watch.expect(written=sum(tensor.nbytes for tensor in first.shapes.values()))
         if self.options.method == "wm":
-            matches = [self._matched(m) for m in range(1, len(self.inputs))]
+            matches = [self.matcher.matched(m) for m in range(1, len(self.inputs))]
         else:
             matches = self._matched_together()
         total = Sum(
@@ -364,81 +367,9 @@ class _Run:
         )
         return matches, self._write(total, matches, with_code)
 
-    def _part(self, m: int) -> tuple[MatchedPart, list[str]]:
-        """What of the first model and another one is matched, and the names that count."""
-        a, b = self.inputs[0], self.inputs[m]
-        part = matched_part(self.spec, a.tensors, b.tensors)
-        told: Any = part.tensors_a if a.directory is None else a.directory.module
-        names = [name for name in counted_names(told, part.tensors_a) if part.tensors_a[name].dtype in FLOATS]
-        again = equal_names([part.tensors_a, part.tensors_b], names, part.spec.axes)
-        self._let_go()
-        return part, [name for name in names if name not in again and name not in a.tied]
-
-    def _matched(self, m: int) -> Matching:
-        """Lay a model over the first by weight matching."""
-        began = time.perf_counter()
-        part, names = self._part(m)
-        overlaps = self._overlaps(m, part, names)
-        inner = sum(each.dot for each in overlaps.values())
-        descent = CoordinateDescent(
-            part.spec,
-            part.tensors_a,
-            part.tensors_b,
-            dict.fromkeys(names, 1.0),
-            Permutations.identity(part.spec),
-            self.options.freeze,
-            self.device,
-            overlaps,
-            room=0,
-        )
-        found = Searcher(
-            descent,
-            inner,
-            search=self.options.search,
-            max_sweeps=self.options.max_sweeps,
-            journal=self.journal,
-            name=f"match {self.inputs[m].label}",
-            watch=self.watch,
-            let_go=self._let_go,
-        ).run()
-        moved, identity = Permutations(part.spec, found.choices), Permutations.identity(part.spec)
-        squares = sum(each.a + each.b for each in overlaps.values())
-        direct = partial(distance_between, part.tensors_a, part.tensors_b, dict.fromkeys(names, 1.0))
-        return Matching(
-            permutations=Permutations(self.spec, found.choices),
-            objective=found.objective,
-            l2_before=distance_from(squares, inner, partial(direct, identity)),
-            l2_after=distance_from(squares, found.objective, partial(direct, moved)),
-            converged=found.converged,
-            history=tuple(sweeps_of(found.steps, found.objective)),
-            seconds=time.perf_counter() - began,
-            method="weight matching",
-            verified=self.spec.verified,
-        )
-
-    def _overlaps(self, m: int, part: MatchedPart, names: Sequence[str]) -> dict[str, Overlap]:
-        """Norms and inner products of all parameters, and whether all are finite."""
-        label = self.inputs[m].label
-        done = self.journal.get(["norms", label])
-        if done is None:
-            self.watch.begin("reading", model=str(self.inputs[m].path))
-            self.watch.expect(read=sum(2 * part.tensors_a[name].nbytes for name in names))
-            done = {}
-            for name in names:
-                a, b = part.tensors_a[name], part.tensors_b[name]
-                found = overlap(a, b)
-                if not math.isfinite(found.a) or not math.isfinite(found.b):
-                    for each, tensors in ((self.inputs[0], part.tensors_a), (self.inputs[m], part.tensors_b)):
-                        check_finite_weights(f"model {str(each.path)!r}", tensors, [name])
-                done[name] = list(found)
-                self._let_go()
-                self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
-            self.journal.add(["norms", label], done)
-        return {name: Overlap(*done[name]) for name in names}
-
     def _matched_together(self) -> list[Matching]:
         """Lay all models over the first at once."""
-        parts = [self._part(m) for m in range(1, len(self.inputs))]
+        parts = [self.matcher.part(m) for m in range(1, len(self.inputs))]
         spec = parts[0][0].spec
         tensors: list[dict[str, Tensor]] = [parts[0][0].tensors_a, *(part.tensors_b for part, _ in parts)]
         done = self.journal.get(["match all"])
@@ -517,7 +448,3 @@ class _Run:
             f"{len(self.spec.groups)} groups of units; in place: {', '.join(self.options.freeze) or 'none'}",
         ]
         return card_of(self.inputs, self.shares, [None, *matches], title=title, what=what, options=options)
-
-    def _let_go(self) -> None:
-        for each in self.inputs:
-            each.let_go()
