@@ -39,7 +39,7 @@ from .matching import (
     straight_through_matching,
     weight_matching,
 )
-from .merging import interpolate, merge
+from .merging import interpolate, merge, rebase
 from .repair import reestimate_batchnorm, repair
 from .symmetry import (
     Axis,
@@ -91,6 +91,7 @@ __all__ = [
     "merge",
     "merge_checkpoints",
     "pairwise_barriers",
+    "rebase",
     "reestimate_batchnorm",
     "repair",
     "singular_factors",
