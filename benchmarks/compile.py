@@ -218,7 +218,13 @@ def _products(target: str) -> Iterator[Variant]:
 
 def _tile(config: Any) -> dict[str, int]:
     """The sizes that a product's configuration gives its kernel."""
-    return {"FLUSH": config.flush, "BLOCK_M": config.m, "BLOCK_N": config.n, "BLOCK_K": config.k}
+    return {
+        "FLUSH": config.flush,
+        "NESTED": config.nested,
+        "BLOCK_M": config.m,
+        "BLOCK_N": config.n,
+        "BLOCK_K": config.k,
+    }
 
 
 def _groups(target: str) -> Iterator[Variant]:
@@ -308,7 +314,7 @@ def _interpolations(target: str) -> Iterator[Variant]:
                     "lmc_fast.ops.permuted_lerp.triton:lerp_kernel",
                     f"{dtype}, {rows} x {columns}{', aligned' if aligned else ''}",
                     target,
-                    {"table": "*i64", "part_of_tile": "*i32", "first_tile": "*i64", "weights": f"*{sums}"},
+                    {"table": "*i64", "part_of_tile": "*i64", "first_tile": "*i64", "weights": f"*{sums}"},
                     {
                         "SOURCES": 2,
                         "OUTPUTS": 1,

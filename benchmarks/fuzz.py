@@ -9,7 +9,6 @@ import time
 from collections import Counter
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment as scipy_assignment
 
 from lmc_fast.assignment import AssignmentSolver, linear_sum_assignment
 
@@ -26,6 +25,8 @@ def check(problem: Problem, warm: AssignmentSolver | None = None) -> str:
     Raises:
         AssertionError: an answer is wrong.
     """
+    from scipy.optimize import linear_sum_assignment as scipy_assignment
+
     cost, maximize = problem.cost, problem.maximize
     before = cost.tobytes()
     solver = AssignmentSolver(maximize)

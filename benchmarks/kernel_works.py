@@ -16,7 +16,20 @@ from lmc_fast.ops.spectral_overlap import spectral_overlap
 
 from .solvers import OURS
 
-__all__ = ["Work", "resnet50_shapes", "transformer_shapes", "works"]
+__all__ = [
+    "Work",
+    "correction_work",
+    "gain_error",
+    "gain_work",
+    "interpolation_work",
+    "model_work",
+    "overlap_work",
+    "resnet50_shapes",
+    "several_lambdas_work",
+    "small_groups_work",
+    "transformer_shapes",
+    "works",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Work:
         moved, operations: bytes that have to be moved and operations that have to be done, at least.
         contenders: what does it.
         error: of our result, relative in norm to the exact one rounded to its dtype; read after the run.
+        term: what a gain matrix is of.
     """
 
     family: str
@@ -37,25 +51,26 @@ class Work:
     operations: int
     contenders: Mapping[str, Callable[[], object]]
     error: Callable[[], float]
+    term: Term | None = None
 
 
 def works(sizes: Sequence[int], device: torch.device) -> Iterator[Work]:
     """Everything that is measured, made one after another."""
     for n in sizes:
         for dtype in (torch.float32, torch.bfloat16):
-            yield _interpolation(n, dtype, device)
-    yield _model("resnet50", resnet50_shapes(), torch.float32, device)
+            yield interpolation_work(n, dtype, device)
+    yield model_work("resnet50", resnet50_shapes(), torch.float32, device)
     if device.type == "cuda":
-        yield _model("transformer, 32 layers of 2048", transformer_shapes(32, 2048), torch.bfloat16, device)
-    yield _several_lambdas(resnet50_shapes(), device)
+        yield model_work("transformer, 32 layers of 2048", transformer_shapes(32, 2048), torch.bfloat16, device)
+    yield several_lambdas_work(resnet50_shapes(), device)
     for n in sizes:
         for dtype in (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,):
             for columns in (False, True):
-                yield _gain(n, dtype, columns, device)
-            yield _correction(n, dtype, device)
-    yield _small_groups(48, torch.float32, device)
+                yield gain_work(n, dtype, columns, device)
+            yield correction_work(n, dtype, device)
+    yield small_groups_work(48, torch.float32, device)
     for n in sizes:
-        yield _overlap(n, device)
+        yield overlap_work(n, device)
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:
@@ -80,7 +95,7 @@ def transformer_shapes(layers: int, width: int) -> list[tuple[int, ...]]:
     return [(32000, width), *layer * layers, (width,)]
 
 
-def _interpolation(n: int, dtype: torch.dtype, device: torch.device) -> Work:
+def interpolation_work(n: int, dtype: torch.dtype, device: torch.device) -> Work:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     rows, columns = (torch.randperm(n).to(device) for _ in range(2))
     out, first, second = (torch.empty_like(a) for _ in range(3))
@@ -112,7 +127,7 @@ def _interpolation(n: int, dtype: torch.dtype, device: torch.device) -> Work:
     return Work("interpolation", n, dtype, 3 * a.nbytes, 2 * a.numel(), contenders, error)
 
 
-def _model(name: str, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Work:
+def model_work(name: str, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> Work:
     parts, gathers = _parts(shapes, dtype, device)
     out = [[torch.empty_like(part[0]) for part in parts]]
 
@@ -146,7 +161,7 @@ def _model(name: str, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, dev
     return Work(f"interpolation of {name}", entries, dtype, moved, 2 * entries, contenders, error)
 
 
-def _several_lambdas(shapes: Sequence[tuple[int, ...]], device: torch.device) -> Work:
+def several_lambdas_work(shapes: Sequence[tuple[int, ...]], device: torch.device) -> Work:
     parts, gathers = _parts(shapes, torch.float32, device)
     weights = [[1 - k / 4, k / 4] for k in range(5)]
     out = [[torch.empty_like(part[0]) for part in parts] for _ in weights]
@@ -170,7 +185,7 @@ def _several_lambdas(shapes: Sequence[tuple[int, ...]], device: torch.device) ->
     return Work(family, entries, torch.float32, moved, 4 * len(weights) * entries, contenders, error)
 
 
-def _gain(n: int, dtype: torch.dtype, columns: bool, device: torch.device) -> Work:
+def gain_work(n: int, dtype: torch.dtype, columns: bool, device: torch.device) -> Work:
     """A square weight: its rows are the units and its columns are gathered, or the other way round."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     order = torch.randperm(n).to(device)
@@ -191,10 +206,10 @@ def _gain(n: int, dtype: torch.dtype, columns: bool, device: torch.device) -> Wo
             contenders[f"{OURS}, ieee"] = lambda: gain_matrix([term], precision="ieee")
     family = f"gain matrix, units on {'columns' if columns else 'rows'}"
     moved = 2 * a.nbytes + 4 * n * n
-    return Work(family, n, dtype, moved, 2 * n**3, contenders, lambda: _gain_error(gain_matrix([term]), [term]))
+    return Work(family, n, dtype, moved, 2 * n**3, contenders, lambda: gain_error(gain_matrix([term]), [term]), term)
 
 
-def _correction(n: int, dtype: torch.dtype, device: torch.device) -> Work:
+def correction_work(n: int, dtype: torch.dtype, device: torch.device) -> Work:
     """A twentieth of the gathered entries has moved."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     before = torch.randperm(n)
@@ -214,11 +229,12 @@ def _correction(n: int, dtype: torch.dtype, device: torch.device) -> Work:
     moved = 3 * entries * n * a.element_size() + 8 * n * n
     return Work(
         *("gain matrix, correction of 5 %", n, dtype, moved, 2 * n * n * entries, contenders),
-        lambda: _gain_error(gain_matrix([term]), [term]),
+        lambda: gain_error(gain_matrix([term]), [term]),
+        term,
     )
 
 
-def _small_groups(count: int, dtype: torch.dtype, device: torch.device) -> Work:
+def small_groups_work(count: int, dtype: torch.dtype, device: torch.device) -> Work:
     """Groups of 64 to 256 units, each with the weights before and behind it and a bias."""
     groups = []
     for g in range(count):
@@ -240,7 +256,7 @@ def _small_groups(count: int, dtype: torch.dtype, device: torch.device) -> Work:
     }
 
     def error() -> float:
-        return max(_gain_error(gain, terms) for gain, terms in zip(gain_matrices(groups), groups, strict=True))
+        return max(gain_error(gain, terms) for gain, terms in zip(gain_matrices(groups), groups, strict=True))
 
     squares = [(terms[0].unit_count() ** 2, sum(term.entry_count() for term in terms)) for terms in groups]
     entries = sum(term.a.nbytes + term.b.nbytes for terms in groups for term in terms)
@@ -249,7 +265,7 @@ def _small_groups(count: int, dtype: torch.dtype, device: torch.device) -> Work:
     return Work("gain matrices of small groups", count, dtype, moved, operations, contenders, error)
 
 
-def _overlap(n: int, device: torch.device) -> Work:
+def overlap_work(n: int, device: torch.device) -> Work:
     # Random vectors: an SVD of the larger sizes would take longer than all else.
     u_a, v_a, u_b, v_b = (torch.randn(n, n, device=device) / n**0.5 for _ in range(4))
     s = torch.linspace(1, 0.01, n, device=device)
@@ -288,7 +304,8 @@ def _parts(
     return parts, gathers
 
 
-def _gain_error(gain: Tensor, terms: list[Term]) -> float:
+def gain_error(gain: Tensor, terms: list[Term]) -> float:
+    """How far a gain matrix is from the exact one of its terms, relative in norm."""
     doubles = [Term(t.a.double(), t.b.double(), t.units, t.gathers, t.before) for t in terms]
     return _relative(gain, gain_naive.gain_matrix(doubles))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment as scipy_assignment
 
 from lmc_fast.assignment import Candidates, assignment_gap
 
@@ -162,6 +161,8 @@ def assert_optimal(cost: np.ndarray, rows: np.ndarray, columns: np.ndarray, maxi
     assert (rows[1:] > rows[:-1]).all(), "rows not ascending"
     assert len(set(columns.tolist())) == len(columns), "a column twice"
     cost = cost.astype(np.float64)
+    from scipy.optimize import linear_sum_assignment as scipy_assignment
+
     chosen, wanted = cost[rows, columns], cost[scipy_assignment(cost, maximize=maximize)]
     scale = np.abs(wanted).sum() + np.abs(chosen).sum()
     # Duals are as large as the largest entries, and so are their roundings, in scipy's too.

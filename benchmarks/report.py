@@ -51,7 +51,10 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    """The commit that is measured; outside a clone what LMC_FAST_COMMIT says, for copies of a tree, or "unknown"."""
+    """The commit that is measured: what LMC_FAST_COMMIT says, for copies of a tree, else the clone's, or "unknown"."""
+    told = os.environ.get("LMC_FAST_COMMIT")
+    if told:
+        return told
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -60,7 +63,7 @@ def _commit() -> str:
         described = done.stdout.strip()
     except OSError:
         described = ""
-    return described or os.environ.get("LMC_FAST_COMMIT", "unknown")
+    return described or "unknown"
 
 
 class Report:

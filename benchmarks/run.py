@@ -10,6 +10,7 @@ from . import (
     architectures,
     cells,
     fuzz,
+    gpu,
     kernels,
     lap,
     lap_batch,
@@ -28,7 +29,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, spectral, compile_kernels, plot, cells, architectures),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures),
 )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Gathers", "pairs", "rows_at_once", "total"]
+__all__ = ["Gathers", "numbers", "pairs", "rows_at_once", "total"]
 
 # For every dimension the indices (int64) that permute a tensor along it, or None where nothing moves.
 Gathers = Sequence[Tensor | None]
@@ -44,6 +44,20 @@ def total(terms: Iterator[Tensor]) -> float:
     for term in terms:
         found = found + term
     return float(found)
+
+
+def numbers(tensors: Iterable[Tensor]) -> list[list[float]]:
+    """The entries of small tensors, with one wait for each device."""
+    given = list(tensors)
+    found: list[list[float]] = [[] for _ in given]
+    places: dict[torch.device, list[int]] = {}
+    for k, tensor in enumerate(given):
+        places.setdefault(tensor.device, []).append(k)
+    for here in places.values():
+        flat = torch.cat([given[k].reshape(-1).to(torch.float64) for k in here]).tolist()
+        for k in here:
+            found[k], flat = flat[: given[k].numel()], flat[given[k].numel() :]
+    return found
 
 
 def _flat(tensor: Tensor) -> Tensor:

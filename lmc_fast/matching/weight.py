@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
+from .._chunks import numbers
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
-from ..ops.permuted_dot import overlap
+from ..ops.permuted_dot import overlaps
 from ..symmetry import Permutations, PermutationSpec
 from .engine.descent import CoordinateDescent, Step
 from .engine.frank_wolfe import check_affine, frank_wolfe
@@ -128,18 +129,19 @@ def weight_matching(
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    overlaps = {name: overlap(tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares}
-    inner = sum(weight * overlaps[name].dot for name, weight in shares.items())
+    both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
+    norms = dict(zip(shares, overlaps(both), strict=True))
+    inner = sum(weight * norms[name].dot for name, weight in shares.items())
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
-        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, overlaps)
+        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, norms)
         how = init if attempt == 0 else "random"
         reached = inner if how in ("anchored", "identity") else descent.objective()
         searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
     moved, identity = Permutations(view.spec, best.choices), Permutations.identity(view.spec)
-    squares = sum(weight * (overlaps[name].a + overlaps[name].b) for name, weight in shares.items())
+    squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
     return Matching(
         permutations=Permutations(spec, best.choices),
@@ -258,7 +260,9 @@ def _check_weights(
 
 def check_finite_weights(argument: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Raise ValueError, naming the tensor, where one of the named holds nan or infinity."""
-    for name in names:
-        # The sum is finite only if all entries are; where it is not, they are looked at one by one.
-        if not math.isfinite(tensors[name].sum().item()) and not bool(torch.isfinite(tensors[name]).all()):
+    given = list(names)
+    # The sum is finite only if all entries are; where it is not, they are looked at one by one.
+    sums = numbers(tensors[name].sum() for name in given)
+    for name, (total,) in zip(given, sums, strict=True):
+        if not math.isfinite(total) and not bool(torch.isfinite(tensors[name]).all()):
             raise ValueError(f"{argument} must have finite weights, but {name!r} holds nan or infinity")

@@ -202,8 +202,8 @@ def call_dot(rng: Random, risk: float) -> Call:
     a, b = tensor_like(rng, shape, dtype, risk), tensor_like(rng, shape, dtype, risk)
     gathers = [index_of(rng, size, risk) for size in shape]
     if chance(rng, 0.3):
-        return lambda: overlap(a, b), lambda: plain_dot.overlap(a.detach(), b.detach())
-    return lambda: permuted_dot(a, b, gathers), lambda: plain_dot.permuted_dot(a.detach(), b.detach(), gathers)
+        return lambda: overlap(a, b), lambda: tuple(plain_dot.overlap(a.detach(), b.detach()).tolist())
+    return lambda: permuted_dot(a, b, gathers), lambda: float(plain_dot.permuted_dot(a.detach(), b.detach(), gathers))
 
 
 def call_contraction(rng: Random, risk: float) -> Call:

@@ -27,6 +27,7 @@ from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
+from .transfers import Leaving, placed
 from .workers import SideBySide
 
 __all__ = ["CoordinateDescent", "Settled", "Step"]
@@ -323,37 +324,34 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
-        gains: dict[str, dict[Units, Gain | None]] = {root: {} for root in roots}
-        candidates: dict[Units, Candidates | None] = {}
+        # A GPU goes on with the next gains while the assignments of those that have arrived are solved.
+        gains: dict[str, dict[Units, Leaving | None]] = {root: {} for root in roots}
+        candidates: dict[Units, list[Leaving] | None] = {}
         root_of = {name: root for root in roots for name in self.units[root]}
         for name, gain in self.gains.gains(root_of):
             candidates[name] = self._candidates(name, gain)
-            gains[root_of[name]][name] = _on_cpu(gain)
+            gains[root_of[name]][name] = None if gain is None else Leaving(gain)
         share = workers.share(len(roots))
         for root in roots:
             self.solver(root).threads = share
-        tasks = [
-            partial(
-                best_choices,
-                self.spec,
-                root,
-                gains[root],
-                self.choices,
-                self.solver(root),
-                self.frozen,
-                candidates[root],
-            )
-            for root in roots
-        ]
+        tasks = [partial(self._best, root, gains[root], candidates[root]) for root in roots]
         large = any(self.spec.units(root) >= SIDE_BY_SIDE_FROM for root in roots)
         found = workers.run(tasks) if large else [task() for task in tasks]
         return [self._accept(root, *best) for root, best in zip(roots, found, strict=True)]
+
+    def _best(
+        self, root: str, gains: Mapping[Units, Leaving | None], candidates: Sequence[Leaving] | None
+    ) -> tuple[Choices, float]:
+        """The best choices of a root group, once its gains have arrived."""
+        here = {name: None if gain is None else gain.arrived().numpy() for name, gain in gains.items()}
+        known = None if candidates is None else Candidates(*(part.arrived() for part in candidates))
+        return best_choices(self.spec, root, here, self.choices, self.solver(root), self.frozen, known)
 
     def gains_of(self, groups: Iterable[Units]) -> dict[Units, Gain | None]:
         """Gain matrices of groups with all others where they are, None without entries. Not to be written to."""
         return {name: _on_cpu(gain) for name, gain in self.gains.gains(groups)}
 
-    def _candidates(self, group: Units, gain: Tensor | None) -> Candidates | None:
+    def _candidates(self, group: Units, gain: Tensor | None) -> list[Leaving] | None:
         """What the next solve of a group need not read, where a GPU has its gain and the solver goes on."""
         if gain is None or not _searches(gain) or not isinstance(group, str) or len(gain) < CANDIDATES_FROM:
             return None
@@ -362,7 +360,7 @@ class CoordinateDescent:
         last = last_solution(self.solver(group))
         if last is None:
             return None
-        return Candidates(*(part.cpu() for part in gain_candidates(gain, torch.from_numpy(last.column_duals))))
+        return [Leaving(part) for part in gain_candidates(gain, torch.from_numpy(last.column_duals))]
 
     def _accept(self, root: str, choices: Choices, gained: float) -> tuple[float, int]:
         # Sums of n * fan_in products are uncertain by about this much; less is no progress.
@@ -385,7 +383,7 @@ class CoordinateDescent:
     def objective(self, parameters: Iterable[str] | None = None) -> float:
         """<theta_a, pi(theta_b)> with the choices so far over all parameters (or some), summed in float64."""
         names = self.a if parameters is None else parameters
-        return sum(self.gains.dot(name) for name in names)
+        return self.gains.dots(names)
 
     def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
@@ -398,7 +396,7 @@ class CoordinateDescent:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
-            self._indices[key] = torch.from_numpy(index).to(self.b[parameter].device)
+            self._indices[key] = placed(index, self.b[parameter].device)
         return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
@@ -480,4 +478,4 @@ def _searches(gain: Tensor) -> bool:
 
 
 def _on_cpu(gain: Tensor | None) -> Gain | None:
-    return None if gain is None else gain.cpu().numpy()
+    return None if gain is None else Leaving(gain).arrived().numpy()

@@ -13,9 +13,10 @@ from torch import Tensor
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrices, gain_matrix, units_first
 from ...ops.laid_out import laid_out
-from ...ops.permuted_dot import permuted_dot
+from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
 from .sums import gain_times, matrix_times
+from .transfers import moved_between
 
 __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
 
@@ -168,7 +169,12 @@ class GainCache:
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
-        return permuted_dot(self._a[parameter], self._b[parameter], self.gathers(parameter))
+        return self.dots([parameter])
+
+    def dots(self, parameters: Iterable[str]) -> float:
+        """The sum of `dot` over parameters; a GPU is waited for once."""
+        names = list(parameters)
+        return sum(permuted_dots((self._a[name], self._b[name], self.gathers(name)) for name in names))
 
     def gathers(self, parameter: str) -> Indices:
         """The indices that permute each axis of a parameter of b now, or None for an axis that stays."""
@@ -280,7 +286,7 @@ class GainCache:
             (axis,) = changed
             old, new = before[axis], now[axis]
             assert old is not None and new is not None
-            moved = (old != new).nonzero().squeeze(1)
+            moved = moved_between(old, new)
             if not moved.numel():
                 continue
             if axis == use.leaf.axis:

@@ -116,10 +116,14 @@ class LeadingGains(GainCache):
         """<theta_a, pi(theta_b)> over the leading part of one parameter, summed in float64."""
         factors = self._factors.get(parameter)
         if factors is None:
-            return super().dot(parameter)
+            return super().dots([parameter])
         indices = self.gathers(parameter)
         rows, rests = _between_rows(factors, indices), _between_rests(factors, indices)
         return float((rows.double() * rests.double()).sum())
+
+    def dots(self, parameters: Iterable[str]) -> float:
+        """The sum of `dot` over parameters."""
+        return sum(self.dot(name) for name in parameters)
 
     def _product(self, left: Tensor, leaves: Sequence[Leaf]) -> Tensor:
         right = torch.cat([self._right_of(leaf) for leaf in leaves], dim=1)

@@ -8,7 +8,10 @@ __all__ = ["DEFAULTS", "GROUPED_OTHERS", "LARGE", "MIDDLE", "OTHERS", "Config"]
 
 
 class Config(NamedTuple):
-    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed."""
+    """Sizes of a product's tiles, warps, stages of its pipeline; the steps after which a sum is flushed, and how.
+
+    nested: 1: in a loop of its own for each flush, 0: in one loop.
+    """
 
     m: int
     n: int
@@ -16,6 +19,7 @@ class Config(NamedTuple):
     warps: int
     stages: int
     flush: int
+    nested: int = 0
 
 
 # By kind of number and maker, for large, middle and small products; none of them spills registers.

@@ -17,6 +17,9 @@ Precision. Half types multiply exactly. float32 is split into three products of 
 rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
 atomics: the same inputs give the same result.
 
+Large products are left to the GPU's own library where it sums halves in float32 (`blas`): twice and more as fast as
+the tiles here. These are for what is small, for "ieee" and "tf32", and for where there is no such library.
+
 The LAP that comes next starts from each row's best columns and a bound of the others. Where they are asked for, the
 tiles leave them behind (`triton_candidates`), so that nobody reads the result for them.
 
@@ -36,6 +39,7 @@ from torch import Tensor
 
 from ..._backend import interpreted
 from ..tuning import size_class, tuned
+from . import blas
 from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
 from .terms import GainCandidates, Term, common_dtype, common_units
 from .triton_candidates import KEPT, Kept, gain_candidates
@@ -58,7 +62,7 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: st
 def gain_matrix_and_candidates(
     terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "tf32x3"
 ) -> tuple[Tensor, GainCandidates]:
-    """`gain_matrix`, and the candidates of the result, which its tiles leave if they hold whole sums."""
+    """`gain_matrix`, and the candidates of the result, which tiles of ours leave if they hold whole sums."""
     duals = column_duals.to(terms[0].a.device, torch.float32).contiguous()
     gain, kept = _gain(terms, base, precision, duals)
     return gain, gain_candidates(gain, duals, k) if kept is None else kept.merged(k)
@@ -69,6 +73,8 @@ def _gain(
 ) -> tuple[Tensor, Kept | None]:
     units = common_units(terms)
     dtype = common_dtype(terms)
+    if blas.takes(terms, precision):
+        return blas.gain_matrix(terms, base), None
     operands = operands_of(terms, units, dtype)
     add = base is not None
     out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
@@ -171,6 +177,7 @@ def _prepared(
             PRECISION=_precision(dtype, precision),
             WIDEN=interpreted() and dtype == torch.bfloat16,
             FLUSH=config.flush,
+            NESTED=config.nested,
             BLOCK_M=config.m,
             BLOCK_N=config.n,
             BLOCK_K=config.k,
@@ -220,6 +227,7 @@ def _multiply(
         PRECISION=_precision(a.tensor.dtype, precision),
         WIDEN=interpreted() and a.tensor.dtype == torch.bfloat16,
         FLUSH=config.flush,
+        NESTED=config.nested,
         BLOCK_M=config.m,
         BLOCK_N=config.n,
         BLOCK_K=config.k,

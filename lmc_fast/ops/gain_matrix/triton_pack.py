@@ -204,8 +204,11 @@ def _size(fields: list[int]) -> int:
 
 
 def sent(device: torch.device, *tables: Tensor) -> tuple[Tensor, ...]:
-    """Tables of int64 on a device, by one copy, each in one run."""
-    flat = torch.cat([table.reshape(-1) for table in tables]).to(device)
+    """Tables of int64 on a device, by one copy, each in one run; nobody waits for it.
+
+    Pageable memory has been read when the call returns.
+    """
+    flat = torch.cat([table.reshape(-1) for table in tables]).to(device, non_blocking=True)
     return torch.split(flat, [table.numel() for table in tables])
 
 

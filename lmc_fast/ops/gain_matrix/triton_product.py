@@ -11,6 +11,31 @@ __all__ = ["grouped_kernel", "product_kernel"]
 
 
 @triton.jit
+def _steps_of(
+    a_rows,
+    b_rows,
+    gather,
+    k,
+    a_entry,
+    b_entry,
+    step,
+    GATHERED: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """What one step multiplies: [BLOCK_M, BLOCK_K], [BLOCK_K, BLOCK_N]."""
+    entries = step * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = entries < k
+    chosen = tl.load(gather + entries, mask=inside, other=0) if GATHERED else entries.to(tl.int64)
+    x = tl.load(a_rows + (entries.to(tl.int64) * a_entry)[None, :], mask=inside[None, :], other=0)
+    y = tl.load(b_rows + (chosen * b_entry)[:, None], mask=inside[:, None], other=0)
+    if WIDEN:
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    return x, y
+
+
+@triton.jit
 def _tile(
     a_rows,
     b_rows,
@@ -24,27 +49,29 @@ def _tile(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     FLUSH: tl.constexpr,
+    NESTED: tl.constexpr,  # 1: a loop for each flush, 0: one loop that looks whether it is time
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """A tile of A @ B^T over some steps of K, from pointers to its rows of both: [BLOCK_M, BLOCK_N]."""
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(begin, end):
-        entries = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside = entries < k
-        chosen = tl.load(gather + entries, mask=inside, other=0) if GATHERED else entries.to(tl.int64)
-        x = tl.load(a_rows + (entries.to(tl.int64) * a_entry)[None, :], mask=inside[None, :], other=0)
-        y = tl.load(b_rows + (chosen * b_entry)[:, None], mask=inside[:, None], other=0)
-        if WIDEN:
-            x = x.to(tl.float32)
-            y = y.to(tl.float32)
-        part = tl.dot(x, y, part, input_precision=PRECISION)
-        if (step - begin) % FLUSH == FLUSH - 1:
-            total += part
+    if NESTED:
+        for first in range(begin, end, FLUSH):
             part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    total += part
+            for step in range(first, tl.minimum(first + FLUSH, end)):
+                x, y = _steps_of(a_rows, b_rows, gather, k, a_entry, b_entry, step, GATHERED, WIDEN, BLOCK_K)
+                part = tl.dot(x, y, part, input_precision=PRECISION)
+            total += part
+    else:
+        part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for step in range(begin, end):
+            x, y = _steps_of(a_rows, b_rows, gather, k, a_entry, b_entry, step, GATHERED, WIDEN, BLOCK_K)
+            part = tl.dot(x, y, part, input_precision=PRECISION)
+            if (step - begin) % FLUSH == FLUSH - 1:
+                total += part
+                part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        total += part
     return total
 
 
@@ -71,6 +98,7 @@ def product_kernel(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,  # the interpreter cannot multiply bfloat16
     FLUSH: tl.constexpr,
+    NESTED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -110,6 +138,7 @@ def product_kernel(
         PRECISION,
         WIDEN,
         FLUSH,
+        NESTED,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,
@@ -132,6 +161,7 @@ def grouped_kernel(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     FLUSH: tl.constexpr,
+    NESTED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -166,6 +196,7 @@ def grouped_kernel(
         PRECISION,
         WIDEN,
         FLUSH,
+        NESTED,
         BLOCK_M,
         BLOCK_N,
         BLOCK_K,

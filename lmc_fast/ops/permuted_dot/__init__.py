@@ -1,5 +1,5 @@
 """<a, b gathered on every dimension>, and both squared norms, in float64."""
 
-from .op import Overlap, overlap, permuted_dot
+from .op import Overlap, overlap, overlaps, permuted_dot, permuted_dots
 
-__all__ = ["Overlap", "overlap", "permuted_dot"]
+__all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]

@@ -9,20 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._chunks import Gathers, pairs, total
+from ..._chunks import Gathers, pairs
 
 __all__ = ["overlap", "permuted_dot"]
 
 
-def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers) -> float:
-    """<a, b gathered on every dimension>, multiplied and summed in float64."""
-    return total(x.mul_(y).sum() for x, y in pairs(a, b, gathers))
+def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers) -> Tensor:
+    """<a, b gathered on every dimension>, multiplied and summed in float64; [] on their device."""
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for x, y in pairs(a, b, gathers):
+        total += x.mul_(y).sum()
+    return total
 
 
-def overlap(a: Tensor, b: Tensor) -> tuple[float, float, float]:
-    """||a||^2, ||b||^2 and <a, b>, in one pass."""
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """||a||^2, ||b||^2 and <a, b>, in one pass; [3] on their device."""
     sums = torch.zeros(3, dtype=torch.float64, device=a.device)
     for x, y in pairs(a, b, (None,) * a.ndim):
         sums += torch.stack([x.square().sum(), y.square().sum(), x.mul_(y).sum()])
-    square_a, square_b, product = sums.tolist()
-    return square_a, square_b, product
+    return sums

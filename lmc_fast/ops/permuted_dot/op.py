@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from ..._backend import choose
 from ..._checks import fail_type, fail_value
-from ..._chunks import Gathers
+from ..._chunks import Gathers, numbers
 from ..._tensors import BASES, check_dense, check_indices, seen
 from ..permuted_lerp.native import TYPES
 from . import naive, native
 
-__all__ = ["Overlap", "overlap", "permuted_dot"]
+__all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]
 
 
 class Overlap(NamedTuple):
@@ -42,9 +43,43 @@ def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers, *, backend: str = "auto
         IndexError: indices beyond their dimension.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
-    a, b = seen("a", a), seen("b", b)
-    if len(gathers) != a.ndim:
-        raise ValueError(f"gathers must have one entry for each of {a.ndim} dimensions, got {len(gathers)}")
+    (found,) = permuted_dots([(a, b, gathers)], backend=backend)
+    return found
+
+
+def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: str = "auto") -> list[float]:
+    """`permuted_dot` of many pairs; on a GPU the host waits for all of them together.
+
+    Args:
+        items: (a, b, gathers) as `permuted_dot` takes them.
+
+    Raises:
+        as `permuted_dot`.
+    """
+    found: list[float | Tensor] = []
+    # Most tensors share their indices with others.
+    looked_at: set[int] = set()
+    given = list(items)
+    for a, b, gathers in given:
+        a, b = seen("a", a), seen("b", b)
+        _check_gathers(b, gathers)
+        if _chosen(backend, "permuted_dot", a, b) != "torch":
+            found.append(native.sums(a, b, gathers, False)[2])
+            continue
+        for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
+            check_dense(name, tensor)
+        for d, index in enumerate(gathers):
+            if index is not None and id(index) not in looked_at:
+                check_indices(f"gathers[{d}]", index)
+                looked_at.add(id(index))
+        found.append(naive.permuted_dot(a, b, gathers))
+    sums = iter(numbers(one for one in found if isinstance(one, Tensor)))
+    return [next(sums)[0] if isinstance(one, Tensor) else one for one in found]
+
+
+def _check_gathers(b: Tensor, gathers: Gathers) -> None:
+    if len(gathers) != b.ndim:
+        raise ValueError(f"gathers must have one entry for each of {b.ndim} dimensions, got {len(gathers)}")
     for d, (index, size) in enumerate(zip(gathers, b.shape, strict=False)):
         if index is None:
             continue
@@ -54,14 +89,6 @@ def permuted_dot(a: Tensor, b: Tensor, gathers: Gathers, *, backend: str = "auto
             raise ValueError(f"gathers[{d}] must be on the device of b, {b.device}, got {index.device}")
         if index.dtype != torch.int64 or index.shape != (size,):
             fail_value(f"gathers[{d}]", f"int64 indices, {size} of them", index)
-    if _chosen(backend, "permuted_dot", a, b) == "torch":
-        for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
-            check_dense(name, tensor)
-        for d, index in enumerate(gathers):
-            if index is not None:
-                check_indices(f"gathers[{d}]", index)
-        return naive.permuted_dot(a, b, gathers)
-    return native.sums(a, b, gathers, False)[2]
 
 
 def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
@@ -70,12 +97,27 @@ def overlap(a: Tensor, b: Tensor, *, backend: str = "auto") -> Overlap:
     Args, Raises:
         as `permuted_dot`.
     """
-    a, b = seen("a", a), seen("b", b)
-    if _chosen(backend, "overlap", a, b) == "torch":
-        check_dense("a", a)
-        check_dense("b", b)
-        return Overlap(*naive.overlap(a, b))
-    return Overlap(*native.sums(a, b, (None,) * a.ndim, True))
+    (found,) = overlaps([(a, b)], backend=backend)
+    return found
+
+
+def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -> list[Overlap]:
+    """`overlap` of many pairs; on a GPU the host waits for all of them together.
+
+    Raises:
+        as `overlap`.
+    """
+    found: list[Overlap | Tensor] = []
+    for a, b in pairs:
+        a, b = seen("a", a), seen("b", b)
+        if _chosen(backend, "overlap", a, b) == "torch":
+            check_dense("a", a)
+            check_dense("b", b)
+            found.append(naive.overlap(a, b))
+        else:
+            found.append(Overlap(*native.sums(a, b, (None,) * a.ndim, True)))
+    sums = iter(numbers(one for one in found if isinstance(one, Tensor)))
+    return [Overlap(*next(sums)) if isinstance(one, Tensor) else one for one in found]
 
 
 def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..._checks import fail_type
-from ..._tensors import BASES, FLOATS, check_dense, obstacle_of
+from ..._tensors import BASES, FLOATS, addresses_at_once, check_dense
 
 __all__ = ["check"]
 
 Gather = tuple[Tensor | None, ...]
-_device, _dtype, _nbytes, _shape = (attrgetter(name) for name in ("device", "dtype", "nbytes", "shape"))
+_dtype, _nbytes, _shape = (attrgetter(name) for name in ("dtype", "nbytes", "shape"))
 _requires_grad = attrgetter("requires_grad")
 
 
@@ -105,16 +105,15 @@ def _out_fits(
     places = list(chain.from_iterable(out))
     if not all(map(isinstance, places, repeat(Tensor))):
         return False
-    for tensor in chain(flat, places):
-        if obstacle_of(tensor) is not None or not tensor.is_contiguous():
-            return False
-    lows, begins = list(map(Tensor.data_ptr, flat)), list(map(Tensor.data_ptr, places))
+    # On one device, contiguous, with memory of their own.
+    lows, begins = (addresses_at_once(some, flat[0].device, FLOATS) for some in (flat, places))
+    if lows is None or begins is None:
+        return False
     sizes, spans = list(map(_nbytes, flat)), list(map(_nbytes, places))
     return (
         not any(map(_requires_grad, places))
         and list(map(_shape, places)) == shapes[::models] * rows
         and list(map(_dtype, places)) == list(map(_dtype, flat[::models])) * rows
-        and list(map(_device, places)) == list(map(_device, flat[::models])) * rows
         and not _overlap(list(zip(begins, spans, strict=True)))
         and not any(
             begin < low + size and low < begin + span

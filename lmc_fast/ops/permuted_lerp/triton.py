@@ -4,22 +4,26 @@ Bytes: for M tensors of n entries of s bytes and K outputs, (M + K) * n * s, eac
 are read again for every tile, 8 bytes for each row or column of it, from the second-level cache. Arithmetic: 2 M K n,
 far under a GPU's ratio of operations to bytes: memory is what bounds it.
 
-A part is seen as rows by columns, at most two dimensions each after neighbours that nothing tells apart are joined.
-A program sums one tile: it works out the places of its rows and of its columns once (divisions, gathers), and then
-adds the two for every entry. So a gather on an outer axis chooses rows and stays coalesced. One on the last axis
-reads single entries of a row that the tile holds in the first-level cache, a lane to a cache line at worst: there the
-cache's rate of lines, not memory, can be the bound. Of several outputs the first reads the tile from memory, the
-others from the cache.
+A part is seen as rows by columns, two dimensions of each (`triton_plan`). A program sums one tile: it works out the
+places of its rows and of its columns once (divisions, gathers), and then adds the two for every entry. So a gather on
+an outer axis chooses rows and stays coalesced. One on the last axis reads single entries of a row that the tile holds
+in the first-level cache, a lane to a cache line at worst: there the cache's rate of lines, not memory, would be the
+bound, and rows that are not too long go through shared memory (`triton_rows`). Of several outputs the first reads the
+tile from memory, the others from the cache.
 
-Launches are by dtype and by whether all rows start on 16 bytes, so that the accesses of those which do are wide.
+Launches are by dtype, by the width of rows, and by whether all rows start on 16 bytes, so that the accesses of those
+which do are wide. The host hands them out without waiting: how a model of the same shapes is laid out is known from the
+call before, indices are looked at once, and what is sent is one table of addresses a launch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from operator import attrgetter
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -28,19 +32,20 @@ from torch import Tensor
 from ..._models import accumulate_dtype
 from ..._tensors import addresses
 from ..tuning import size_class, tuned
-from . import naive
+from . import naive, triton_rows
+from .triton_plan import Launch, planned
+from .triton_tables import known_indices, sent
 
 __all__ = ["CONFIG", "OTHERS", "lerp_kernel", "permuted_lerp_many"]
 
-# Fields of a part before those of its sources: second row dimension, rows, second column dimension, columns, tiles
-# across. Of a source: address, four strides, four addresses of gathers.
-HEAD, EACH = 5, 9
 # Rows and columns of a tile, warps.
 CONFIG = (4, 1024, 8)
 # What tuning tries beside it.
 OTHERS = ((2, 1024, 8), (8, 512, 8), (1, 2048, 8))
-# From here on the last dimension makes good tiles by itself.
-WIDE_ENOUGH = 256
+# Longer rows than these leave the kernel that takes them whole too few registers.
+MOST_WIDTH = 8192
+
+_shape, _dtype = attrgetter("shape"), attrgetter("dtype")
 
 DTYPES = {
     torch.float16: tl.float16,
@@ -61,8 +66,8 @@ def _places(index, inside, stride, gather):
 
 @triton.jit
 def lerp_kernel(
-    table,  # int64 [parts, HEAD + SOURCES * EACH + OUTPUTS]
-    part_of_tile,  # int32 [tiles]
+    table,  # int64 [parts, 5 + SOURCES * 9 + OUTPUTS]
+    part_of_tile,  # int64 [tiles]
     first_tile,  # int64 [parts]
     weights,  # [OUTPUTS, SOURCES], in the dtype of sums
     SOURCES: tl.constexpr,
@@ -76,7 +81,7 @@ def lerp_kernel(
 ):
     """out[k] = sum_m weights[k, m] * source m gathered, for the parts of a table."""
     tile = tl.program_id(0)
-    part = tl.load(part_of_tile + tile).to(tl.int64)
+    part = tl.load(part_of_tile + tile)
     fields = table + part * (5 + SOURCES * 9 + OUTPUTS)
     rows_inside = tl.load(fields)
     rows = tl.load(fields + 1)
@@ -126,15 +131,6 @@ def lerp_kernel(
         tl.store(out + row_starts[:, None] + c[None, :], total.to(DTYPE), mask=inside)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A part as the kernel sees it: sizes of four dimensions; strides and gathers of every source."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-    gathers: tuple[tuple[Tensor | None, ...], ...]
-
-
 def permuted_lerp_many(
     tensors: Sequence[Sequence[Tensor]],
     weights: Sequence[Sequence[float]],
@@ -151,158 +147,80 @@ def permuted_lerp_many(
         IndexError: indices beyond their dimension.
     """
     device = tensors[0][0].device
-    addresses("tensors", [tensor for part in tensors for tensor in part], device, DTYPES)
-    addresses("out", [place for row in out for place in row], device, DTYPES)
-    distinct = {id(one): one for part in gathers for index in part for one in index if one is not None}
+    flat = list(chain.from_iterable(tensors))
+    models, outputs = len(tensors[0]), len(out)
+    data = np.array(addresses("tensors", flat, device, DTYPES)).reshape(-1, models)
+    places = np.array(addresses("out", list(chain.from_iterable(out)), device, DTYPES)).reshape(outputs, -1)
+    each = list(chain.from_iterable(chain.from_iterable(gathers)))
+    distinct = {id(one): one for one in each if one is not None}
     addresses("gathers", list(distinct.values()), device, (torch.int64,))
-    _check_indices(list(distinct.values()))
-    launches: dict[tuple[torch.dtype, bool, bool], list[tuple[int, _Seen]]] = {}
-    kept: dict[int, Tensor] = {}
-    for p, (part, indices) in enumerate(zip(tensors, gathers, strict=True)):
-        if part[0].numel() == 0:
-            continue
-        seen = _seen(part, [tuple(_contiguous(one, kept) for one in index) for index in indices])
-        if seen is None:
-            # More dimensions, gathered turn by turn, than the kernel holds: rare, and right by the reference.
-            results = naive.permuted_lerp_many([part], weights, [indices])
-            for k, (result,) in enumerate(results):
-                out[k][p].copy_(result)
-            continue
-        places = [row[p] for row in out]
-        wide = seen.sizes[2] * seen.sizes[3] >= 2**31
-        launches.setdefault((part[0].dtype, _aligned(seen, [*part, *places]), wide), []).append((p, seen))
-    for (dtype, aligned, wide), found in launches.items():
-        _launch(dtype, aligned, wide, found, tensors, weights, out)
+    known = list(known_indices(list(distinct.values())))
+    # By number from 1 on, in 64 and in 32 bits.
+    indices = np.array([(0, 0), *((long.data_ptr(), short.data_ptr()) for long, short in known)])
+    numbers = {None: 0} | dict(zip(distinct, range(1, len(distinct) + 1), strict=True))
+    firsts = flat[::models]
+    launches, others = planned(
+        tuple(map(_shape, firsts)),
+        tuple(map(Tensor.stride, flat)),
+        tuple(map(_dtype, firsts)),
+        tuple(0 if one is None else numbers[id(one)] for one in each),
+        ((data % 16 == 0).all(1) & (places % 16 == 0).all(0)).tobytes(),
+        models,
+        outputs,
+        MOST_WIDTH if triton_rows.can() else 0,
+    )
+    for p in others:
+        # More dimensions, gathered turn by turn, than the kernels hold: rare, and right by the reference.
+        for row, (result,) in zip(out, naive.permuted_lerp_many([tensors[p]], weights, [gathers[p]]), strict=True):
+            row[p].copy_(result)
+    factors: dict[torch.dtype, Tensor] = {}
+    for launch in launches:
+        sums = accumulate_dtype(launch.dtype)
+        if sums not in factors:
+            factors[sums] = sent(device, np.array(weights, dtype=np.float64 if sums == torch.float64 else np.float32))
+        # Rows of a known width take indices in 32 bits.
+        _run(launch, launch.filled(data, places, indices[:, int(launch.width > 0)]), factors[sums])
 
 
-def _launch(
-    dtype: torch.dtype,
-    aligned: bool,
-    wide: bool,
-    found: list[tuple[int, _Seen]],
-    tensors: Sequence[Sequence[Tensor]],
-    weights: Sequence[Sequence[float]],
-    out: Sequence[Sequence[Tensor]],
-) -> None:
-    heads, tails = [], []
-    for p, seen in found:
-        n0, n1, m0, m1 = seen.sizes
-        heads.append((n1, n0 * n1, m1, m0 * m1))
-        tail = []
-        for tensor, strides, indices in zip(tensors[p], seen.strides, seen.gathers, strict=True):
-            tail += [tensor.data_ptr(), *strides, *(0 if index is None else index.data_ptr() for index in indices)]
-        tails.append(tail + [row[p].data_ptr() for row in out])
-    sums = accumulate_dtype(dtype)
-    device = tensors[found[0][0]][0].device
-    factors = torch.tensor(weights, dtype=sums).to(device)
+def _run(launch: Launch, table: np.ndarray, weights: Tensor) -> None:
     constants = {
-        "SOURCES": len(weights[0]),
-        "OUTPUTS": len(weights),
-        "DTYPE": DTYPES[dtype],
-        "SUM": DTYPES[sums],
-        "ALIGNED": aligned,
-        "INDEX": tl.int64 if wide else tl.int32,
+        "SOURCES": weights.shape[1],
+        "OUTPUTS": weights.shape[0],
+        "DTYPE": DTYPES[launch.dtype],
+        "SUM": DTYPES[weights.dtype],
+        "ALIGNED": launch.aligned,
     }
+    if launch.width:
+        triton_rows.run(launch, table, weights, constants)
+        return
+    constants["INDEX"] = tl.int64 if launch.wide else tl.int32
     problem = {
-        "dtype": dtype,
-        "sources": len(weights[0]),
-        "outputs": len(weights),
-        "aligned": int(aligned),
-        "wide": int(wide),
-        "scattered": int(any(index is not None for _, seen in found for of in seen.gathers for index in of[2:])),
-        "parts": size_class(len(found)),
-        "entries": size_class(sum(rows * columns for _, rows, _, columns in heads)),
-        "columns": size_class(max(columns for *_, columns in heads)),
+        "dtype": launch.dtype,
+        "sources": weights.shape[1],
+        "outputs": weights.shape[0],
+        "aligned": int(launch.aligned),
+        "wide": int(launch.wide),
+        "scattered": int(launch.gathers[:, :, 2:].any()),
+        "parts": size_class(len(table)),
+        "entries": size_class(int((table[:, 1] * table[:, 3]).sum())),
+        "columns": size_class(int(table[:, 3].max())),
     }
-    prepare = partial(_prepared, heads, tails, factors, constants)
-    prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, device))()
+    prepare = partial(_prepared, launch, table, weights, constants)
+    prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, weights.device))()
 
 
 def _prepared(
-    heads: Sequence[tuple[int, int, int, int]],
-    tails: Sequence[list[int]],
-    weights: Tensor,
-    constants: Mapping[str, object],
-    config: tuple[int, int, int],
+    launch: Launch, table: np.ndarray, weights: Tensor, constants: Mapping[str, object], config: tuple[int, int, int]
 ) -> Callable[[], object]:
-    """The launch for parts with these fields, but for tiles across, which a configuration decides."""
-    rows_of_tile, columns_of_tile, warps = config
-    across = [triton.cdiv(columns, columns_of_tile) for *_, columns in heads]
-    count = torch.tensor([triton.cdiv(head[1], rows_of_tile) * many for head, many in zip(heads, across, strict=True)])
-    table = [[*head, many, *tail] for head, many, tail in zip(heads, across, tails, strict=True)]
-    part_of_tile = torch.repeat_interleave(torch.arange(len(heads), dtype=torch.int32), count)
+    """What launches the kernel with a configuration, which decides how many tiles lie side by side."""
+    rows, columns, warps = config
+    table[:, 4] = launch.across(columns)
+    part_of_tile, first_tile = launch.tiles(weights.device, rows, columns)
     return partial(
         lerp_kernel[(len(part_of_tile),)],
-        torch.tensor(table).to(weights.device),
-        part_of_tile.to(weights.device),
-        (torch.cumsum(count, 0) - count).to(weights.device),
-        weights,
+        *(sent(weights.device, table), part_of_tile, first_tile, weights),
         **constants,
-        ROWS=rows_of_tile,
-        COLUMNS=columns_of_tile,
+        ROWS=rows,
+        COLUMNS=columns,
         num_warps=warps,
     )
-
-
-def _seen(part: Sequence[Tensor], gathers: Sequence[tuple[Tensor | None, ...]]) -> _Seen | None:
-    """Join dimensions and spread them over two of rows and two of columns; None if more than four are left."""
-    dims: list[tuple[int, list[int], list[Tensor | None]]] = []
-    for d, size in enumerate(part[0].shape):
-        if size == 1:
-            continue
-        strides = [tensor.stride(d) for tensor in part]
-        indices = [index[d] for index in gathers]
-        if dims and _follows(dims[-1], size, strides, indices):
-            dims[-1] = (dims[-1][0] * size, strides, indices)
-        else:
-            dims.append((size, strides, indices))
-    if len(dims) > 4:
-        return None
-    one: tuple[int, list[int], list[Tensor | None]] = (1, [0] * len(part), [None] * len(part))
-    taken = 2 if len(dims) == 4 or (len(dims) > 1 and dims[-1][0] < WIDE_ENOUGH) else 1
-    columns, rows = dims[-taken:] or [(1, [1] * len(part), [None] * len(part))], dims[:-taken]
-    if len(columns) == 1:
-        # What comes before a single dimension goes on where it ends.
-        size, inner, _ = columns[0]
-        columns = [(1, [size * stride for stride in inner], [None] * len(part)), *columns]
-    laid = [one] * (2 - len(rows)) + rows + columns
-    sizes = tuple(size for size, _, _ in laid)
-    steps = tuple(tuple(entry[1][m] for entry in laid) for m in range(len(part)))
-    return _Seen(sizes, steps, tuple(tuple(entry[2][m] for entry in laid) for m in range(len(part))))
-
-
-def _follows(
-    before: tuple[int, list[int], list[Tensor | None]], size: int, strides: list[int], indices: list[Tensor | None]
-) -> bool:
-    still = all(index is None for index in (*before[2], *indices))
-    return still and all(outer == inner * size for outer, inner in zip(before[1], strides, strict=True))
-
-
-def _aligned(seen: _Seen, tensors: Sequence[Tensor]) -> bool:
-    """Whether every row of every tensor starts on 16 entries and on 16 bytes."""
-    columns = seen.sizes[2] * seen.sizes[3]
-    return (
-        columns % 16 == 0
-        and all(stride % 16 == 0 for strides in seen.strides for stride in strides[:2])
-        and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
-    )
-
-
-def _contiguous(index: Tensor | None, kept: dict[int, Tensor]) -> Tensor | None:
-    """An index in one run; what is copied for that lives in `kept`."""
-    if index is None:
-        return None
-    if id(index) not in kept:
-        kept[id(index)] = index.contiguous()
-    return kept[id(index)]
-
-
-def _check_indices(found: list[Tensor]) -> None:
-    """Raise IndexError for indices beyond their dimension, with one wait for the device."""
-    if not found:
-        return
-    indices = torch.cat(found)
-    sizes = torch.tensor([one.numel() for one in found])
-    limits = torch.repeat_interleave(sizes, sizes).to(indices.device)
-    if bool(((indices < 0) | (indices >= limits)).any()):
-        raise IndexError("gathers must hold indices of their dimensions")
