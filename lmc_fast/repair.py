@@ -21,6 +21,7 @@ from ._progress import Progress, tracking
 from .matching import ManyMatching, Matching
 from .matching.activations.moments import Moments
 from .matching.activations.watching import Place, entries_first, places_of, places_used, run, watching
+from .matching.given import spec_of
 from .symmetry import Permutations, PermutationSpec
 from .symmetry.groups import axis_size
 
@@ -247,6 +248,7 @@ def repair(
     spec: PermutationSpec | None = None,
     forward: Forward | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> ModuleT:
     """A copy of `merged` whose hidden units have the mean and the deviation of its parents' units, interpolated.
 
@@ -269,9 +271,11 @@ def repair(
             one that stays as it is; or a `ManyMatching`; None: all stay.
         weights: those of the merge, summing to 1; None: equal ones. For ``interpolate(a, b, lam)``:
             ``[1 - lam, lam]``.
-        spec: tells which outputs are hidden units; None: the spec of the first match.
+        spec: tells which outputs are hidden units; None: the spec of the first match; without any what `derive_spec`
+            finds in `merged`, with `example_inputs`, or else the inputs of the first batch.
         forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: what the spec is derived from, where there is none and the first batch will not do.
 
     Returns:
         A new module of the same classes, in the training mode that `merged` is in.
@@ -294,10 +298,8 @@ def repair(
         check_same_tensors(f"models[{i}]", tensors_of(f"models[{i}]", model), "merged", tensors)
     if spec is None:
         spec = next((permutations.spec for permutations in given if permutations is not None), None)
-        if spec is None:
-            raise ValueError("spec must be given where no match brings one: it tells which units are hidden")
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
-    spec = spec.bind(tensors)
+    chosen = spec_of(merged, spec, argument="merged", example_inputs=example_inputs, batches=batches, forward=forward)
+    spec = chosen.bind(tensors)
     first = next(iter(batches), None)
     if first is None:
         raise ValueError("batches must hold one batch at least, got none")

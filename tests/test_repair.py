@@ -220,7 +220,6 @@ def test_it_raises_the_accuracy_in_the_middle(widths: tuple[int, ...], least: fl
         ({"matches": [None, 3]}, TypeError, r"matches\[1\] must be a Matching"),
         ({"weights": [1.0]}, ValueError, "weights must have one entry for each of the 2 models"),
         ({"weights": [1.0, 1.0]}, ValueError, "weights must sum to 1"),
-        ({"spec": None}, ValueError, "spec must be given where no match brings one"),
         ({"spec": 3}, TypeError, "spec must be a PermutationSpec"),
         ({"batches": []}, ValueError, "batches must hold one batch at least"),
         ({"batches": torch.zeros(2, 4)}, TypeError, "batches must be batches that can be gone through again"),

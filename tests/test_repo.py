@@ -40,7 +40,7 @@ ROOMS = [
     {"checkpoints"},
     {"large"},
     {"report"},
-    {"experiments", "large_commands"},
+    {"experiments"},
     {"cli"},
     {"__main__"},
 ]

@@ -9,18 +9,19 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._models import counted_names, equal_names
 from .._tensors import FLOATS
 from ..checkpoints.aligned import MatchedPart, matched_part
-from ..matching import Matching
+from ..matching import Matching, match_many
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.measures import distance_between, distance_from
 from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .inputs import Input
-from .journal import Journal
+from .journal import Journal, choices_from, choices_to
 from .search import Searcher
 from .watch import Watch
 
@@ -126,6 +127,47 @@ class Matcher:
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
             self.journal.add(["norms", label], done)
         return {name: Overlap(*done[name]) for name in names}
+
+    def matched_together(self, method: str) -> list[Matching]:
+        """Lay all inputs over the first at once, as `match_many` does."""
+        parts = [self.part(m) for m in range(1, len(self.inputs))]
+        spec = parts[0][0].spec
+        tensors: list[dict[str, Tensor]] = [parts[0][0].tensors_a, *(part.tensors_b for part, _ in parts)]
+        done = self.journal.get(["match all"])
+        if done is None:
+            self.watch.begin("matching all models")
+            many = match_many(
+                tensors,
+                spec,
+                method=method,
+                max_sweeps=self.max_sweeps,
+                device=self.device,
+            )
+            done = self.journal.add(
+                ["match all"],
+                {
+                    "choices": [choices_to(each.choices) for each in many.permutations],
+                    "before": many.l2_before[0].tolist(),
+                    "after": many.l2_after[0].tolist(),
+                    "objective": many.objective,
+                    "converged": many.converged,
+                    "method": many.method,
+                },
+            )
+        return [
+            Matching(
+                permutations=Permutations(self.spec, choices_from(done["choices"][m])),
+                objective=done["objective"],
+                l2_before=done["before"][m],
+                l2_after=done["after"][m],
+                converged=done["converged"],
+                history=(),
+                seconds=0.0,
+                method=done["method"],
+                verified=self.spec.verified,
+            )
+            for m in range(1, len(self.inputs))
+        ]
 
     def _let_go(self) -> None:
         for each in self.inputs:

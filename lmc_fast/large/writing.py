@@ -23,7 +23,7 @@ from .inputs import Input, config_text
 from .journal import Journal
 from .watch import Watch
 
-__all__ = ["CHECKSUMS", "Sum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
+__all__ = ["CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
 # Bytes of a result that are computed at a time.
@@ -254,24 +254,37 @@ def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:
 
 
 def write_sidecars(
-    folder: Path, first: Input, parts: Parts, total: Sum, card: str, *, with_code: bool, write_more: Callable[[], None]
+    folder: Path,
+    source: Input,
+    first: Input,
+    parts: Parts,
+    total: Sum,
+    card: str,
+    *,
+    with_code: bool,
+    write_more: Callable[[], None],
 ) -> dict[str, str]:
     """Write all but the weights of a model directory; returns the SHA-256 of each file.
 
     Args:
+        source: whose files go along, but for the configuration, which is that of `first`.
+        first: whose form the output has.
+        parts: names of the weight files, each with the tensors that it has.
+        total: what was written there.
         card: text of README.md.
         with_code: as `sidecars` takes it.
         write_more: writes what else belongs there.
     """
     names: list[str] = []
-    for name, path in sidecars(first, with_code=with_code):
+    for name, path in sidecars(source, with_code=with_code):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_aside(folder / name, partial(shutil.copyfile, path))
         names.append(name)
     config = dict(first.config)
-    if total.dtype is not None and config:
+    if total.dtype is not None:
         key = "dtype" if "dtype" in config else "torch_dtype"
         config[key] = str(total.dtype).removeprefix("torch.")
+    if total.dtype is not None or source is not first:
         write_text(folder / "config.json", config_text(config))
     if len(parts) > 1:
         sizes = stored_sizes(first, total)
@@ -284,8 +297,9 @@ def write_sidecars(
     names.append(CARD)
     write_more()
     every = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return {name: _sum_of(folder / name) for name in sorted(every - set(parts) - {CHECKSUMS})}
+    return {name: checksum(folder / name) for name in sorted(every - set(parts) - {CHECKSUMS})}
 
 
-def _sum_of(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

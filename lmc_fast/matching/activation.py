@@ -28,6 +28,7 @@ from .activations.crossing import activation_gains
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices, best_together
 from .engine.seen import seen
+from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
@@ -43,7 +44,7 @@ def activation_matching(
     model_a: nn.Module,
     model_b: nn.Module,
     batches: Iterable[Any],
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     statistic: str = "correlation",
     watch: str = "inputs",
@@ -51,6 +52,7 @@ def activation_matching(
     forward: Forward | None = None,
     device: torch.device | str | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> Matching:
     """Find permutations of model b's units that maximise the correlation of their activations with model a's.
 
@@ -67,7 +69,8 @@ def activation_matching(
         model_a, model_b: modules of one architecture. Weights, buffers, training modes and hooks stay as they are.
         batches: inputs, or (inputs, targets) pairs, the same for both models; a list or a DataLoader. `_batches`
             tells what else a batch may be.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, with
+            `example_inputs`, or else the inputs of the first batch.
         statistic: "correlation", or "covariance", to which units that vary more count more.
         watch: "inputs", what the layers that read the units get (behind the nonlinearity, as in the papers), or
             "outputs", what the layers that make them give (in front of it; one that goes straight into a
@@ -79,6 +82,7 @@ def activation_matching(
         device: where products are made and sums are kept; None: where the activations are. Assignments are solved
             on the CPU.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:
         A `Matching`, whose objective and distances are those of the weights, as of weight matching; the history has
@@ -102,12 +106,12 @@ def activation_matching(
     check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
     check_forward(forward)
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     _check_choice("statistic", statistic, STATISTICS)
     _check_choice("watch", watch, SIDES)
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
-    spec = spec.bind(model_a)
+    given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward)
+    spec = given.bind(model_a)
     verified = ensure_verified("activation_matching", model_a, spec, batches=batches, forward=forward)
 
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)

@@ -28,6 +28,7 @@ from .engine.merge_many import ManyDescent
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .engine.universe import frank_wolfe_many
+from .given import spec_of
 from .results.many import ManyMatching
 from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
@@ -43,7 +44,7 @@ STARTS = ("anchored", "identity", "random")
 @neutral
 def match_many(
     models: Sequence[Model],
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     method: str = "merge_many",
     reference: int = 0,
@@ -61,12 +62,14 @@ def match_many(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> ManyMatching:
     """Find one permutation of each model that carries all of them into one frame, for merging them.
 
     Args:
         models: two at least, modules or state dicts of one architecture; none is changed.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in the reference, a module,
+            with `example_inputs`, or else the inputs of the first batch.
         method: "merge_many": each model in turn is laid over the sum of the others until nothing moves (Ainsworth et
             al., "Git Re-Basin", ICLR 2023, algorithm 3). "pairwise": each by itself over the reference, as
             `weight_matching` does. "c2m3": all groups of all models at once, over doubly stochastic matrices
@@ -87,6 +90,7 @@ def match_many(
             moved.
         device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: what the spec is derived from, where it is left out and there is no batch that will do.
 
     Returns:
         A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept. With
@@ -117,7 +121,17 @@ def match_many(
     if method == "ste_mm":
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
         check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
-    work = _Work.of(models, spec, reference, check_device("device", device))
+    where = check_device("device", device)
+    chosen = spec_of(
+        models[reference],
+        spec,
+        argument=f"models[{reference}]",
+        example_inputs=example_inputs,
+        batches=batches,
+        forward=forward,
+        loss_fn=loss_fn,
+    )
+    work = _Work.of(models, chosen, reference, where)
     if method == "c2m3":
         check_owners_around(work.spec, "method='c2m3'")
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
@@ -187,7 +201,6 @@ class _Work:
     @classmethod
     def of(cls, models: Sequence[Model], spec: PermutationSpec, reference: int, device: torch.device | None) -> _Work:
         """Check the models, against the first of the list, and take their tensors."""
-        check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         tensors = [tensors_of(f"models[{m}]", model) for m, model in enumerate(models)]
         for m, of_model in enumerate(tensors):
             tensors[m] = check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])

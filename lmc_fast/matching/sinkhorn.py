@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._backend import check_device
 from .._batches import Batch, differentiable
 from .._calls import Forward
-from .._checks import check_finite, check_int, check_type, fail_type
+from .._checks import check_finite, check_int, fail_type
 from .._models import (
     Model,
     accumulate_dtype,
@@ -34,6 +34,7 @@ from .engine.seen import seen
 from .engine.sinkhorn_operator import Relaxed, mixed
 from .engine.sums import squared_distance
 from .engine.task import LossFn, TaskLoss
+from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
@@ -46,7 +47,7 @@ LOSSES = ("distance", "midpoint", "random")
 def sinkhorn_matching(
     model_a: Model,
     model_b: Model,
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     batches: Iterable[Any] | None = None,
     loss: str = "distance",
@@ -62,6 +63,7 @@ def sinkhorn_matching(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> Matching:
     """Find permutations of model b's units by gradient descent on a loss of the relaxed, merged model.
 
@@ -74,7 +76,8 @@ def sinkhorn_matching(
     Args:
         model_a, model_b: modules or state dicts of one architecture, in any mix. Neither is changed. A loss of the
             task takes a module as model a: it computes with that one's forward.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, a module, with
+            `example_inputs`, or else the inputs of the first batch.
         batches: (inputs, targets) pairs, needed by a loss of the task: a step takes one batch, and a check all.
             `_batches` tells what else a batch may be.
         loss: "distance": ||theta_a - P(theta_b)||^2 over all weights; "midpoint": `loss_fn` of the model half-way
@@ -98,6 +101,7 @@ def sinkhorn_matching(
             generators are neither read nor moved.
         device: where to compute; None: where model a's tensors are. Assignments are solved on the CPU.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: what the spec is derived from, where it is left out and there is no batch that will do.
 
     Returns:
         A `Matching`; ``.apply(model_b)`` gives the permuted model. Its history has one entry a rounding; `converged`
@@ -116,7 +120,6 @@ def sinkhorn_matching(
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     counts = {"steps": steps, "iterations": iterations, "check_every": check_every, "patience": patience}
     for name, count in counts.items():
         check_int(name, count, 1)
@@ -125,7 +128,15 @@ def sinkhorn_matching(
         if not check_finite(name, number) > 0:
             raise ValueError(f"{name} must be above 0, got {number}")
     device = check_device("device", device)
-    spec = spec.bind(model_a)
+    given = spec_of(
+        model_a,
+        spec,
+        example_inputs=example_inputs,
+        batches=batches,
+        forward=forward,
+        loss_fn=None if loss == "distance" else loss_fn,
+    )
+    spec = given.bind(model_a)
     if not spec.groups:
         raise ValueError("spec must have one group at least, got none: there is nothing to learn")
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)

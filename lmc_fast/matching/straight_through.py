@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .._backend import check_device
 from .._calls import Forward
-from .._checks import check_finite, check_int, check_type
+from .._checks import check_finite, check_int
 from .._models import Model, accumulate_dtype, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress, tracking
@@ -28,6 +28,7 @@ from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
+from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 from .weight import start_of
@@ -92,7 +93,7 @@ def straight_through_matching(
     model_a: Model,
     model_b: Model,
     batches: Iterable[Any],
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     loss_fn: LossFn = nn.functional.cross_entropy,
     forward: Forward | None = None,
@@ -107,6 +108,7 @@ def straight_through_matching(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
+    example_inputs: Any = None,
 ) -> Matching:
     """Find permutations of model b's units under which the model half-way to model a has a low loss.
 
@@ -114,7 +116,8 @@ def straight_through_matching(
         model_a: a module, whose forward is used; not changed, nor are its modes and buffers.
         model_b: a module or a state dict of the same architecture; not changed.
         batches: (inputs, targets) pairs; one step each. `_batches` tells what else a batch may be.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, with
+            `example_inputs`, or else the inputs of the first batch.
         loss_fn: mean loss of a batch from (outputs, targets). The forward pass is in eval mode, but for BatchNorm,
             which takes the statistics of the batch; of one with one value for each channel, those of the batch before.
         forward: (model, batch) -> outputs, where a batch is not to be read by the rule of `_batches`; `loss_fn` is
@@ -135,6 +138,7 @@ def straight_through_matching(
             moved.
         device: where to compute; None: where model a's tensors are.
         progress: True for a bar, or a function (description, done, total).
+        example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:
         A `Matching` with the best projection seen. Its history has one entry an epoch; `converged` tells whether
@@ -152,11 +156,11 @@ def straight_through_matching(
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     check_training(epochs=epochs, sweeps=sweeps, patience=patience, learning_rate=learning_rate, mixing=mixing)
     check_int("seed", seed, 0)
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
-    spec = spec.bind(model_a)
+    given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward, loss_fn=loss_fn)
+    spec = given.bind(model_a)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     (tensors_a, tensors_b), names = view.tensors, view.names
     task = TaskLoss(model_a, batches, loss_fn, names, where, forward)

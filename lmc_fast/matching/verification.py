@@ -39,7 +39,7 @@ def ensure_verified(
     loss_fn: LossFn | None = None,
     example_inputs: Any = None,
 ) -> Verified:
-    """The record of a spec that was verified on a model of this class; otherwise the outcome of a check.
+    """The record of a spec that was verified on such a model; otherwise the outcome of a check.
 
     Args:
         by: the method's name.
@@ -55,7 +55,7 @@ def ensure_verified(
     if not isinstance(model, nn.Module):
         return Verified(spec.verified, "")
     module = unwrapped("model", model)
-    if spec.verified is not None and spec.verified.model == type(module).__qualname__:
+    if spec.verified is not None and spec.verified.holds_for(module):
         return Verified(spec.verified, "")
     attempts: list[list[Call]] = []
     if example_inputs is not None:

@@ -31,6 +31,7 @@ from .engine.descent import CoordinateDescent, Step
 from .engine.frank_wolfe import check_affine, frank_wolfe
 from .engine.measures import distance_between, distance_from
 from .engine.seen import seen
+from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
@@ -43,7 +44,7 @@ SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
 def weight_matching(
     model_a: Model,
     model_b: Model,
-    spec: PermutationSpec,
+    spec: PermutationSpec | None = None,
     *,
     init: str | Permutations = "anchored",
     search: str = "spectral",
@@ -66,7 +67,8 @@ def weight_matching(
 
     Args:
         model_a, model_b: modules or state dicts of one architecture, in any mix. Neither is changed.
-        spec: what may be permuted; bound to the models here.
+        spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, a module, with
+            `example_inputs`.
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
             "identity", "random" (by `seed`), or Permutations (not changed). "anchored" ends no lower than the
             identity is.
@@ -90,8 +92,8 @@ def weight_matching(
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
         progress: True for a bar, or a function (description, done, total).
-        example_inputs: with a module as model a, the spec is verified on these first, as by `verify_spec`, unless it
-            was before.
+        example_inputs: with a module as model a, the spec is derived from these where it is left out, and is verified
+            on them first, as by `verify_spec`, unless it was before.
 
     Returns:
         A `Matching`; ``.apply(model_b)`` gives the permuted model. Its `verified` tells whether the spec is known to
@@ -108,14 +110,13 @@ def weight_matching(
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
     check_numbers("model_a", tensors_a)
     check_numbers("model_b", tensors_b)
-    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     check_int("restarts", restarts, 1)
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
     device = check_device("device", device)
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
-    spec = spec.bind(model_a)
+    spec = spec_of(model_a, spec, example_inputs=example_inputs).bind(model_a)
     if search == "frank_wolfe":
         check_affine(spec)
     start = start_of(init, spec, seed)

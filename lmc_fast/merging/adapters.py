@@ -123,7 +123,7 @@ def _whole(
     old = base[parameter]
     if old.shape != tensor.shape:
         raise ValueError(
-            f"adapter entry {name!r} must have shape {tuple(old.shape)}, that of {parameter!r}, got {tuple(tensor.shape)}"
+            f"adapter entry {name!r} must have shape {tuple(old.shape)}, as {parameter!r} has, got {tuple(tensor.shape)}"
         )
     spec = permutations.spec
     gathers = permutations.gathers(parameter)

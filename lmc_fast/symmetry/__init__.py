@@ -1,6 +1,7 @@
 """What may be permuted: groups and axes, specs over whole models, and choices of permutations."""
 
 from . import architectures
+from .calls import Inputs
 from .derive import derive_spec
 from .explain import Explanation
 from .groups import Axis, Group, Segment
@@ -12,6 +13,7 @@ __all__ = [
     "Axis",
     "Explanation",
     "Group",
+    "Inputs",
     "PermutationSpec",
     "Permutations",
     "Segment",

@@ -14,10 +14,24 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._nested import mapped
 
-__all__ = ["Call", "calls_of", "shapes_of", "tensors_in", "with_tensors_changed"]
+__all__ = ["Call", "Inputs", "calls_of", "shapes_of", "tensors_in", "with_tensors_changed"]
 
 # What a language model hands on to its own next call: hidden units, which a right spec permutes.
 STATE = ("past_key_values", "past_key_value", "mems")
+
+
+class Inputs:
+    """What a model is called with, where there are positional and keyword arguments: ``Inputs(x, mask=mask)``.
+
+    Attributes:
+        args, kwargs: of the call.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+    def __repr__(self) -> str:
+        return f"Inputs({shapes_of((self.args, self.kwargs))})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +56,10 @@ def calls_of(module: nn.Module, example_inputs: Any) -> list[Call]:
     """How a module may be called, the likelier way first.
 
     A tuple or list holds positional arguments, a mapping with names of the forward's arguments keywords, or is itself
-    the only argument, as anything else is.
+    the only argument, as anything else is. `Inputs` hold both kinds.
     """
+    if isinstance(example_inputs, Inputs):
+        return [Call.of(example_inputs.args, example_inputs.kwargs)]
     if type(example_inputs) in (tuple, list):
         return [Call.of(tuple(example_inputs), {})]
     whole = Call.of((example_inputs,), {})

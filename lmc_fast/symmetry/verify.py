@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,15 @@ from .calls import Call, calls_of, shapes_of
 from .exact import FLOATS
 from .permutations import Permutations
 from .spec import PermutationSpec
-from .verification import Verification
+from .verification import Verification, structure_of
 
 __all__ = ["CannotVerifyError", "SymmetryError", "examine", "verify_spec"]
 
 
 # A unit that is silent for all example inputs hides what is done to it: draw the weights more than once.
 TRIALS = 3
+# Two random permutations of more units are never the same.
+SMALL = 10
 # A change is rounding only if it is at most this many times what rounding of weights and inputs changes,
 ROUNDING = 64.0
 # and if it is another one at other weights nearby: the mean of so many draws is then much smaller than each.
@@ -125,6 +127,7 @@ def examine(
         error=error,
         precision=str(bench.dtype).removeprefix("torch."),
         note="; ".join(found.notes()),
+        structure=structure_of(module),
     )
 
 
@@ -208,15 +211,16 @@ class _Comparison:
         return worst
 
     def _parts(self) -> Iterator[list[str]]:
-        """All root groups, then parts of them of which any two groups stand apart in one.
+        """All root groups, then parts of the small ones of which any two groups stand apart in one.
 
-        Two groups that a right spec has as one can pass together by luck, where they are small.
+        Two groups that a right spec has as one pass together by luck where both are permuted alike: not two large ones.
         """
         roots = self.bound.roots
         if roots:
             yield list(roots)
-        for bit in range(len(roots).bit_length() if len(roots) > 1 else 0):
-            yield [root for place, root in enumerate(roots, 1) if place >> bit & 1]
+        small = [root for root in roots if self.bound.sizes[root] <= SMALL]
+        for bit in range(len(small).bit_length() if len(roots) > 1 else 0):
+            yield [root for place, root in enumerate(small, 1) if place >> bit & 1]
 
     def _choices(self, roots: Sequence[str], is_forced: bool) -> Choices:
         tree = [name for name in self.bound.groups if self.bound.root_of(name) in roots]
@@ -224,10 +228,15 @@ class _Comparison:
         return {name: _random_rows(self.bound.shape(name), self.rng, is_forced) for name in tree}
 
     def _permuted(self, weights: Weights, choices: Choices) -> list[Tensor]:
-        permutations, named = Permutations(self.bound, choices), {**self.bound.axes, **self.bound.unsaved}
+        permutations, moved = Permutations(self.bound, choices), self._carrying(choices)
         return self.bench.run(
-            {name: permutations.apply_to(name, tensor) if name in named else tensor for name, tensor in weights.items()}
+            {name: permutations.apply_to(name, tensor) if name in moved else tensor for name, tensor in weights.items()}
         )
+
+    def _carrying(self, groups: Collection[str]) -> set[str]:
+        """Names of the tensors that units of these groups are in: the others stay as they are loaded."""
+        named = {**self.bound.axes, **self.bound.unsaved}
+        return {name for name, axes in named.items() if any(group in groups for axis in axes for group in axis.groups)}
 
     def _finite(self) -> tuple[Weights, list[Tensor]]:
         """Random weights, and the outputs there; infinite entries, as of a mask, are at no fault if they stay."""

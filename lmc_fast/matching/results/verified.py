@@ -18,6 +18,7 @@ _FIELDS: dict[str, type] = {
     "error": float,
     "precision": str,
     "note": str,
+    "structure": str,
 }
 
 
@@ -40,5 +41,8 @@ def verification_from(result: Any) -> dict[str, Any]:
     verified, why_not = result.pop("verified", None), result.pop("why_not_verified", "")
     if not isinstance(why_not, str):
         raise ValueError("result: why_not_verified must be of type str")
+    if isinstance(verified, dict):
+        # Files of earlier versions do not tell it.
+        verified = {"structure": "", **verified}
     known = None if verified is None else Verification(**checked(verified, "result: verified", _FIELDS))
     return {"verified": known, "why_not_verified": why_not}

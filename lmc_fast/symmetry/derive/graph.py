@@ -18,7 +18,7 @@ from .look import RULES, Dims, Look, packet_name
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
 
-__all__ = ["Walked", "export", "walk"]
+__all__ = ["Walked", "export", "pin_unused", "walk"]
 
 assert rules
 
@@ -32,12 +32,16 @@ class Walked:
         parameters: the dimensions of every tensor of the model's state that can be moved, by name.
         values: the dimensions of every value of the graph.
         unknown: operations without a rule, with how often they stood there.
+        tied: the first name of each tied tensor, by what is equal for all of its names.
+        used: dimensions of parameters that an operation uses, by identity.
     """
 
     terms: Terms
     parameters: dict[str, Dims]
     values: list[Dims] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
+    tied: dict[Hashable, str] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
@@ -48,22 +52,31 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         return decomposed
 
 
-def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapping[str, Hashable]) -> Walked:
+def walk(
+    program: ExportedProgram,
+    state: Mapping[str, Tensor],
+    identities: Mapping[str, Hashable],
+    walked: Walked | None = None,
+    prefix: str = "",
+) -> Walked:
     """Carry terms through the graph.
 
     Args:
         program: as `export` gives it.
         state: the tensors of the model that can be moved, by name.
         identities: by name what is equal for the names of one tied tensor.
+        walked: of other graphs with the same parameters, which is gone on with: what moves has to move in all.
+        prefix: of the part of the model that the graph is of, with a dot at its end.
+
+    Returns:
+        What is known; dimensions that no operation uses are pinned by `pin_unused`, after the last graph.
     """
-    walked = Walked(Terms(), {})
+    walked = Walked(Terms(), {}) if walked is None else walked
     known: dict[Node, Any] = {}
-    tied: dict[Hashable, str] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-    used: set[int] = set()
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state, identities, tied)
+            known[node] = _entering(walked, node, places.get(node.name), state, identities, prefix)
         elif node.op == "call_function":
             known[node] = _called(walked, node, known)
         elif node.op == "get_attr":
@@ -76,13 +89,17 @@ def walk(program: ExportedProgram, state: Mapping[str, Tensor], identities: Mapp
         if node in known:
             walked.values += _each(known[node])
             if node.op == "placeholder" and node.users:
-                used |= {id(term) for term in known[node]}
+                walked.used |= {id(term) for term in known[node]}
+    return walked
+
+
+def pin_unused(walked: Walked) -> None:
+    """Pin the dimensions of parameters that no operation of any graph uses."""
     for dims in walked.parameters.values():
         # Under all of its names, for one that is tied.
         for term in dims:
-            if id(term) not in used:
+            if id(term) not in walked.used:
                 walked.terms.pin(term, Pin("nothing", "", "no operation uses it"))
-    return walked
 
 
 def _entering(
@@ -91,17 +108,17 @@ def _entering(
     place: Any,
     state: Mapping[str, Tensor],
     identities: Mapping[str, Hashable],
-    tied: dict[Hashable, str],
+    prefix: str,
 ) -> Dims:
     """The dimensions of an input of the graph: a parameter, a buffer, a constant, or what the caller gives."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return []
     kind = None if place is None else place.kind
-    name = str(None if place is None else place.target)
+    name = prefix + str(None if place is None else place.target)
     moves = kind in (InputKind.PARAMETER, InputKind.BUFFER) and name in state
     if moves and (value.is_floating_point() or value.is_complex()):
-        first = tied.setdefault(identities[name], name)
+        first = walked.tied.setdefault(identities[name], name)
         if first not in walked.parameters:
             walked.parameters[first] = [walked.terms.atom(int(size)) for size in value.shape]
         walked.parameters[name] = walked.parameters[first]
