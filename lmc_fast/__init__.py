@@ -29,7 +29,7 @@ from .assignment import (
     linear_sum_assignment,
     linear_sum_assignment_batched,
 )
-from .large import MergeResult, merge_checkpoints
+from .large import MergeResult, merge_checkpoints, rebase_checkpoints
 from .matching import (
     ManyMatching,
     Matching,
@@ -94,6 +94,7 @@ __all__ = [
     "merge_checkpoints",
     "pairwise_barriers",
     "rebase",
+    "rebase_checkpoints",
     "reestimate_batchnorm",
     "repair",
     "singular_factors",

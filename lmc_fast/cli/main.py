@@ -13,6 +13,7 @@ from .analyze import analyze
 from .demo import demo
 from .merge import merge
 from .paper import paper
+from .rebase import rebase
 
 __all__ = ["cli"]
 
@@ -24,5 +25,5 @@ def cli() -> None:
     make_readable(sys.stdout, sys.stderr)
 
 
-for _command in (demo, paper, analyze, align, merge):
+for _command in (demo, paper, analyze, align, merge, rebase):
     cli.add_command(_command)

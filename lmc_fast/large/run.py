@@ -24,7 +24,7 @@ from .staging import Staging
 from .watch import Rates, Watch
 from .writing import CHECKSUMS, Sum, layout_of, write_shards, write_sidecars
 
-__all__ = ["Run", "begun", "opened", "task_of"]
+__all__ = ["Run", "begun", "opened", "scratch_bytes", "task_of", "write_checksums"]
 
 # Where an output directory keeps what is this package's own.
 MATCHES = "lmc_fast"
@@ -62,6 +62,7 @@ def letter(number: int) -> str:
 
 
 def scratch_bytes(each: Input) -> int:
+    """Bytes of what has to be put together before it can be read."""
     return sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
 
 

@@ -23,7 +23,7 @@ from .inputs import Input, config_text
 from .journal import Journal
 from .watch import Watch
 
-__all__ = ["CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
+__all__ = ["CARD", "CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
 # Bytes of a result that are computed at a time.

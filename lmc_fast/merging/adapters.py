@@ -9,7 +9,7 @@ so that pi moves A along its inputs and B along its outputs alone, and nothing n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -37,9 +37,9 @@ class _Place(NamedTuple):
     axes: dict[int, int]
 
 
-def is_adapter(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are low-rank factors, and no model's own tensors."""
-    return any(".lora_A" in name or ".lora_embedding_A" in name for name in tensors)
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether these are names of low-rank factors, and not of a model's own tensors."""
+    return any(".lora_A" in name or ".lora_embedding_A" in name for name in names)
 
 
 def carried_adapter(
@@ -123,7 +123,7 @@ def _whole(
     old = base[parameter]
     if old.shape != tensor.shape:
         raise ValueError(
-            f"adapter entry {name!r} must have shape {tuple(old.shape)}, as {parameter!r} has, got {tuple(tensor.shape)}"
+            f"adapter entry {name!r} must be {tuple(old.shape)}, as {parameter!r} is, got {tuple(tensor.shape)}"
         )
     spec = permutations.spec
     gathers = permutations.gathers(parameter)
