@@ -14,6 +14,7 @@ from .demo import demo
 from .merge import merge
 from .paper import paper
 from .rebase import rebase
+from .verify import verify
 
 __all__ = ["cli"]
 
@@ -25,5 +26,5 @@ def cli() -> None:
     make_readable(sys.stdout, sys.stderr)
 
 
-for _command in (demo, paper, analyze, align, merge, rebase):
+for _command in (demo, paper, analyze, align, merge, rebase, verify):
     cli.add_command(_command)

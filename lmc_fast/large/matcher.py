@@ -22,6 +22,7 @@ from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .inputs import Input
 from .journal import Journal, choices_from, choices_to
+from .memory import give_back
 from .search import Searcher
 from .watch import Watch
 
@@ -170,5 +171,6 @@ class Matcher:
         ]
 
     def _let_go(self) -> None:
+        give_back()
         for each in self.inputs:
             each.let_go()

@@ -21,6 +21,7 @@ from ..ops.permuted_lerp import permuted_lerp
 from ..symmetry import Permutations
 from .inputs import Input, config_text
 from .journal import Journal
+from .memory import give_back
 from .watch import Watch
 
 __all__ = ["CARD", "CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
@@ -213,6 +214,7 @@ def write_shards(
                     yield first.raw[name]
                     return
                 if each.is_plain:
+                    give_back()
                     for block in total.blocks(each.targets[0]):
                         yield block
                         for one in total.inputs:
