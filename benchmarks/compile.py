@@ -64,8 +64,10 @@ class Compiled:
 
 def variants() -> Iterator[Variant]:
     """Every configuration of every kernel, for every target."""
+    from .compile_more import halves, rows
+
     for target in LIMITS:
-        for of_kernel in (_products, _groups, _searches, _packings, _interpolations, _overlaps):
+        for of_kernel in (_products, _groups, halves, _searches, _packings, _interpolations, rows, _overlaps):
             yield from of_kernel(target)
 
 

@@ -80,8 +80,8 @@ def _by_tiles(terms: list[Term], dtype: torch.dtype) -> Iterator[tuple[str, Call
     if terms[0].before is None:
         config = DEFAULTS[kind, "cuda"][0]
 
-        def where_it_lies() -> object:
-            operands = operands_of(terms, units, dtype)
+        def where_it_lies(config: Config = config) -> object:
+            operands = operands_of(terms[0], dtype)
             if operands is None:
                 return None
             triton._multiply(operands, k, out, False, "tf32x3", config)

@@ -202,6 +202,7 @@ def gain_work(n: int, dtype: torch.dtype, columns: bool, device: torch.device) -
     }
     if device.type == "cuda":
         contenders["torch.compile"] = torch.compile(eager)
+        contenders[f"{OURS}, library"] = lambda: gain_matrix([term], precision="library")
         if dtype == torch.float32:
             contenders[f"{OURS}, ieee"] = lambda: gain_matrix([term], precision="ieee")
     family = f"gain matrix, units on {'columns' if columns else 'rows'}"

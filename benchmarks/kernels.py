@@ -23,7 +23,7 @@ from .report import COLUMNS, Report, table
 from .solvers import version_of
 from .timing import Timing, alternate
 
-__all__ = ["KERNEL_COLUMNS", "ceilings", "device_told", "measure", "register"]
+__all__ = ["KERNEL_COLUMNS", "TOLERANCE", "ceilings", "device_told", "measure", "register"]
 
 GPU_COMMAND = "python -m benchmarks.run kernels"
 # What a result may be off from the exact one of the same inputs, relative in norm, before it is rounded.
@@ -32,8 +32,8 @@ TOLERANCE = 1e-6
 FLUSH_BYTES = 256 << 20
 # From so many bytes on glibc takes what it gives from the system each time, and gives it back.
 NEW_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-# Of a GPU's clock, half a millisecond: the host hands out what comes next meanwhile.
-AHEAD_CYCLES = 1_000_000
+# Of a GPU's clock, about.
+CYCLES_PER_SECOND = 2e9
 KERNEL_COLUMNS = ("gb_s", "tflop_s", "of_roofline", "device", "driver", "triton")
 SHOWN = ("family", "n", "dtype", "solver", "p20_ms", "p50_ms", "p80_ms", "ratio", "gb_s", "tflop_s", "of_roofline")
 
@@ -88,13 +88,11 @@ def measure(
     report: Report,
     *,
     ahead: bool = False,
-    tolerance: float = TOLERANCE,
     errors: Mapping[str, float] | None = None,
 ) -> float:
     """Run one work, write its rows, and return the error of our result.
 
     Args:
-        tolerance: what our result may be off, relative in norm.
         errors: of other contenders, where they are known.
         ahead: on a GPU, keep it busy until the host has handed out a call's work: times are the device's own.
     """
@@ -118,7 +116,7 @@ def measure(
             tflop_s=work.operations / median / 1e12,
             of_roofline=floor / median,
             relative_error=error if name == names[0] else (errors or {}).get(name),
-            status="ok" if name != names[0] or error <= tolerance else f"wrong: relative error {error:.2g}",
+            status="ok" if name != names[0] or error <= TOLERANCE else f"wrong: relative error {error:.2g}",
             **device_told(device),
         )
     return error
@@ -146,15 +144,23 @@ def ceilings(device: torch.device, seconds: float) -> dict[str, float]:
 def _alternate(
     contenders: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, ahead: bool = False
 ) -> dict[str, Timing]:
-    """Times of contenders that take turns; on a GPU by its own clock, with inputs out of its cache."""
+    """Times of contenders that take turns; on a GPU by its own clock, with inputs out of its cache.
+
+    Each begins with the GPU idle, so that it waits for the host's part of a call; or, with `ahead`, with a GPU that is
+    kept busy until that is done.
+    """
     if device.type != "cuda":
         return alternate(contenders, seconds=seconds)
     scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for run_once in contenders.values():
-        # Compiles, then warms up.
+    busy: dict[str, int] = {}
+    for name, run_once in contenders.items():
+        # Compiles, then warms up, then tells how long the host takes.
         for _ in range(3):
+            torch.cuda.synchronize(device)
+            began = time.perf_counter()
             run_once()
+            busy[name] = int(CYCLES_PER_SECOND * (2 * (time.perf_counter() - began) + 1e-4))
     torch.cuda.synchronize(device)
     deadline = time.perf_counter() + seconds * len(contenders)
     while time.perf_counter() < deadline or min(map(len, samples.values())) < 5:
@@ -162,7 +168,9 @@ def _alternate(
         for name, run_once in contenders.items():
             scratch.zero_()
             if ahead:
-                torch.cuda._sleep(AHEAD_CYCLES)
+                torch.cuda._sleep(busy[name])
+            else:
+                torch.cuda.synchronize(device)
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             run_once()

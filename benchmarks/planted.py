@@ -1,11 +1,13 @@
 """`planted`: how many permutations that were planted in copies of random models are found, with noise and without.
 
-By the matcher as it comes, and by the textbook loop from the identity, where no group is owned.
+By the matcher as it comes, and by the textbook loop from the identity, where no group is owned. Models of transformers
+(`transformer_kinds`) by the specs that are derived from them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import lmc_fast as lmc
 from lmc_fast import architectures
 from lmc_fast.experiments.models import ResNet
 
-from . import models, textbook
+from . import models, textbook, transformer_kinds
 from .options import add_out
 from .report import COLUMNS, Report, table
 from .solvers import OURS, version_of
@@ -41,7 +43,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.Permut
 _OWNED = ("transformer", "grouped-query", "grouped-query-rotary", "grouped-conv")
 # What is asked of the matcher, by whether there is noise.
 LEAST_SHARE = {False: 1.0, True: 0.99}
-_COLUMNS = ("model", "noise", "found", "seeds", "seconds")
+# Every parameter and statistic random, or as the model comes: equal norms and zero biases tell no units apart.
+WEIGHTS = ("drawn", "untouched")
+_COLUMNS = ("model", "weights", "noise", "found", "seeds", "seconds")
 
 # State dicts of a and b, bound spec -> permutations.
 Matcher = Callable[[dict[str, Tensor], dict[str, Tensor], lmc.PermutationSpec], lmc.Permutations]
@@ -51,7 +55,15 @@ def register(commands: argparse._SubParsersAction) -> None:
     """Add `planted`."""
     parser = commands.add_parser("planted", help="how many planted permutations are found, with noise and without")
     parser.add_argument(
-        "--models", nargs="+", choices=KINDS, metavar="MODEL", default=list(KINDS), help=f"of {[*KINDS]}"
+        "--models",
+        nargs="+",
+        choices=[*KINDS, *transformer_kinds.KINDS],
+        metavar="MODEL",
+        default=list(KINDS),
+        help=f"of {[*KINDS]} (all of them without this), and of the package transformers {[*transformer_kinds.KINDS]}",
+    )
+    parser.add_argument(
+        "--weights", nargs="+", choices=WEIGHTS, default=["drawn"], help="random ones, or those that a new model has"
     )
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1], help="shares of a tensor's deviation")
     parser.add_argument("--seeds", type=int, default=100, help="models of each kind (default 100)")
@@ -63,25 +75,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `planted`; 1 if the matcher finds fewer than all without noise, or than 99 % with it."""
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, got {arguments.seeds}")
+    if not transformer_kinds.is_installed() and any(kind in transformer_kinds.KINDS for kind in arguments.models):
+        raise ValueError("--models names models of transformers, which is not installed")
     wrong = 0
     with Report(arguments.out, "planted", (*COLUMNS, *_COLUMNS)) as report:
-        for kind in arguments.models:
-            for noise in arguments.noise:
-                for solver, matcher in _matchers(kind).items():
-                    found = count_found(kind, noise, arguments.seeds, matcher)
-                    enough = found.right >= LEAST_SHARE[noise > 0] * arguments.seeds
-                    wrong += solver == OURS and not enough
-                    report.add(
-                        model=kind,
-                        noise=noise,
-                        solver=solver,
-                        solver_version=lmc.__version__ if solver == OURS else version_of("scipy"),
-                        found=found.right,
-                        seeds=arguments.seeds,
-                        seconds=found.seconds,
-                        status="ok" if enough or solver != OURS else "wrong: fewer than asked",
-                    )
-        print(table(report.rows, ("model", "noise", "solver", "found", "seeds", "seconds", "status")))
+        for kind, weights, noise in itertools.product(arguments.models, arguments.weights, arguments.noise):
+            for solver, matcher in _matchers(kind).items():
+                found = count_found(kind, noise, arguments.seeds, matcher, weights)
+                enough = found.right >= LEAST_SHARE[noise > 0] * arguments.seeds
+                wrong += solver == OURS and not enough
+                report.add(
+                    model=kind,
+                    weights=weights,
+                    noise=noise,
+                    solver=solver,
+                    solver_version=lmc.__version__ if solver == OURS else version_of("scipy"),
+                    found=found.right,
+                    seeds=arguments.seeds,
+                    seconds=found.seconds,
+                    status="ok" if enough or solver != OURS else "wrong: fewer than asked",
+                )
+        print(table(report.rows, ("model", "weights", "noise", "solver", "found", "seeds", "seconds", "status")))
         print(f"rows: {report.path}")
     return int(wrong > 0)
 
@@ -94,21 +108,38 @@ class Found:
     seconds: float
 
 
-def count_found(kind: str, noise: float, seeds: int, matcher: Matcher | None = None) -> Found:
-    """Plant and look, in one random model for each seed; by `weight_matching` unless another matcher is given."""
-    build, spec_of = KINDS[kind]
+def count_found(kind: str, noise: float, seeds: int, matcher: Matcher | None = None, weights: str = "drawn") -> Found:
+    """Plant and look, in one random model for each seed; by `weight_matching` unless another matcher is given.
+
+    Without noise a matching is right as well that exchanges units that are equal: one that gives the model back.
+    """
     matcher = _ours if matcher is None else matcher
     right, seconds = 0, 0.0
     for seed in range(seeds):
-        model = models.randomise(build(), seed)
-        spec = spec_of(model).bind(model)
+        model, spec = _drawn(kind, weights, seed)
         truth = lmc.Permutations.random(spec, seed)
-        other = with_noise(truth.inverse().apply(model.state_dict()), noise, seed)
+        state = model.state_dict()
+        other = with_noise(truth.inverse().apply(state), noise, seed)
         began = time.perf_counter()
-        found = matcher(model.state_dict(), other, spec)
+        found = matcher(state, other, spec)
         seconds += time.perf_counter() - began
-        right += found == truth
+        right += found == truth or (noise == 0 and _are_equal(found.apply(other), state))
     return Found(right, seconds)
+
+
+def _drawn(kind: str, weights: str, seed: int) -> tuple[nn.Module, lmc.PermutationSpec]:
+    """A model, and its spec bound to it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = (transformer_kinds.KINDS[kind] if kind in transformer_kinds.KINDS else KINDS[kind][0])()
+    if weights == "drawn":
+        models.randomise(model, seed)
+    spec = transformer_kinds.spec_of(kind) if kind in transformer_kinds.KINDS else KINDS[kind][1](model)
+    return model, spec.bind(model)
+
+
+def _are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def with_noise(state: dict[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
@@ -123,7 +154,7 @@ def with_noise(state: dict[str, Tensor], share: float, seed: int) -> dict[str, T
 
 
 def _matchers(kind: str) -> dict[str, Matcher]:
-    return {OURS: _ours} if kind in _OWNED else {OURS: _ours, "textbook": _textbook}
+    return {OURS: _ours} if kind in (*_OWNED, *transformer_kinds.KINDS) else {OURS: _ours, "textbook": _textbook}
 
 
 def _ours(a: dict[str, Tensor], b: dict[str, Tensor], spec: lmc.PermutationSpec) -> lmc.Permutations:

@@ -42,14 +42,15 @@ ACCESS_LIST = "system.posix_acl_access"
 _unfinished: set[str] = set()
 
 
-def check_writable(path: Path, *, overwrite: bool, flag: str = "overwrite=True") -> None:
-    """Raise, before any work is done, unless a safetensors file can be written to `path`.
+def check_writable(path: Path, *, overwrite: bool, flag: str = "overwrite=True", ending: str = ".safetensors") -> None:
+    """Raise, before any work is done, unless a file of this kind can be written to `path`.
 
     Args:
         flag: what the caller says to have a file replaced, for the message.
+        ending: of the file's name.
     """
-    if path.suffix.lower() != ".safetensors":
-        raise ValueError(f"output {str(path)!r} must end in .safetensors")
+    if path.suffix.lower() != ending:
+        raise ValueError(f"output {str(path)!r} must end in {ending}")
     try:
         path.lstat()
     except FileNotFoundError:

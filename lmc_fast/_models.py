@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -121,11 +121,25 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"model must take its own state dict, but load_state_dict says: {error}") from error
 
 
-def check_numbers(argument: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, naming the tensor, unless all of `tensors_of` hold plain numbers that can be summed."""
+class _MayMove(Protocol):
+    """An axis of a spec."""
+
+    @property
+    def is_fixed(self) -> bool: ...
+
+
+def check_numbers(
+    argument: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Sequence[_MayMove]] | None = None
+) -> None:
+    """Raise ValueError, naming the tensor, unless all of `tensors_of` hold plain numbers that can be summed.
+
+    Args:
+        axes: of a spec, by name: what none of its groups touches may hold anything, for it counts in no distance and
+            moves with no unit. None: nothing may.
+    """
     for name, tensor in tensors.items():
         kind = unsummable(tensor)
-        if kind is not None:
+        if kind is not None and (axes is None or not all(axis.is_fixed for axis in axes.get(name, ()))):
             takes = "a dense float16, bfloat16, float32, float64 or integer tensor"
             raise ValueError(f"{argument}[{name!r}] must be {takes}, got {kind}")
 

@@ -12,6 +12,7 @@ by `as_caller`: it was written under them.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-__all__ = ["as_caller", "neutral"]
+__all__ = ["as_caller", "neutral", "uncompiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -186,3 +187,35 @@ def as_caller(device: torch.device | None = None) -> Iterator[None]:
         if caller.device is not None:
             stack.enter_context(torch.device(caller.device if device is None else device))
         yield
+
+
+class _Uncompiled:
+    """How many threads look at operations, and what ends the compiler's rest."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.stack = threading.Lock(), 0, ExitStack()
+
+
+_uncompiled = _Uncompiled()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Around a model that runs while its operations are looked at: compiled parts run as they are written, in all
+    threads.
+
+    They would do so by themselves, but the compiler would then leave them for good. Before torch 2.6 it does.
+    """
+    # Only what has imported the compiler has compiled parts.
+    stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
+    with _uncompiled.lock:
+        _uncompiled.inside += 1
+        if _uncompiled.inside == 1 and stance is not None:
+            _uncompiled.stack.enter_context(stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _uncompiled.lock:
+            _uncompiled.inside -= 1
+            if _uncompiled.inside == 0:
+                _uncompiled.stack.close()

@@ -23,6 +23,8 @@ __all__ = [
     "as_base",
     "check_dense",
     "check_indices",
+    "check_indices_at_once",
+    "have_same_entries",
     "in_one_run",
     "is_as_stored",
     "obstacle_of",
@@ -110,6 +112,21 @@ def check_indices(argument: str, index: Tensor, size: int | None = None) -> None
         raise IndexError(f"{argument} must hold indices of its dimension")
 
 
+def check_indices_at_once(named: Sequence[tuple[str, Tensor]]) -> None:
+    """`check_indices` of many; those of one device other than the CPU with one wait for it."""
+    elsewhere = [index for _, index in named if index.device.type != "cpu" and index.numel()]
+    for device in {index.device for index in elsewhere}:
+        here = [index for index in elsewhere if index.device == device]
+        ends = torch.stack([torch.stack([index.min(), index.max() - index.numel()]) for index in here])
+        if bool(((ends[:, 0] < 0) | (ends[:, 1] >= 0)).any()):
+            # Which of them it is.
+            break
+    else:
+        named = [(name, index) for name, index in named if index.device.type == "cpu"]
+    for name, index in named:
+        check_indices(name, index)
+
+
 def in_one_run(argument: str, tensor: Tensor) -> Tensor:
     """The tensor, or a copy of it whose entries lie in order and side by side; ValueError as `check_dense`."""
     if tensor.is_contiguous():
@@ -120,8 +137,16 @@ def in_one_run(argument: str, tensor: Tensor) -> Tensor:
 
 def unsummable(tensor: Tensor) -> str | None:
     """The dtype of a tensor whose entries we do not sum (complex, 8-bit floats and odder ones); None of the others."""
-    is_float = tensor.is_floating_point() or tensor.is_complex()
-    return str(tensor.dtype) if is_float and tensor.dtype not in FLOATS else None
+    dtype = tensor.dtype
+    return str(dtype) if dtype not in FLOATS and (dtype.is_floating_point or dtype.is_complex) else None
+
+
+def have_same_entries(one: Tensor, other: Tensor) -> bool:
+    """Whether two of `plain` hold the same, bit for bit, of any dtype, wherever they are."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    ours, theirs = (tensor.cpu().contiguous().view(-1).view(torch.uint8) for tensor in (one, other))
+    return torch.equal(ours, theirs)
 
 
 def addresses(

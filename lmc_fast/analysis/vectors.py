@@ -17,7 +17,7 @@ from .._backend import check_device
 from .._batches import check_batches, count_of
 from .._calls import Calls, Forward, check_forward, in_eval
 from .._checks import check_int, check_type
-from .._models import Model, unwrapped
+from .._models import Model, own_names, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.activations.watching import Place, run, watching
@@ -185,8 +185,8 @@ def input_alignment(
     check_type("factors", factors, SpectralFactors, "SpectralFactors or None")
     for name in factors:
         factors[name].check_reaches(0)
-    seen = {name: _Seen(factors[name], layers[name]) for name in layers if name in factors}
-    places = {Place(_module_of(name), "input", -1, name, 1): of for name, of in seen.items()}
+    seen = {name: _Seen(factors[name], layer) for name, (_, layer) in layers.items() if name in factors}
+    places = {Place(layers[name][0], "input", -1, name, 1): of for name, of in seen.items()}
     ran: dict[str, None] = {}
 
     def see(place: Place, shown: Tensor) -> None:
@@ -204,17 +204,15 @@ def input_alignment(
     return InputAlignment(tuple(seen[name].result() for name in ran))
 
 
-def _module_of(parameter: str) -> str:
-    return parameter.rpartition(".")[0]
-
-
-def _layers(model: nn.Module) -> dict[str, nn.Linear | _ConvNd]:
-    """Layers by the names of their weights."""
-    return {
-        f"{name}.weight".lstrip("."): module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
-    }
+def _layers(model: nn.Module) -> dict[str, tuple[str, nn.Linear | _ConvNd]]:
+    """Layers, with their own names, by what the state dict calls their weights."""
+    saved_as = {own: saved for saved, own in own_names(model).items()}
+    found: dict[str, tuple[str, nn.Linear | _ConvNd]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd):
+            weight = f"{name}.weight".lstrip(".")
+            found[saved_as.get(weight, weight)] = name, module
+    return found
 
 
 class _Seen:

@@ -11,6 +11,7 @@ from .._version import __version__
 from .align import align
 from .analyze import analyze
 from .demo import demo
+from .inspect import inspect
 from .merge import merge
 from .paper import paper
 from .rebase import rebase
@@ -26,5 +27,5 @@ def cli() -> None:
     make_readable(sys.stdout, sys.stderr)
 
 
-for _command in (demo, paper, analyze, align, merge, rebase, verify):
+for _command in (demo, paper, analyze, align, merge, rebase, inspect, verify):
     cli.add_command(_command)

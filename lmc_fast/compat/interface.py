@@ -48,6 +48,13 @@ class PermutationSpec(NamedTuple):
     axes_to_perm: Axes
 
 
+class _LacksError(KeyError, ValueError):
+    """What scripts catch as a KeyError, with a message that reads as one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def permutation_spec_from_axes_to_perm(axes_to_perm: Axes) -> PermutationSpec:
     """A spec from its second half: every axis that moves counts."""
     check_type("axes_to_perm", axes_to_perm, Mapping, "a dict from parameter names to tuples")
@@ -65,13 +72,23 @@ def get_permuted_param(ps: PermutationSpec, perm: Perm, k: str, params: Params, 
     The running statistics of a BatchNorm move with its weight, whether or not the spec names them.
 
     Raises:
-        KeyError: a parameter that the spec does not name.
-        ValueError: indices that are no whole numbers, or not as many as the axis has entries.
+        KeyError: a parameter that the spec does not name or that `params` lacks, a permutation that `perm` lacks.
+        TypeError: a parameter that is neither a tensor nor an array, or another argument of the wrong kind.
+        ValueError: indices that are no whole numbers, or not as many as the axis has entries; a parameter with fewer
+            axes than move.
     """
-    w = params[k]
+    if not _is_spec(ps):
+        fail_type("ps", "a PermutationSpec", ps)
+    check_type("perm", perm, Mapping, "a dict from names to indices")
+    check_type("params", params, Mapping, "a dict from names to tensors or arrays")
+    w = _entry("params", params, k)
     for axis, p in enumerate(_axes_of(ps, k)):
         if axis != except_axis and p is not None:
-            index = _read_index(f"perm[{p!r}]", perm[p])
+            if not isinstance(w, Tensor):
+                _array(f"params[{k!r}]", w)
+            if axis >= len(w.shape):
+                raise ValueError(f"ps moves axis {axis} of {k!r}, which has {len(w.shape)} in params")
+            index = _read_index(f"perm[{p!r}]", _entry("perm", perm, p))
             if len(index) != w.shape[axis]:
                 raise ValueError(
                     f"perm[{p!r}] must have an index for each of the {w.shape[axis]} entries of axis {axis} of {k!r}, "
@@ -86,6 +103,7 @@ def get_permuted_param(ps: PermutationSpec, perm: Perm, k: str, params: Params, 
 
 def apply_permutation(ps: PermutationSpec, perm: Perm, params: Params) -> dict[str, Any]:
     """A new dict of all `params`, permuted: `get_permuted_param` for each, with what that raises."""
+    check_type("params", params, Mapping, "a dict from names to tensors or arrays")
     return {k: get_permuted_param(ps, perm, k, params) for k in params}
 
 
@@ -172,8 +190,8 @@ def _match(
     for argument, params in (("params_a", params_a), ("params_b", params_b)):
         check_type(argument, params, Mapping, "a dict from names to tensors or arrays")
     names = _counted(ps)
-    tensors_a = {name: _tensor(f"params_a[{name!r}]", params_a[name]) for name in names}
-    tensors_b = {name: _tensor(f"params_b[{name!r}]", params_b[name]) for name in names}
+    tensors_a = {name: _tensor(f"params_a[{name!r}]", _entry("params_a", params_a, name)) for name in names}
+    tensors_b = {name: _tensor(f"params_b[{name!r}]", _entry("params_b", params_b, name)) for name in names}
     axes = {name: _full_axes(name, ps.axes_to_perm[name], tensor.ndim) for name, tensor in tensors_a.items()}
     spec = symmetry.PermutationSpec.from_axes(axes, model=tensors_a)
     # No start is the best one for all models; from the identity is where these scripts search today.
@@ -242,14 +260,21 @@ def _axes_of(ps: PermutationSpec, k: str) -> tuple[str | None, ...]:
             return ps.axes_to_perm[weight]
         if kind == "num_batches_tracked":
             return ()
-    raise KeyError(k)
+    raise _LacksError(f"ps must name every parameter, but lacks {k!r}")
+
+
+def _entry(argument: str, entries: Mapping[str, Any], name: str) -> Any:
+    if name not in entries:
+        raise _LacksError(f"{argument} must have an entry for every name in ps, but lacks {name!r}")
+    return entries[name]
 
 
 def _counted(ps: PermutationSpec) -> list[str]:
     """Parameters that count, after a look at whether the halves of the spec agree on them."""
     names = list(dict.fromkeys(name for places in ps.perm_to_axes.values() for name, _ in places))
     forward = {(name, axis): p for p, places in ps.perm_to_axes.items() for name, axis in places}
-    backward = {(name, axis): p for name in names for axis, p in enumerate(ps.axes_to_perm[name]) if p is not None}
+    halves = {name: _entry("ps.axes_to_perm", ps.axes_to_perm, name) for name in names}
+    backward = {(name, axis): p for name, axes in halves.items() for axis, p in enumerate(axes) if p is not None}
     wrong = next((place for place in [*forward, *backward] if forward.get(place) != backward.get(place)), None)
     if wrong is not None:
         raise ValueError(

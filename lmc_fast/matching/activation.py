@@ -8,7 +8,7 @@ Learning", ICLR 2016): groups do not depend on each other, so that there are no 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import Units, groups_of
 from .activations.crossing import activation_gains
+from .activations.labels import AxisKey
+from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, objective_of
 from .engine.nested import best_choices, best_together
 from .engine.seen import seen
@@ -36,7 +38,9 @@ __all__ = ["activation_matching"]
 
 STATISTICS = ("correlation", "covariance")
 SIDES = ("inputs", "outputs")
-UNSEEN = ("raise", "keep")
+UNSEEN = ("raise", "keep", "weights")
+# Over groups that are placed by their weights.
+MAX_SWEEPS = 100
 
 
 @neutral
@@ -72,12 +76,14 @@ def activation_matching(
         spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, with
             `example_inputs`, or else the inputs of the first batch.
         statistic: "correlation", or "covariance", to which units that vary more count more.
-        watch: "inputs", what the layers that read the units get (behind the nonlinearity, as in the papers), or
-            "outputs", what the layers that make them give (in front of it; one that goes straight into a
+        watch: "inputs", what the products that read the units get (behind the nonlinearity, as in the papers), or
+            "outputs", what the operations that make them give (in front of it; one that goes straight into a
             BatchNorm: that of the BatchNorm). Groups that do not show up there are watched on the other side.
-        unseen: what to do with a group whose units show up nowhere, as those of a bare nn.Parameter: "raise", or
-            "keep" it in place. Known are Linear, Embedding, convolutions and norms, where they are called as
-            modules.
+        unseen: what to do with a group whose units show up nowhere: "raise", "keep" it in place, or "weights" to place
+            it by its weights, as `weight_matching` does, with all others where they were found. Looked at are all
+            products, convolutions, norms, embeddings and elementwise operations with a parameter, be it a layer's
+            or bare, whole, cut out of another or computed from others (parametrised, pruned, cast). A place counts
+            if units in another order show the same there in another order, which is tried on the first batch.
         forward: (model, batch) -> outputs, where a batch is not to be read by that rule.
         device: where products are made and sums are kept; None: where the activations are. Assignments are solved
             on the CPU.
@@ -93,7 +99,8 @@ def activation_matching(
         TypeError: a model that is no module, `batches` that are a batch themselves, or another argument of the
             wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, no batches, activations that are not
-            finite or differ in shape between the models, a group that shows up nowhere, or an unknown option.
+            finite or differ in shape between the models, a group that shows up nowhere (the message says why), or an
+            unknown option.
         SymmetryError: the spec does not keep model a's function.
     """
     began = time.perf_counter()
@@ -102,8 +109,6 @@ def activation_matching(
     model_a, model_b = unwrapped("model_a", model_a), unwrapped("model_b", model_b)
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
-    check_numbers("model_a", tensors_a)
-    check_numbers("model_b", tensors_b)
     batches = check_batches("batches", batches)
     check_forward(forward)
     _check_choice("statistic", statistic, STATISTICS)
@@ -112,17 +117,15 @@ def activation_matching(
     device = check_device("device", device)
     given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward)
     spec = given.bind(model_a)
+    check_numbers("model_a", tensors_a, spec.axes)
+    check_numbers("model_b", tensors_b, spec.axes)
     verified = ensure_verified("activation_matching", model_a, spec, batches=batches, forward=forward)
 
-    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
-    gains = activation_gains(model_a, model_b, batches, view.spec, statistic, watch, device, progress, forward)
+    missed: dict[AxisKey, str] = {}
+    gains = activation_gains(model_a, model_b, batches, spec, statistic, watch, device, progress, forward, missed)
     unknown = _undetermined(spec, gains)
     if unknown and unseen == "raise":
-        where = ", ".join(name for name, axes in spec.axes.items() if any(unknown[0] in axis.groups for axis in axes))
-        raise ValueError(
-            f"no module shows the units of group {unknown[0]!r} (on {where}), so that its activations cannot be had; "
-            "unseen='keep' leaves such groups in place"
-        )
+        raise ValueError(_unseen_message(spec, unknown[0], missed))
     choices = Permutations.identity(spec).choices
     for roots in _seen_together(spec, gains):
         if len(roots) == 1:
@@ -130,10 +133,16 @@ def activation_matching(
         else:
             own = {units: gain for units, gain in gains.items() if spec.root_of(groups_of(spec, units)[0]) in roots}
             choices.update(best_together(spec, roots, own, choices, frozen=unknown)[0])
-    permutations = Permutations(spec, choices)
-
-    weights, moved = dict.fromkeys(view.names, 1.0), Permutations(view.spec, choices)
+    view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
+    weights = dict.fromkeys(view.names, 1.0)
+    if unknown and unseen == "weights":
+        frozen = set(spec.groups).difference(unknown)
+        start = Permutations(view.spec, choices)
+        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, weights, start, frozen, device)
+        descent.settle(True, MAX_SWEEPS, False)
+        choices = descent.choices
+    permutations, moved = Permutations(spec, choices), Permutations(view.spec, choices)
     direct = partial(distance_between, tensors_a, tensors_b, weights)
     objective = objective_of(tensors_a, tensors_b, weights, moved)
     seconds = time.perf_counter() - began
@@ -163,9 +172,26 @@ def _seen_together(spec: PermutationSpec, gains: Collection[Units]) -> list[list
 
 
 def _undetermined(spec: PermutationSpec, gains: Collection[Units]) -> list[str]:
-    """Groups with no gain of their own nor of any group that they own."""
+    """Groups with no gain of their own nor of any group that they own; a single unit has no other place."""
     seen = {name for units in gains for name in groups_of(spec, units)}
-    return [name for name in spec.groups if name not in seen]
+    return [name for name in spec.groups if name not in seen and spec.sizes[name] > 1]
+
+
+def _unseen_message(spec: PermutationSpec, group: str, missed: Mapping[AxisKey, str]) -> str:
+    """Why a group cannot be matched by what the models show."""
+    axes = {
+        (name, position): axis
+        for name, of_parameter in spec.axes.items()
+        for position, axis in enumerate(of_parameter)
+        if group in axis.groups
+    }
+    where = ", ".join(dict.fromkeys(name for name, _ in axes))
+    reasons = list(dict.fromkeys(missed[key] for key in axes if key in missed))
+    why = "; ".join(reasons) if reasons else "no operation that is known uses these with what depends on the input"
+    return (
+        f"no operation shows the units of group {group!r} (on {where}), so that its activations cannot be had: {why}. "
+        "unseen='weights' places such groups by their weights, and unseen='keep' leaves them in place"
+    )
 
 
 def _check_choice(argument: str, value: object, choices: Sequence[str]) -> None:

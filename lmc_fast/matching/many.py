@@ -204,10 +204,12 @@ class _Work:
         tensors = [tensors_of(f"models[{m}]", model) for m, model in enumerate(models)]
         for m, of_model in enumerate(tensors):
             tensors[m] = check_same_tensors(f"models[{m}]", of_model, "models[0]", tensors[0])
-            check_numbers(f"models[{m}]", of_model)
         told = spec.bind(models[reference])
         # By the names of the first.
-        view = seen(models, tensors, told.bind(tensors[0]))
+        bound = told.bind(tensors[0])
+        for m, of_model in enumerate(tensors):
+            check_numbers(f"models[{m}]", of_model, bound.axes)
+        view = seen(models, tensors, bound)
         tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
             check_finite_weights(f"models[{m}]", of_model, names)

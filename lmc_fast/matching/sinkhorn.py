@@ -28,6 +28,7 @@ from .._models import (
 )
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._tensors import FLOATS
 from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
 from .engine.seen import seen
@@ -118,8 +119,6 @@ def sinkhorn_matching(
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
     tensors_b = check_same_tensors("model_b", tensors_b, "model_a", tensors_a)
-    check_numbers("model_a", tensors_a)
-    check_numbers("model_b", tensors_b)
     counts = {"steps": steps, "iterations": iterations, "check_every": check_every, "patience": patience}
     for name, count in counts.items():
         check_int(name, count, 1)
@@ -137,6 +136,8 @@ def sinkhorn_matching(
         loss_fn=None if loss == "distance" else loss_fn,
     )
     spec = given.bind(model_a)
+    check_numbers("model_a", tensors_a, spec.axes)
+    check_numbers("model_b", tensors_b, spec.axes)
     if not spec.groups:
         raise ValueError("spec must have one group at least, got none: there is nothing to learn")
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
@@ -203,14 +204,14 @@ class _Pair:
         counted: list[str],
         device: torch.device | None,
     ) -> None:
-        names = [name for name, tensor in tensors_a.items() if tensor.is_floating_point()]
-        kinds = {accumulate_dtype(tensors[name].dtype) for tensors in (tensors_a, tensors_b) for name in names}
+        both = (tensors_a, tensors_b)
+        names = [name for name in tensors_a if all(tensors[name].dtype in FLOATS for tensors in both)]
+        kinds = {accumulate_dtype(tensors[name].dtype) for tensors in both for name in names}
         self.dtype = torch.float64 if torch.float64 in kinds else torch.float32
         self.device = next(iter(tensors_a.values())).device if device is None else device
         self.spec, self.counted = spec, counted
         self.a, self.b = (
-            {name: differentiable(tensors[name].to(self.device, self.dtype)) for name in names}
-            for tensors in (tensors_a, tensors_b)
+            {name: differentiable(tensors[name].to(self.device, self.dtype)) for name in names} for tensors in both
         )
         for argument, tensors in (("model_a", self.a), ("model_b", self.b)):
             for name in counted:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .._checks import check_finite, check_floats, check_type, fail_type
 from .._derived import Derived, derived_weights
-from .._models import Model, ModelT, check_numbers, check_same_tensors, tensors_of, with_tensors
+from .._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
 from .._modes import neutral
+from .._tensors import FLOATS, have_same_entries, unsummable
 from .._wrappers import unwrapped
 from ..matching import ManyMatching, Matching
 from ..ops.permuted_lerp import permuted_lerp_many
@@ -52,14 +53,15 @@ def interpolate(
 
     Returns:
         A new model of the kind of `model_a`, in its dtypes and on its devices. Running statistics are interpolated
-        (see `reestimate_batchnorm`); integer tensors are model a's. Of layers with weight normalisation or pruning
+        (see `reestimate_batchnorm`); integer tensors are model a's, and so is what cannot be summed (complex numbers,
+        floats of 8 bits) where both hold the same. Of layers with weight normalisation or pruning
         it is the effective weight that is interpolated; those with a spectral norm get the singular vectors of their
         interpolated matrix, computed anew.
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: models of different shapes, tensors that are no plain numbers (complex, quantised, sparse), a
-            `match` made for other models, or a `lam` that is not finite.
+        ValueError: models of different shapes, tensors that are no plain numbers (quantised, sparse, different complex
+            ones), a `match` made for other models, or a `lam` that is not finite.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     several = hasattr(lam, "__len__") and not isinstance(lam, str) and getattr(lam, "ndim", 1) > 0
@@ -146,12 +148,20 @@ def weighted_sums(
 
 
 def checked_tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:
-    """The tensors of all models, checked against those of the first."""
+    """The tensors of all models, checked against those of the first.
+
+    What cannot be summed (complex numbers, floats of 8 bits) is taken where all models hold the same.
+    """
     tensors = [tensors_of(name, model) for name, model in zip(names, models, strict=True)]
-    met = []
-    for name, others in zip(names, tensors, strict=True):
-        met.append(check_same_tensors(name, others, names[0], tensors[0]))
-        check_numbers(name, others)
+    met = [check_same_tensors(name, others, names[0], tensors[0]) for name, others in zip(names, tensors, strict=True)]
+    for name, of_model in zip(names, met, strict=True):
+        for key, tensor in of_model.items():
+            kind = unsummable(tensor)
+            if kind is not None and not all(have_same_entries(tensor, other[key]) for other in met):
+                raise ValueError(
+                    f"{name}[{key!r}] must be a dense float16, bfloat16, float32, float64 or integer tensor, or the "
+                    f"same in all models, got {kind}"
+                )
     return met
 
 
@@ -172,7 +182,12 @@ def checked_permutations(
             continue
         check_type(name, match, (Matching, Permutations), "a Matching, Permutations or None")
         permutations = match.permutations if isinstance(match, Matching) else match
-        found.append(Permutations(permutations.spec.bind(model), permutations.choices))
+        bound = permutations.spec.bind(model)
+        for key, tensor in model.items():
+            kind = unsummable(tensor)
+            if kind is not None and not all(axis.is_fixed for axis in bound.axes.get(key, ())):
+                raise ValueError(f"{name} must leave what has no mean where it is, but moves {key!r}, which is {kind}")
+        found.append(Permutations(bound, permutations.choices))
     return found
 
 
@@ -183,11 +198,11 @@ def weighted(
     backend: str,
     derived: Sequence[Derived],
 ) -> list[dict[str, Tensor]]:
-    """For every row of weights the sums of all floating tensors; integer ones from the first model."""
+    """For every row of weights the sums of all floating tensors; what is not summed is the first model's."""
     parts: list[list[Tensor]] = []
     gathers: list[list[tuple[Tensor | None, ...]]] = []
     # By the name of each sum the tensor that tells its axes.
-    names = {name: name for name, first in tensors[0].items() if first.is_floating_point()}
+    names = {name: name for name, first in tensors[0].items() if first.dtype in FLOATS}
     averaged = [one for one in derived if one.is_averaged]
     if averaged:
         names |= {one.name: one.main for one in averaged}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
-from .._modes import as_caller
+from .._modes import as_caller, uncompiled
 from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
@@ -108,6 +108,15 @@ def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attrib
         for name in names:
             if (f"{prefix}.{name}" if prefix else name) not in weights:
                 yield _Attribute(prefix, name)
+
+
+def _sharing_weights(module: nn.Module) -> nn.Module:
+    """A copy of all of a module but its weights, which are the same tensors."""
+    try:
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+    except FAILURES:
+        # What cannot be copied in this way is copied as a whole.
+        return copied(module)
 
 
 class Bench:
@@ -259,7 +268,7 @@ class Bench:
             torch.manual_seed(0)
             np.random.seed(0)  # noqa: NPY002
             random.seed(0)
-        with torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
+        with uncompiled(), torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
             returned = self.call.run(module, given)
         self.coarsest = watch.coarsest
         outputs = []
@@ -321,11 +330,15 @@ class Bench:
 
         The caller's model may have run: what it computed from its weights then is in every copy.
         """
-        found = []
-        for attribute in _attributes(self.module, self.buffers):
+        found: list[_Attribute] = []
+        attributes = list(_attributes(self.module, self.buffers))
+        if not attributes:
+            return
+        loaded = self._unused()
+        self._load(loaded, weights)
+        for attribute in attributes:
             for way in (attribute, _Attribute(attribute.part, attribute.name, is_deleted=True)):
-                module = self._unused()
-                self._load(module, weights)
+                module = _sharing_weights(loaded)
                 try:
                     way.empty(module)
                     self._forward(module)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .folding import FEW, alike, apart, folded, folded_names
 from .groups import Axis, Segment, axis_size
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Explanation:
         children: dict[str | None, list[GroupTold]] = {}
         for group in self.groups:
             children.setdefault(group.owner, []).append(group)
-        lines += _branches(children, None, "")
+        lines += _branches(children, (), "")
         if self.fixed:
             lines.append("what stays:")
             lines += _reasons(self.fixed)
@@ -103,18 +104,47 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _branches(children: Mapping[str | None, Sequence[GroupTold]], owner: str | None, indent: str) -> list[str]:
-    """Groups as a tree, what is owned below its owner."""
+def _branches(
+    children: Mapping[str | None, Sequence[GroupTold]], owners: Sequence[GroupTold], indent: str
+) -> list[str]:
+    """Groups as a tree, what is owned below its owner; layers that repeat told once.
+
+    Args:
+        owners: groups that are alike, and told as one; of none the roots.
+    """
     lines = []
-    mine = children.get(owner, ())
-    for position, group in enumerate(mine):
-        last = position == len(mine) - 1
-        each = f" in each of {group.units // group.size}" if owner else ""
-        names = list(dict.fromkeys(name for name, _ in group.axes))
+    columns = [children.get(owner.name, ()) for owner in owners] if owners else [children.get(None, ())]
+    # What the first owns, each with what stands at its place below the others.
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    if not owners:
+        rows = _alike(children, [group for (group,) in rows])
+    for position, row in enumerate(rows):
+        last = position == len(rows) - 1
+        group = row[0]
+        each = f" in each of {group.units // group.size}" if owners else ""
+        times = f", {len(row)} times" if len(row) > 1 and not owners else ""
+        by_place = zip(*(dict.fromkeys(name for name, _ in each.axes) for each in row), strict=True)
+        place, names = apart([folded(place) for place in by_place])
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        lines.append(f"{indent}{'└─' if last else '├─'} {group.name}: {group.size}{each}, on {shown}")
-        lines += _branches(children, group.name, indent + ("   " if last else "│  "))
+        shown = f"{place}: {shown}" if place else shown
+        name = folded([each.name for each in row])
+        lines.append(f"{indent}{'└─' if last else '├─'} {name}: {group.size}{each}{times}, on {shown}")
+        lines += _branches(children, row, indent + ("   " if last else "│  "))
     return lines
+
+
+def _alike(children: Mapping[str | None, Sequence[GroupTold]], groups: Sequence[GroupTold]) -> list[list[GroupTold]]:
+    """Groups that differ in the numbers in their names alone, with all that they own, together where they are a few."""
+
+    def kind(group: GroupTold) -> Any:
+        names = tuple(dict.fromkeys(name for name, _ in group.axes))
+        owned = tuple(kind(each) for each in children.get(group.name, ()))
+        return alike(group.name), group.size, tuple(map(alike, names)), owned
+
+    found: dict[Any, list[GroupTold]] = {}
+    for group in groups:
+        found.setdefault(kind(group), []).append(group)
+    return [row for of_kind in found.values() for row in ([of_kind] if len(of_kind) >= FEW else [[g] for g in of_kind])]
 
 
 def _reasons(fixed: Sequence[Fixed]) -> list[str]:
@@ -125,9 +155,19 @@ def _reasons(fixed: Sequence[Fixed]) -> list[str]:
             found.setdefault(reason, []).append(f"{axis.parameter}[{axis.axis}]")
     lines = []
     for reason, axes in found.items():
-        shown = ", ".join(axes[:_SHOWN]) + (f" and {len(axes) - _SHOWN} more" if len(axes) > _SHOWN else "")
+        names = _folded_axes(axes)
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         lines.append(f"   {reason}: {shown}")
     return lines
+
+
+def _folded_axes(axes: Sequence[str]) -> list[str]:
+    """ "name[axis]", with the names of one axis told as one where they repeat."""
+    by_axis: dict[str, list[str]] = {}
+    for text in axes:
+        name, _, axis = text.rpartition("[")
+        by_axis.setdefault(alike(name) + "[" + axis, []).append(name)
+    return [f"{name}[{key.rpartition('[')[2]}" for key, names in by_axis.items() for name in folded_names(names)]
 
 
 def explain(spec: PermutationSpec, origin: Origin | None) -> Explanation:
@@ -169,7 +209,9 @@ def without(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
             return [segment]
         if spec.root_of(segment.group) == dropped:
             return [Segment.fixed(axis_size((segment,), spec.sizes))]
-        return [segment]
+        inner = tuple(part for each in segment.parts for part in fixed(each))
+        moves = any(part.group is not None for part in inner)
+        return [Segment(segment.group, segment.outer, inner if moves else axis_size(inner, spec.sizes))]
 
     return {
         name: tuple(

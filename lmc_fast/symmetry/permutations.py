@@ -33,7 +33,14 @@ def axis_index(spec: PermutationSpec, parameter: str, axis: int, choices: Choice
     Returns:
         int64 [entries of the axis].
     """
-    index: Index = _local_index(spec, spec.axes_of(parameter)[axis].segments, (), choices)
+    segments = spec.axes_of(parameter)[axis].segments
+    first = segments[0]
+    one = len(segments) == 1 and first.outer == 1 and first.inner == 1
+    if one and first.group is not None and spec.groups[first.group].owner is None:
+        # As most axes are.
+        index: Index = choices[first.group].copy()
+    else:
+        index = _local_index(spec, segments, (), choices)
     return index
 
 

@@ -16,9 +16,12 @@ from .._checks import check_int, check_type, fail_type
 from .._files import write_text
 from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
+from .._tensors import FLOATS
 from .._wrappers import met
+from .editing import edited
 from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
+from .patterns import expanded, is_pattern
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
 
@@ -95,26 +98,90 @@ class PermutationSpec:
         groups: Iterable[Group] = (),
         *,
         model: Model | None = None,
+        rest: str | None = None,
     ) -> PermutationSpec:
         """A spec from the form that research code shares: ``{"fc1.weight": ("P1", None), ...}``.
 
+        With a model, layers that repeat take one pattern. ``{i}`` stands for a number, ``{x:query|key}`` for one of
+        these words, ``*`` for anything without a dot; names of groups take them over. A whole BERT, where the residual
+        stream stays as it is, since it is what the model gives::
+
+            layer = "encoder.layer.{i}."
+            spec = PermutationSpec.from_axes(
+                {
+                    layer + "attention.self.{x:query|key}.weight": ("query_key{i}", None),
+                    layer + "attention.self.{x:query|key}.bias": ("query_key{i}",),
+                    layer + "attention.self.value.weight": ("value{i}", None),
+                    layer + "attention.self.value.bias": ("value{i}",),
+                    layer + "attention.output.dense.weight": (None, "value{i}"),
+                    layer + "intermediate.dense.weight": ("unit{i}", None),
+                    layer + "intermediate.dense.bias": ("unit{i}",),
+                    layer + "output.dense.weight": (None, "unit{i}"),
+                },
+                [
+                    Group("head{i}", 12),
+                    Group("query_key{i}", owner="head{i}"),
+                    Group("value{i}", owner="head{i}"),
+                ],
+                model=bert,
+                rest="fixed",
+            )
+
         Args:
             axes: for every parameter, what each of its dimensions carries: a group's name, None for a fixed axis,
-                or a `Segment`, a sequence of them, or an `Axis` where a name does not say enough.
+                or a `Segment`, a sequence of them, or an `Axis` where a name does not say enough. A parameter that is
+                named by itself goes before patterns, and of these the first that fits counts.
             groups: groups of which more is known than their name: sizes, owners.
             model: a module or state dict to bind the spec to at once.
+            rest: "fixed": parameters of the model that `axes` leaves out stay as they are, but for other names of one
+                that it names, and running statistics, which go with their layer's weight. None: each must be named.
 
         Raises:
-            TypeError, ValueError: as the class and, with a model, as `bind`.
+            TypeError, ValueError: as the class and, with a model, as `bind`; a pattern or `rest` without a model, and a
+                pattern that fits nothing.
         """
-        known: dict[str, Group] = {}
-        for group in groups:
+        if rest not in (None, "fixed"):
+            raise ValueError(f"rest must be 'fixed' or None, got {rest!r}")
+        listed = list(groups)
+        for position, group in enumerate(listed):
             check_type("groups", group, Group, "a sequence of Groups")
-            if group.name in known:
+            if any(other.name == group.name for other in listed[:position]):
                 raise ValueError(f"groups must name each group once, got {group.name!r} twice")
-            known[group.name] = group
-        spec = cls(known, axes)  # type: ignore[arg-type]
-        return spec if model is None else spec.bind(model)
+        check_type("axes", axes, Mapping, "a mapping from parameter names to axes")
+        pattern = next((name for name in axes if isinstance(name, str) and is_pattern(name)), None)
+        if model is None:
+            if rest is not None or pattern is not None:
+                what = f"rest={rest!r}" if rest is not None else f"the pattern {pattern!r} in axes"
+                raise ValueError(f"model must be given with {what}: it tells which parameters there are")
+            return cls({group.name: group for group in listed}, axes)  # type: ignore[arg-type]
+        known = {group.name: group for group in listed}
+        if pattern is not None:
+            axes, known = expanded(axes, listed, tensors_of("model", model, shapes_only=True))
+        if rest is not None:
+            axes = _with_rest(axes, tensors_of("model", model, shapes_only=True))
+        return cls(known, axes).bind(model)  # type: ignore[arg-type]
+
+    def edit(
+        self,
+        axes: Mapping[str, Sequence[AxisLike]] | None = None,
+        groups: Iterable[Group] = (),
+        *,
+        pin: Iterable[str] = (),
+        rename: Mapping[str, str] | None = None,
+    ) -> PermutationSpec:
+        """This spec with what you know better: a new one, not verified, to be tried by `verify_spec`.
+
+        Args:
+            axes: for some parameters, or patterns, what their dimensions carry now, as of `from_axes`.
+            groups: groups that are new, or of which more is known than before.
+            pin: names of groups whose units stay where they are, with all that they own.
+            rename: names of groups, and what they are called from now on; this comes before `axes`.
+
+        Raises:
+            TypeError, ValueError: a group or a parameter that the spec has not; and as `from_axes`. One that was bound
+                stays so, and its sizes are checked, unless an axis of it spans several dimensions: bind it then.
+        """
+        return edited(self, {} if axes is None else axes, groups, pin, {} if rename is None else rename)
 
     @classmethod
     def from_perm_to_axes(cls, perm_to_axes: Mapping[str, Sequence[tuple[str, int]]], model: Model) -> PermutationSpec:
@@ -319,6 +386,21 @@ class PermutationSpec:
         return "\n".join(lines)
 
 
+def _with_rest(axes: Mapping[str, Sequence[AxisLike]], tensors: Mapping[str, Tensor]) -> dict[str, Sequence[AxisLike]]:
+    """Axes of all parameters: those that are left out are fixed."""
+    met_axes = met(axes, tensors)
+    of_tied = {tensor_identity(tensors[name]): entries for name, entries in met_axes.items() if name in tensors}
+    found = dict(met_axes)
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if name in found or not tensor.is_floating_point():
+            continue
+        if kind in STATISTICS and (f"{layer}.weight" if layer else "weight") in met_axes:
+            continue
+        found[name] = of_tied.get(tensor_identity(tensor), (None,) * tensor.ndim)
+    return found
+
+
 def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
     """Axes by name, from their short forms."""
     if not isinstance(given, Mapping):
@@ -396,7 +478,7 @@ def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Ten
             raise ValueError(f"the spec names parameter {name!r}, which the model lacks")
     _check_dims(axes, tensors)
     for name, tensor in tensors.items():
-        if name not in axes and tensor.is_floating_point():
+        if name not in axes and tensor.dtype in FLOATS:
             raise ValueError(
                 f"the model has parameter {name!r} {tuple(tensor.shape)}, which the spec leaves out; "
                 "name it, with None for its fixed axes"

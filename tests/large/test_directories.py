@@ -87,9 +87,9 @@ def test_an_aligned_model_computes_what_the_original_does(folder: Path) -> None:
     found = verify_aligned("out", "B")
     assert found.holds
     assert (found.inputs, found.outputs) == (3, 3)
-    done = CliRunner().invoke(cli, ["verify", "out", "--against", "B", "--inputs", "2"])
+    done = CliRunner().invoke(cli, ["verify", "out", "--against", "B", "--seed", "2"])
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("the same function: 2 outputs on 2 random inputs differ by")
+    assert done.stdout.startswith("the same function: 3 outputs on 3 random inputs differ by")
 
 
 def test_another_function_is_seen(folder: Path) -> None:
@@ -108,6 +108,12 @@ def test_a_directory_that_is_not_there_is_named(folder: Path) -> None:
     done = CliRunner().invoke(cli, ["verify", "none", "--against", "B"])
     assert done.exit_code == 2
     assert done.stderr == "lmc-fast: model directory 'none' does not exist\n"
+
+
+def test_verify_takes_a_spec_or_an_original(folder: Path) -> None:
+    done = CliRunner().invoke(cli, ["verify", "B"])
+    assert done.exit_code == 2
+    assert done.stderr == "lmc-fast: verify takes one of --spec and --against\n"
 
 
 def test_half_precision_is_run_in_single_and_put_back() -> None:

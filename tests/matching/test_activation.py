@@ -181,16 +181,15 @@ def test_hooks_are_gone_after_an_error() -> None:
     assert a.training and not any(part._forward_hooks for model in (a, b) for part in model.modules())
 
 
-def test_what_is_seen_nowhere() -> None:
-    a, b = (models.randomise(models.Experts(), seed) for seed in (0, 1))
-    spec, batches = models.Experts.spec(), [torch.randn(16, 5)]
-    with pytest.raises(ValueError, match=r"no module shows the units of group 'unit' \(on gate_up, down\)"):
-        activation_matching(a, b, batches, spec)
-    match = activation_matching(a, b, batches, spec, unseen="keep")
-    assert all(row == [0, 1, 2, 3] for row in match.permutations["unit"].tolist())
-    gain = plain_gain(a.router(batches[0]).detach(), b.router(batches[0]).detach(), "correlation")
-    choice = lmc.linear_sum_assignment(gain.numpy(), maximize=True)[1]
-    assert match.permutations["expert"].tolist() == choice.tolist()
+def test_parameters_without_a_layer() -> None:
+    model = models.randomise(models.Experts(), 0)
+    spec, batches = models.Experts.spec().bind(model), [torch.randn(64, 5)]
+    truth = lmc.Permutations.random(spec, 1)
+    for statistic, watch in WAYS:
+        match = activation_matching(
+            model, truth.inverse().apply(model), batches, spec, statistic=statistic, watch=watch
+        )
+        assert match.permutations == truth
 
 
 def test_objective_and_distances_are_those_of_the_weights() -> None:
@@ -222,7 +221,7 @@ class Diverging(nn.Sequential):
         ({"spec": {}}, TypeError, "spec must be a PermutationSpec"),
         ({"statistic": "sum"}, ValueError, "statistic must be one of 'correlation', 'covariance', got 'sum'"),
         ({"watch": "both"}, ValueError, "watch must be one of 'inputs', 'outputs', got 'both'"),
-        ({"unseen": "skip"}, ValueError, "unseen must be one of 'raise', 'keep', got 'skip'"),
+        ({"unseen": "skip"}, ValueError, "unseen must be one of 'raise', 'keep', 'weights', got 'skip'"),
         ({"device": "nowhere"}, ValueError, "device must be a device of this machine"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -146,3 +147,26 @@ def test_two_groups_that_are_one_are_told_apart(width: int) -> None:
     with pytest.raises(lmc.SymmetryError):
         lmc.verify_spec(Residual(), wrong, X)
     lmc.verify_spec(Residual(), lmc.derive_spec(Residual(), X), X)
+
+
+@pytest.mark.parametrize("is_locked", [False, True], ids=["copied", "with what cannot be copied"])
+def test_what_an_earlier_call_computed_is_emptied(is_locked: bool) -> None:
+    class Remembers(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first: Tensor | None = None
+            if is_locked:
+                self.lock = threading.Lock()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first is None:
+                self.first = self.up(x).detach()
+            return self.down(self.first.relu())
+
+    model = Remembers()
+    model(X)
+    axes = {"up.weight": ("h", None), "up.bias": ("h",), "down.weight": (None, "h"), "down.bias": (None,)}
+    spec = lmc.PermutationSpec.from_axes(axes)
+    lmc.verify_spec(model, spec, X)
+    assert spec.verified is not None and "kept from earlier calls, and emptied: first" in spec.verified.note
+    assert model.first is not None

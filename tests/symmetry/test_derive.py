@@ -106,6 +106,7 @@ FREE: dict[str, Callable[[Tensor], Tensor]] = {
     "a view and back": lambda h: h.view(-1, 1, 6).squeeze(1).reshape(-1, 6),
     "where": lambda h: torch.where(h > 0, h, 0.1 * h),
     "a constant added": lambda h: h + torch.full((6,), 2.0),
+    "sorted": lambda h: h.sort(-1).values,
     "a product of itself": lambda h: (h.unsqueeze(-1) @ h.unsqueeze(-2)).sum(-1),
 }
 PINNED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -113,7 +114,6 @@ PINNED: dict[str, Callable[[Tensor], Tensor]] = {
     "flipped": lambda h: h + h.flip(-1),
     "rolled": lambda h: h + h.roll(1, -1),
     "cumulated": lambda h: h.cumsum(-1),
-    "sorted": lambda h: h.sort(-1).values,
     "looked up": lambda h: h[:, torch.tensor([1, 0, 2, 3, 5, 4])],
     "lower triangle": lambda h: (h.unsqueeze(-1) * h.unsqueeze(-2)).tril().sum(-1),
     "differences": lambda h: F.pad(h.diff(dim=-1), (0, 1)),

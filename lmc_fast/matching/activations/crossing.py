@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from ..._calls import Calls, Forward, in_eval
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
 from ...symmetry.views import Leaf, Units, leaves, taken_together
-from .moments import Centred, CrossMoments, CrossSums, Some, without_rounding
-from .watching import Place, entries_first, places_of, places_used, run, watching
+from .labels import AxisKey
+from .moments import Centred, CrossMoments, CrossSums, Part, Some, without_rounding
+from .seeing import Seen, Spot, Weights, run_seen, spots_used
+from .trial import steady_spots
 
 __all__ = ["activation_gains"]
 
@@ -32,11 +35,13 @@ def activation_gains(
     device: torch.device | None = None,
     progress: Progress = False,
     forward: Forward | None = None,
+    missed: dict[AxisKey, str] | None = None,
 ) -> dict[Units, NDArray[np.float64]]:
     """What `activation_matching` maximises, by group: float64 [units, units], row: unit of a; column: unit of b.
 
     Args:
         spec: bound.
+        missed: why an axis does not show its units where its parameter is used, by parameter and axis; written to.
 
     Returns:
         By group, or by several that lie inside each other, correlations, or ("covariance") sums of products of centred
@@ -44,44 +49,51 @@ def activation_gains(
 
     Raises:
         TypeError: a batch that the rule of `_batches` does not cover.
-        ValueError: no batches, or activations that are not finite or differ in shape between the models.
+        ValueError: no examples, or activations that are not finite or differ in shape between the models.
     """
-    runs = [(model, Calls(model, forward)) for model in (model_a, model_b)]
+    runs = [_Runs(model, Calls(model, forward), Weights(model, spec)) for model in (model_a, model_b)]
     crossing: _Crossing | None = None
+    missed = {} if missed is None else missed
+    some = False
     with in_eval(model_a, model_b), tracking(progress, "activations", count_of(batches)) as advance:
-        for both in _pairs(runs, batches):
+        for index, batch in enumerate(batches):
+            some = True
+            both = [of.calls.read_one("batches", index, batch) for of in runs]
+            if not both[0].examples:
+                # Nothing is to be seen of no example.
+                advance("")
+                continue
             if crossing is None:
-                used = places_used(model_a, places_of(model_a, spec), *both[0][1:])
-                crossing = _Crossing(spec, used, watch, device)
-                crossing.take_up(both, [crossing.first])
+                used = spots_used(model_a, runs[0].calls, both[0], runs[0].weights, missed)
+                used = steady_spots(model_a, runs[0].calls, both[0], spec, runs[0].weights, used, missed)
+                crossing = _Crossing(spec, runs[0].weights.sizes, used, watch, device, missed)
+                crossing.take_up(runs, both, [crossing.first])
                 crossing.watch_still_units()
-                crossing.take_up(both, [crossing.second])
+                crossing.take_up(runs, both, [crossing.second])
             else:
-                crossing.take_up(both, [crossing.first, crossing.second])
+                crossing.take_up(runs, both, [crossing.first, crossing.second])
             advance("")
     if crossing is None:
-        raise ValueError("batches must hold one batch at least, got none")
+        raise ValueError(f"batches must hold one {'example' if some else 'batch'} at least, got none")
     return crossing.gains(statistic)
 
 
-# A model, how it is called, and a batch for it.
-Run = tuple[nn.Module, Calls, Batch]
+@dataclass(frozen=True)
+class _Runs:
+    """One of the models, and how it is run."""
 
+    model: nn.Module
+    calls: Calls
+    weights: Weights
 
-def _pairs(runs: Sequence[tuple[nn.Module, Calls]], batches: Iterable[Any]) -> Iterable[tuple[Run, Run]]:
-    """Every batch as each of the two models takes it, on that model's device."""
-    (model_a, calls_a), (model_b, calls_b) = runs
-    for index, batch in enumerate(batches):
-        yield (
-            (model_a, calls_a, calls_a.read_one("batches", index, batch)),
-            (model_b, calls_b, calls_b.read_one("batches", index, batch)),
-        )
+    def see(self, batch: Batch, see: Seen) -> None:
+        run_seen(self.model, self.calls, batch, self.weights, see)
 
 
 class _View:
     """Some of the places, and the sums over what they have shown."""
 
-    def __init__(self, places: dict[Place, CrossMoments]) -> None:
+    def __init__(self, places: dict[Spot, CrossMoments]) -> None:
         self.places = places
         self.sums: dict[Units, CrossSums] = {}
 
@@ -103,26 +115,38 @@ class _Crossing:
         device: where the sums are kept; None: where the activations are.
     """
 
-    def __init__(self, spec: PermutationSpec, used: Collection[Place], watch: str, device: torch.device | None) -> None:
-        on_axis: dict[tuple[str, int], dict[Leaf, None]] = {}
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        sizes: dict[AxisKey, int],
+        used: Collection[Spot],
+        watch: str,
+        device: torch.device | None,
+        missed: dict[AxisKey, str],
+    ) -> None:
+        on_axis: dict[AxisKey, dict[Leaf, None]] = {}
         for root in spec.roots:
             for leaf in leaves(spec, root):
                 # Root groups that lie inside each other are seen together alone.
                 whole = taken_together(spec, leaf, spec.roots)
                 on_axis.setdefault((leaf.parameter, leaf.axis), {})[whole] = None
-        self._on_place = {place: list(on_axis[place.parameter, place.axis]) for place in used}
+        self._on_spot: dict[Spot, list[Part]] = {}
+        for spot in used:
+            key, numbers = (spot.parameter, spot.axis), spot.numbers
+            parts = [Part(leaf, numbers, sizes[key]) for leaf in on_axis[key]]
+            self._on_spot[spot] = [part for part in parts if part.is_there]
+            if not all(part.is_there for part in parts):
+                missed.setdefault(key, f"{spot.op} uses only some of the units on {spot.parameter!r} at a time")
         self._side = watch.removesuffix("s")
-        self._there = {
-            leaf.group for place, found in self._on_place.items() if place.side == self._side for leaf in found
-        }
+        self._there = {part.units for spot, found in self._on_spot.items() if spot.side == self._side for part in found}
         self._device = device
         self._still: dict[Units, tuple[Tensor, Tensor]] = {}
-        self.first = self._view(lambda place, leaf: (place.side == self._side) == (leaf.group in self._there))
+        self.first = self._view(lambda spot, part: (spot.side == self._side) == (part.units in self._there))
         self.second = _View({})
 
-    def _view(self, wanted: Callable[[Place, Leaf], bool], some: Some | None = None) -> _View:
-        chosen = {place: [leaf for leaf in found if wanted(place, leaf)] for place, found in self._on_place.items()}
-        return _View({place: CrossMoments(found, some) for place, found in chosen.items() if found})
+    def _view(self, wanted: Callable[[Spot, Part], bool], some: Some | None = None) -> _View:
+        chosen = {spot: [part for part in found if wanted(spot, part)] for spot, found in self._on_spot.items()}
+        return _View({spot: CrossMoments(found, some) for spot, found in chosen.items() if found})
 
     def watch_still_units(self) -> None:
         """From here on look at the units that have not varied so far, in both models, on the other side as well."""
@@ -130,22 +154,23 @@ class _Crossing:
             still = [(squares == 0).nonzero().squeeze(1) for squares in (of.squares_a, of.squares_b)]
             if group in self._there and all(indices.numel() for indices in still):
                 self._still[group] = (still[0], still[1])
-        self.second = self._view(
-            lambda place, leaf: place.side != self._side and leaf.group in self._still, self._still
-        )
+        self.second = self._view(lambda spot, part: spot.side != self._side and part.units in self._still, self._still)
 
-    def take_up(self, runs: tuple[Run, Run], views: Sequence[_View]) -> None:
-        """Run both models on a batch; every activation of b meets that of a, in the order of the place's calls."""
-        waiting: dict[Place, deque[Centred]] = {place: deque() for view in views for place in view.places}
+    def take_up(self, runs: Sequence[_Runs], batches: Sequence[Batch], views: Sequence[_View]) -> None:
+        """Run both models on a batch; every activation of b meets that of a, in the order of the spot's calls."""
+        waiting: dict[Spot, deque[Centred]] = {place: deque() for view in views for place in view.places}
         if not waiting:
             return
 
-        def keep(place: Place, shown: Tensor) -> None:
-            # Copied at once: what comes next may write to the tensor in place.
-            waiting[place].append(Centred.of(entries_first(shown, place.dim).to(self._device or shown.device)))
+        def keep(place: Spot, shown: Tensor) -> None:
+            if place in waiting:
+                # Copied at once: what comes next may write to the tensor in place.
+                waiting[place].append(Centred.of(place.rows(shown).to(self._device or shown.device)))
 
-        def meet(place: Place, shown: Tensor) -> None:
-            b = entries_first(shown, place.dim)
+        def meet(place: Spot, shown: Tensor) -> None:
+            if place not in waiting:
+                return
+            b = place.rows(shown)
             a = waiting[place].popleft() if waiting[place] else None
             if a is None or a.rest.shape != b.shape:
                 ours = "nothing more" if a is None else str(tuple(a.rest.shape))
@@ -158,9 +183,8 @@ class _Crossing:
                 if place in view.places:
                     view.places[place].add(a, centred, view.sums)
 
-        for run_of_model, see in zip(runs, (keep, meet), strict=True):
-            with watching(run_of_model[0], waiting, see):
-                run(*run_of_model)
+        for run, batch, see in zip(runs, batches, (keep, meet), strict=True):
+            run.see(batch, see)
         left = next((place for place, queue in waiting.items() if queue), None)
         if left is not None:
             raise ValueError(f"model_b must run as model_a does, but does not call {left.module!r} as often")

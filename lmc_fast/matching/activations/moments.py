@@ -18,7 +18,7 @@ from ..._models import accumulate_dtype
 from ...ops.gain_matrix import units_first
 from ...symmetry.views import Leaf, Units
 
-__all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Some", "without_rounding"]
+__all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Part", "Some", "without_rounding"]
 
 # A spread of fewer roundings of the mean than this is taken for that of a constant.
 ROUNDINGS = 4
@@ -111,16 +111,50 @@ class CrossSums:
 Some = Mapping[Units, tuple[Tensor, Tensor]]
 
 
-class CrossMoments:
-    """Means of one place in both models, and what its batches add to the sums of the groups on it.
+class Part:
+    """The entries of a spot that belong to the units of one leaf.
 
     Args:
-        leaves: of the place's axis.
+        leaf: of the spot's axis.
+        numbers: of each entry at the spot its number along the axis, -1 for none; None: the whole axis in its order.
+        size: entries of the axis.
+    """
+
+    def __init__(self, leaf: Leaf, numbers: Tensor | None, size: int) -> None:
+        self.units: Units = leaf.group
+        self._leaf = replace(leaf, axis=0)
+        self._at: Tensor | None = None
+        if numbers is not None:
+            at = torch.full((size,), -1)
+            here = numbers >= 0
+            at[numbers[here]] = here.nonzero().squeeze(1)
+            at = units_first(self._leaf.view(at), self._leaf.unit_dims)
+            # [units, what each of them holds there]
+            self._at = at[:, (at >= 0).all(dim=0)]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all units show up at the spot."""
+        return self._at is None or self._at.shape[1] > 0
+
+    def rows(self, entries: Tensor) -> Tensor:
+        """[entries, samples] -> [units, rest]."""
+        if self._at is None:
+            return units_first(self._leaf.view(entries), self._leaf.unit_dims)
+        rows = entries.index_select(0, self._at.flatten().to(entries.device))
+        return rows.reshape(self._at.shape[0], -1)
+
+
+class CrossMoments:
+    """Means of one spot in both models, and what its batches add to the sums of the groups on it.
+
+    Args:
+        parts: of the spot.
         some: the units to look at, by group; all of those left out.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], some: Some | None = None) -> None:
-        self.leaves = [replace(leaf, axis=0) for leaf in leaves]
+    def __init__(self, parts: Sequence[Part], some: Some | None = None) -> None:
+        self.parts = list(parts)
         self.some = {} if some is None else some
         self.count = 0
         self.mean_a = self.mean_b = torch.zeros((), dtype=torch.float64)
@@ -136,12 +170,12 @@ class CrossMoments:
         shift_a, shift_b = a.mean - self.mean_a.to(a.mean.device), b.mean - self.mean_b.to(b.mean.device)
         joined = self.count * count / (self.count + count)
         dtype = torch.promote_types(a.rest.dtype, b.rest.dtype)
-        for leaf in self.leaves:
-            rest_a, rest_b = self._rows(leaf, a.rest.to(dtype), b.rest.to(dtype))
-            if leaf.group not in sums:
-                sums[leaf.group] = CrossSums.zeros(rest_a.shape[0], rest_b.shape[0], rest_a.device)
-            of = sums[leaf.group]
-            moved_a, moved_b = self._rows(leaf, shift_a.unsqueeze(1), shift_b.unsqueeze(1))
+        for part in self.parts:
+            rest_a, rest_b = self._rows(part, a.rest.to(dtype), b.rest.to(dtype))
+            if part.units not in sums:
+                sums[part.units] = CrossSums.zeros(rest_a.shape[0], rest_b.shape[0], rest_a.device)
+            of = sums[part.units]
+            moved_a, moved_b = self._rows(part, shift_a.unsqueeze(1), shift_b.unsqueeze(1))
             of.cross += rest_a @ rest_b.T
             of.cross.addmm_(moved_a, moved_b.T, alpha=joined)
             of.squares_a += _row_squares(rest_a) + joined * _row_squares(moved_a)
@@ -150,15 +184,15 @@ class CrossMoments:
         self.mean_a = self.mean_a.to(shift_a.device) + shift_a * (count / self.count)
         self.mean_b = self.mean_b.to(shift_b.device) + shift_b * (count / self.count)
 
-    def mean_squares(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
-        """For the units of one of the leaves the squared means of both models, times the samples: float64 [units]."""
-        means_a, means_b = self._rows(leaf, self.mean_a.unsqueeze(1), self.mean_b.unsqueeze(1))
+    def mean_squares(self, part: Part) -> tuple[Tensor, Tensor]:
+        """For the units of one of the parts the squared means of both models, times the samples: float64 [units]."""
+        means_a, means_b = self._rows(part, self.mean_a.unsqueeze(1), self.mean_b.unsqueeze(1))
         return self.count * _row_squares(means_a), self.count * _row_squares(means_b)
 
-    def _rows(self, leaf: Leaf, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        rows_a, rows_b = (units_first(leaf.view(entries), leaf.unit_dims) for entries in (a, b))
-        if leaf.group in self.some:
-            some_a, some_b = self.some[leaf.group]
+    def _rows(self, part: Part, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        rows_a, rows_b = part.rows(a), part.rows(b)
+        if part.units in self.some:
+            some_a, some_b = self.some[part.units]
             return rows_a[some_a], rows_b[some_b]
         return rows_a, rows_b
 
@@ -167,8 +201,8 @@ def without_rounding(sums: Mapping[Units, CrossSums], places: Iterable[CrossMome
     """The sums, with the squares of units that do not vary beyond rounding at exactly 0."""
     means = {group: (torch.zeros_like(of.squares_a), torch.zeros_like(of.squares_b)) for group, of in sums.items()}
     for place in places:
-        for leaf in place.leaves if place.count else ():
-            for total, squares in zip(means[leaf.group], place.mean_squares(leaf), strict=True):
+        for part in place.parts if place.count else ():
+            for total, squares in zip(means[part.units], place.mean_squares(part), strict=True):
                 total += squares
     return {
         group: CrossSums(of.cross, _spread(of.squares_a, means[group][0]), _spread(of.squares_b, means[group][1]))

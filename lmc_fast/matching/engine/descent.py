@@ -22,7 +22,7 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, leaves, taken_together
+from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
@@ -36,6 +36,8 @@ __all__ = ["CoordinateDescent", "Settled", "Step"]
 SIDE_BY_SIDE_FROM = 256
 # Over leading parts: descent over whole weights makes as much of where these lead as of where more would.
 LEADING_SWEEPS = 2
+# Bytes of gains that are on their way from a GPU together.
+IN_FLIGHT = 1 << 30
 # Smaller assignments read their gains whatever is known of these.
 CANDIDATES_FROM = 513
 
@@ -124,8 +126,18 @@ class CoordinateDescent:
         self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
         self.solvers: dict[str, AssignmentSolver] = {}
-        # By the segments of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[tuple[Segment, ...], tuple[str, ...]], Tensor] = {}
+        # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
+        numbers: dict[tuple[Segment, ...], int] = {}
+        self._numbers = {
+            name: [
+                numbers.setdefault(axis.segments, len(numbers)) if roots else None
+                for axis, roots in zip(spec.axes[name], self.axis_roots[name], strict=True)
+            ]
+            for name in self.a
+        }
+        self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
+        # By the number of an axis, and the roots that are left in place.
+        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
     def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -195,7 +207,8 @@ class CoordinateDescent:
     def _settle_together(self, root: str, order: Collection[str]) -> bool:
         """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
 
-        None of them can be told by itself where it shows up beside the others alone.
+        None of them can be told by itself where it shows up beside the others alone. One that is known by itself
+        somewhere is settled by that: the others come after it, and gains of several at once are large.
 
         Args:
             order: the groups so far, this one among them.
@@ -211,9 +224,9 @@ class CoordinateDescent:
                     if other in unsettled - roots:
                         roots.add(other)
                         found.extend(self.units[other])
-        if len(roots) == 1:
-            return False
         settled = set(self.spec.roots) - unsettled
+        if len(roots) == 1 or self._is_known_alone(root, settled):
+            return False
         known: dict[Units, dict[Leaf, None]] = {}
         for units in found:
             for leaf in self.leaves[units]:
@@ -229,6 +242,16 @@ class CoordinateDescent:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
         return True
+
+    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
+        """Whether a root group and all that it owns show up where everything else is settled."""
+        known = {
+            name
+            for units, of in self._settled_leaves(root, settled).items()
+            if of
+            for name in groups_of(self.spec, units)
+        }
+        return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -324,6 +347,23 @@ class CoordinateDescent:
         Returns:
             For each what that gained, and how many units moved.
         """
+        return [found for wave in self._waves(roots) for found in self._improve(wave, workers)]
+
+    def _waves(self, roots: Sequence[str]) -> list[list[str]]:
+        """Groups in runs whose gains may be on their way from a GPU together; all in one where they need not travel."""
+        waves: list[list[str]] = [[]]
+        size = 0
+        for root in roots:
+            found = [self.gains.uses(name)[0] for name in self.units[root] if self.leaves[name]]
+            travels = sum(4 * use.count**2 for use in found if use.a.device.type != "cpu")
+            if waves[-1] and size + travels > IN_FLIGHT:
+                waves.append([])
+                size = 0
+            waves[-1].append(root)
+            size += travels
+        return waves
+
+    def _improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:
         # A GPU goes on with the next gains while the assignments of those that have arrived are solved.
         gains: dict[str, dict[Units, Leaving | None]] = {root: {} for root in roots}
         candidates: dict[Units, list[Leaving] | None] = {}
@@ -377,6 +417,8 @@ class CoordinateDescent:
             if not gained > self.scale[root]:
                 self.choose(root, before)
                 return 0.0, 0
+        if len(before) == 1:
+            return gained, int((choices[root] != before[root]).sum())
         now, old = flat_choices(self.spec, root, choices), flat_choices(self.spec, root, before)
         return gained, sum(int((now[name] != old[name]).sum()) for name in self.trees[root])
 
@@ -387,11 +429,10 @@ class CoordinateDescent:
 
     def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
-        of_axis = self.spec.axes[parameter][axis]
-        if not self.axis_roots[parameter][axis]:
+        number = self._numbers[parameter][axis]
+        if number is None:
             return None
-        # Axes that are split in the same way move in the same way.
-        key = of_axis.segments, still
+        key = number, still
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
@@ -402,9 +443,9 @@ class CoordinateDescent:
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for segments, still in list(self._indices):
-            if root not in still and any(segment.group == root for segment in walk(segments)):
-                del self._indices[segments, still]
+        for number, still in list(self._indices):
+            if root not in still and root in self._moved_by[number]:
+                del self._indices[number, still]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""

@@ -7,14 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrices, gain_matrix, units_first
 from ...ops.laid_out import laid_out
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
+from .columns import Columns, columns_of
 from .sums import gain_times, matrix_times
 from .transfers import moved_between
 
@@ -61,6 +65,14 @@ class Use:
         """How many units the gain has."""
         return math.prod(self.a.shape[dim] for dim in self.units)
 
+    def beside_units(self, indices: Indices) -> list[Tensor | None]:
+        """What gathers each dimension of `b` that does not run over the units."""
+        gathers: list[Tensor | None] = [None] * self.b.ndim
+        for axis, index in enumerate(indices):
+            if axis != self.leaf.axis:
+                gathers[self.dims[axis]] = index
+        return [index for dim, index in enumerate(gathers) if dim not in self.units]
+
     def term(self, indices: Indices) -> Term:
         """What the leaf adds to the gain, with b's axes gathered; its own by the other roots' groups, if any."""
         gathers: list[Tensor | None] = [None] * self.b.ndim
@@ -76,13 +88,14 @@ class Use:
 class _Kept:
     """A gain matrix, the indices that each use was last added with (None: not yet), its share of corrections.
 
-    `asked` is when it was last asked for, in calls.
+    `asked` is when it was last asked for, in calls; `places` are those of its columns, if it was made of `Columns`.
     """
 
     gain: Tensor
     indices: list[Indices | None]
     corrected: float
     asked: int
+    places: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -122,6 +135,8 @@ class GainCache:
         self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
         self._kept: dict[Units, _Kept] = {}
+        # Laid out when they are first asked for; None: not that way.
+        self._columns: dict[Units, Columns | None] = {}
         self._calls = 0
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
         self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
@@ -129,7 +144,31 @@ class GainCache:
     def gain(self, group: Units) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own. Not to be written to."""
         uses = self._uses[group]
-        return self._up_to_date(group, range(len(uses))) if uses else None
+        if not uses:
+            return None
+        if group not in self._columns:
+            leaves, a, b = ([getattr(use, name) for use in uses] for name in ("leaf", "a", "b"))
+            self._columns[group] = columns_of(leaves, a, b)
+        columns = self._columns[group]
+        return self._up_to_date(group, range(len(uses))) if columns is None else self._by_columns(group, columns)
+
+    def _by_columns(self, group: Units, columns: Columns) -> Tensor:
+        self._calls += 1
+        now: list[Indices | None] = [self._indices(use) for use in self._uses[group]]
+        places = columns.places([use.beside_units(of) for use, of in zip(self._uses[group], now, strict=True) if of])
+        kept = self._kept.get(group)
+        if kept is not None and kept.places is not None and kept.corrected < math.inf:
+            moved = np.flatnonzero(places != kept.places)
+            corrected = kept.corrected + len(moved) / max(1, len(places))
+            if len(moved) <= WORTH_CORRECTING * len(places) and corrected <= MOST_CORRECTIONS:
+                if len(moved):
+                    columns.correct(kept.gain, kept.places, places, moved)
+                self._kept[group] = _Kept(kept.gain, now, corrected, self._calls, places)
+                return kept.gain
+        gain = columns.gain(places, None if kept is None else kept.gain)
+        if kept is not None or self._makes_room(gain.numel()):
+            self._kept[group] = _Kept(gain, now, 0.0, self._calls, places)
+        return gain
 
     def gains(self, groups: Iterable[Units]) -> Iterator[tuple[Units, Tensor | None]]:
         """Each group with its `gain`, in any order: on a GPU many are summed at once, else one after another.
@@ -200,6 +239,7 @@ class GainCache:
 
     def forget_all(self) -> None:
         """Sum all gains anew when they are next asked for: the weights have changed."""
+        self._columns.clear()
         for kept in self._kept.values():
             # Past all correction; its memory serves for the new one.
             kept.corrected = math.inf
@@ -213,10 +253,12 @@ class GainCache:
         Args:
             norms: ||.||^2 of each parameter, of a and of b.
         """
+        asked = [group for group, kept in self._kept.items() if 0 < kept.corrected < math.inf]
+        rests = [self._rest(group, self._kept[group]) for group in asked]
         return {
             group
-            for group, kept in self._kept.items()
-            if 0 < kept.corrected < math.inf and not self._agrees(group, kept, norms)
+            for group, (rest,) in zip(asked, numbers(rests), strict=True)
+            if not rest <= self._rounding(group, self._kept[group], norms)
         }
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
@@ -298,19 +340,28 @@ class GainCache:
             return None
         return None if kept.corrected + share > MOST_CORRECTIONS else (chain.from_iterable(terms), share)
 
-    def _agrees(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> bool:
+    def _rest(self, group: Units, kept: _Kept) -> Tensor:
+        """||gain @ r - what the parameters make of r||, [] on the gain's device."""
         units = kept.gain.shape[0]
         signs = torch.randint(0, 2, (units,), generator=torch.Generator().manual_seed(units)).mul_(2).sub_(1)
-        signs = signs.to(kept.gain.device, torch.float64)
+        signs = signs.to(torch.float64).to(kept.gain.device, non_blocking=True)
         rest = matrix_times(kept.gain, signs)
-        bound = 0.0
         for use, indices in zip(self._uses[group], kept.indices, strict=True):
             if indices is not None:
                 term = use.term(indices)
                 rest -= gain_times(term.a, term.b, term.units, term.gathers, signs)
-                bound += math.sqrt(math.prod(norms[use.leaf.parameter]))
-        numbers = torch.finfo(kept.gain.dtype)
-        return float(rest.norm()) <= ROUNDINGS * (1 + kept.corrected) * (numbers.eps * bound + numbers.tiny)
+        found: Tensor = torch.linalg.vector_norm(rest)
+        return found
+
+    def _rounding(self, group: Units, kept: _Kept, norms: Mapping[str, tuple[float, float]]) -> float:
+        """What `_rest` may be."""
+        bound = sum(
+            math.sqrt(math.prod(norms[use.leaf.parameter]))
+            for use, indices in zip(self._uses[group], kept.indices, strict=True)
+            if indices is not None
+        )
+        numbers_of = torch.finfo(kept.gain.dtype)
+        return ROUNDINGS * (1 + kept.corrected) * (numbers_of.eps * bound + numbers_of.tiny)
 
 
 def settled_leaves(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
@@ -32,6 +33,9 @@ __all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_ou
 RANK = 32
 # A weight is factored where both of its sides are so many times as long.
 LONGER = 4
+# Units of a convolution from which on it is: factoring smaller ones takes as long as one of the few sweeps that a
+# descent makes over them, whose many entries tell their units apart.
+CONVOLUTIONS_FROM = 512
 # A search over leading parts is worth its while where gains take at most this part of the work that whole ones take.
 WORTH_LEADING = 0.25
 # A singular value beyond so many times the edge of noise is none of its own; noise itself reaches 1.1 times the edge.
@@ -88,8 +92,19 @@ class LeadingGains(GainCache):
         Args:
             norms: ||.||^2 of each parameter, of a and of b.
         """
+        found = [
+            (name, q, c, square)
+            for name, factors in self._factors.items()
+            for q, c, square in zip((factors.q_a, factors.q_b), (factors.c_a, factors.c_b), norms[name], strict=True)
+        ]
+        measured = numbers(torch.stack([_largest(c), c.double().square().sum()]) for _, _, c, _ in found)
+        covered = {
+            name
+            for (name, q, c, square), (largest, kept) in zip(found, measured, strict=True)
+            if not largest > STANDS_OUT * _edge(q, c, square - kept)
+        }
         entries = {name: self._a[name].numel() for name in self._factors}
-        clear = sum(entries[name] for name, factors in self._factors.items() if _is_clear(factors, norms[name]))
+        clear = sum(count for name, count in entries.items() if name not in covered)
         return 2 * clear >= sum(entries.values())
 
     def gain(self, group: Units) -> Tensor | None:
@@ -216,7 +231,8 @@ def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequenc
 
 def _is_large(tensor: Tensor, axis: int) -> bool:
     rows = tensor.shape[axis]
-    return rows > 0 and min(rows, tensor.numel() // rows) >= LONGER * RANK
+    least = LONGER * RANK if tensor.ndim <= 2 else CONVOLUTIONS_FROM
+    return rows > 0 and min(rows, tensor.numel() // rows) >= least
 
 
 def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
@@ -231,7 +247,7 @@ def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor
     """Q and C of a weight, from one step of subspace iteration."""
     rest = tensor.movedim(axis, 0).to(accumulate_dtype(tensor.dtype))
     matrix = rest.flatten(1)
-    once = matrix @ probes.to(matrix.device, matrix.dtype)
+    once = matrix @ probes.to(matrix.device, non_blocking=True).to(matrix.dtype)
     # By columns of one length, or the products would leave the largest singular vector alone.
     q = torch.linalg.qr(matrix @ (matrix.T @ torch.linalg.qr(once).Q)).Q
     return q, (q.T @ matrix).reshape(-1, *rest.shape[1:])
@@ -251,19 +267,23 @@ def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor
 def _is_clear(factors: _Factors, squares: tuple[float, float]) -> bool:
     """Whether the largest singular value of both models' weight is more than noise."""
     sides = zip((factors.q_a, factors.q_b), (factors.c_a, factors.c_b), squares, strict=True)
-    return all(_largest(c) > STANDS_OUT * _edge(q, c, square) for q, c, square in sides)
+    return all(
+        float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
+        for q, c, square in sides
+    )
 
 
-def _largest(c: Tensor) -> float:
-    """The largest singular value of Q C."""
+def _largest(c: Tensor) -> Tensor:
+    """The largest singular value of Q C; [] float64."""
     flat = c.flatten(1)
-    return float(torch.linalg.matrix_norm(flat @ flat.T, 2).sqrt())
+    norm: Tensor = torch.linalg.matrix_norm(flat @ flat.T, 2)
+    return norm.sqrt().double()
 
 
-def _edge(q: Tensor, c: Tensor, square: float) -> float:
-    """Where the singular values would end, were all but the leading part independent entries."""
+def _edge(q: Tensor, c: Tensor, rest: float) -> float:
+    """Where the singular values would end, were the rest, of this squared norm, independent entries."""
     rows, rank, columns = q.shape[0], q.shape[1], c[0].numel()
-    variance = max(0.0, square - float(c.double().square().sum())) / ((rows - rank) * (columns - rank))
+    variance = max(0.0, rest) / ((rows - rank) * (columns - rank))
     return math.sqrt(variance) * (math.sqrt(rows) + math.sqrt(columns))
 
 

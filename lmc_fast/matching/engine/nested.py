@@ -56,6 +56,13 @@ def best_choices(
     Returns:
         The best choices of the root and of every group below it, and how much they gain over `current`, in float64.
     """
+    alone = gains.get(root)
+    if alone is not None and len(gains) == 1 and root not in frozen and not spec.owned_by(root):
+        # As most groups are: the same, without what the others take.
+        pick = (solver or AssignmentSolver(maximize=True)).solve(alone, candidates=candidates)
+        rows = np.arange(len(pick))
+        now, then = (float(alone[rows, choice].sum(dtype=np.float64)) for choice in (pick, current[root]))
+        return {root: pick}, now - then
     own = {units: gain for units, gain in gains.items() if groups_of(spec, units)[0] == root}
     picks = _Search(spec, current, frozen).solve(root, _factors(spec, own), _NO_OWNER, solver, candidates)[1]
     choices: Choices = {name: pick.reshape(spec.shape(name)) for name, pick in picks.items()}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..._derived import derived_weights, effective_tensors
 from ..._models import Model, counted_names, equal_names, unwrapped
+from ..._tensors import unsummable
 from ...symmetry import PermutationSpec
 
 __all__ = ["Seen", "seen"]
@@ -21,7 +22,8 @@ class Seen:
     Attributes:
         spec: bound; as the one that was given, with effective weights in the place of what they are computed from.
         tensors: of each model, by the names of this spec.
-        names: what counts in distances: every weight once, no buffers, nothing integer.
+        names: what counts in distances: every weight once, no buffers, nothing that is not summed (integers, floats of
+            8 bits, complex numbers).
         renamed: names of tensors that effective weights are computed from, with the weights' names.
     """
 
@@ -51,7 +53,11 @@ def seen(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]], spec: Pe
     counted = set.intersection(
         *(set(counted_names(model, of_model)) for model, of_model in zip(models, tensors, strict=True))
     )
-    names = [name for name in tensors[0] if name in counted]
+    names = [
+        name
+        for name in tensors[0]
+        if name in counted and not any(unsummable(of_model[name]) is not None for of_model in tensors)
+    ]
     if module is None:
         again = equal_names(tensors, names, spec.axes)
         names = [name for name in names if name not in again]

@@ -17,8 +17,7 @@ Precision. Half types multiply exactly. float32 is split into three products of 
 rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
 atomics: the same inputs give the same result.
 
-Large products are left to the GPU's own library where it sums halves in float32 (`blas`): twice and more as fast as
-the tiles here. These are for what is small, for "ieee" and "tf32", and for where there is no such library.
+With precision "library", large products are left to the GPU's own one (`blas`).
 
 The LAP that comes next starts from each row's best columns and a bound of the others. Where they are asked for, the
 tiles leave them behind (`triton_candidates`), so that nobody reads the result for them.
@@ -50,6 +49,8 @@ from .triton_product import grouped_kernel, product_kernel
 __all__ = ["gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
 MOST_SPLITS = 16
+# Entries from which on a term of a group is multiplied by itself: laying it out takes longer than adding to the result.
+ALONE_FROM = 256
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
 
@@ -63,7 +64,7 @@ def gain_matrix_and_candidates(
     terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "tf32x3"
 ) -> tuple[Tensor, GainCandidates]:
     """`gain_matrix`, and the candidates of the result, which tiles of ours leave if they hold whole sums."""
-    duals = column_duals.to(terms[0].a.device, torch.float32).contiguous()
+    duals = column_duals.to(torch.float32).to(terms[0].a.device, non_blocking=True).contiguous()
     gain, kept = _gain(terms, base, precision, duals)
     return gain, gain_candidates(gain, duals, k) if kept is None else kept.merged(k)
 
@@ -75,17 +76,40 @@ def _gain(
     dtype = common_dtype(terms)
     if blas.takes(terms, precision):
         return blas.gain_matrix(terms, base), None
-    operands = operands_of(terms, units, dtype)
     add = base is not None
     out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
-    if operands is None:
-        (sides,) = lay_out([terms], dtype)
-        k = sides.a.shape[1]
-        operands = (Operand(sides.a, k, 1), Operand(sides.b, k, 1))
-    else:
-        k = terms[0].entry_count()
     if units == 0:
         return out, None
+    products = _products(terms, units, dtype)
+    kept = None
+    for place, (operands, k) in enumerate(products):
+        # The last one's tiles hold whole sums.
+        last = duals if place == len(products) - 1 else None
+        kept = _product(operands, k, out, add or place > 0, precision, last)
+    return out, kept
+
+
+def _products(terms: Sequence[Term], units: int, dtype: torch.dtype) -> list[tuple[tuple[Operand, Operand], int]]:
+    """What is multiplied, each with its number of entries: large terms where they lie, all others side by side."""
+    found, others = [], []
+    for term in terms:
+        large = len(terms) == 1 or (units >= MIDDLE and term.entry_count() >= ALONE_FROM)
+        operands = operands_of(term, dtype) if large else None
+        if operands is None:
+            others.append(term)
+        else:
+            found.append((operands, term.entry_count()))
+    if others:
+        (sides,) = lay_out([others], dtype)
+        k = sides.a.shape[1]
+        found.append(((Operand(sides.a, k, 1), Operand(sides.b, k, 1)), k))
+    return found
+
+
+def _product(
+    operands: tuple[Operand, Operand], k: int, out: Tensor, add: bool, precision: str, duals: Tensor | None
+) -> Kept | None:
+    dtype, units = operands[0].tensor.dtype, out.shape[0]
 
     def prepare(config: Config) -> Callable[[], object]:
         # Trials may not add to a base.
@@ -99,7 +123,7 @@ def _gain(
         "entries": size_class(k),
     }
     config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
-    return out, _multiply(operands, k, out, add, precision, config, duals)
+    return _multiply(operands, k, out, add, precision, config, duals)
 
 
 def gain_matrices(
@@ -245,6 +269,9 @@ def _multiply(
 def _precision(dtype: torch.dtype, precision: str) -> str:
     if dtype != torch.float32:
         return "ieee"
+    if precision == "library":
+        # Too small for it, or there is none.
+        precision = "tf32x3"
     # AMD's matrix units multiply float32 as it is.
     return "ieee" if torch.version.hip is not None and precision == "tf32x3" else precision
 

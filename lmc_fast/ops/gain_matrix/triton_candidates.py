@@ -177,7 +177,7 @@ def gain_candidates(gain: Tensor, column_duals: Tensor, k: int) -> GainCandidate
     rows, columns = gain.shape
     block_m, block_n, warps = SEARCH_TILE
     tiles = triton.cdiv(columns, block_n)
-    kept = Kept.empty(rows, tiles, column_duals.to(gain.device, torch.float32).contiguous())
+    kept = Kept.empty(rows, tiles, column_duals.to(torch.float32).to(gain.device, non_blocking=True).contiguous())
     if gain.numel():
         candidates_kernel[(triton.cdiv(rows, block_m) * tiles,)](
             *(gain, kept.duals, kept.gains, kept.columns, kept.rests, rows, columns, *gain.stride()),

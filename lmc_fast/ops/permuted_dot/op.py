@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._backend import choose
 from ..._checks import fail_type, fail_value
 from ..._chunks import Gathers, numbers
-from ..._tensors import BASES, check_dense, check_indices, seen
+from ..._tensors import BASES, check_dense, check_indices_at_once, seen
 from ..permuted_lerp.native import TYPES
 from . import naive, native
 
@@ -56,11 +56,8 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     Raises:
         as `permuted_dot`.
     """
-    found: list[float | Tensor] = []
-    # Most tensors share their indices with others.
-    looked_at: set[int] = set()
-    given = list(items)
-    for a, b, gathers in given:
+    found: list[float | tuple[Tensor, Tensor, Gathers]] = []
+    for a, b, gathers in items:
         a, b = seen("a", a), seen("b", b)
         _check_gathers(b, gathers)
         if _chosen(backend, "permuted_dot", a, b) != "torch":
@@ -68,13 +65,18 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
             continue
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
-        for d, index in enumerate(gathers):
-            if index is not None and id(index) not in looked_at:
-                check_indices(f"gathers[{d}]", index)
-                looked_at.add(id(index))
-        found.append(naive.permuted_dot(a, b, gathers))
-    sums = iter(numbers(one for one in found if isinstance(one, Tensor)))
-    return [next(sums)[0] if isinstance(one, Tensor) else one for one in found]
+        found.append((a, b, gathers))
+    plain = [one for one in found if not isinstance(one, float)]
+    # Most tensors share their indices with others.
+    named = {
+        id(index): (f"gathers[{d}]", index)
+        for *_, gathers in plain
+        for d, index in enumerate(gathers)
+        if index is not None
+    }
+    check_indices_at_once(list(named.values()))
+    sums = iter(numbers(naive.permuted_dot(*one) for one in plain))
+    return [one if isinstance(one, float) else next(sums)[0] for one in found]
 
 
 def _check_gathers(b: Tensor, gathers: Gathers) -> None:

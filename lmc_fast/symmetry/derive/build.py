@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..groups import Axis, Group, Segment
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
-from .owners import beside, choose_owners, settle_instances
+from .owners import Beside, choose_owners, levels, settle_instances
 from .terms import Pin, Term, Terms
 
 __all__ = ["Built", "build"]
 
 _SINGLE = Pin("slice", "", "is cut into single units")
+_IN_ORDER = Pin("sort", "", "an order that other units decide stands on a parameter, or is another one at each place")
+
+# Dimensions of a parameter that an axis spans: from, to.
+Run = tuple[int, int]
 
 
 class Built:
@@ -38,37 +42,72 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     """
     terms = walked.terms
     dims = {name: walked.parameters[name] for name in state_order if name in walked.parameters}
-    settle_instances(terms, [*walked.values, *dims.values()])
-    dims = {name: [_picked_apart(terms, term) for term in of] for name, of in dims.items()}
-    near = beside(terms, [*walked.values, *dims.values()])
-    joined = {name: _is_joined(terms, of, near) for name, of in dims.items()}
-    axes = {name: [terms.product(of[:2]), *of[2:]] if joined[name] else of for name, of in dims.items()}
-    owners = choose_owners(terms, near, axes)
+    _settle(walked, dims)
+    runs = {name: _joined(of, lambda ahead, term: _is_picked_from(terms, ahead, term)) for name, of in dims.items()}
+    axes = {name: [_picked_apart(terms, terms.product(dims[name][a:b])) for a, b in runs[name]] for name in dims}
+    # With the units at each index by themselves.
+    every = [each for of in (*walked.values, *dims.values()) for each in levels(terms, of)]
+    owners = choose_owners(terms, Beside(terms, every, walked.numbers).near, axes.values())
+    pinned = {name: _by_dimension(terms, axes[name], runs[name]) for name in dims}
+    for name, of in axes.items():
+        joined = _joined(of, lambda ahead, term: _is_owned_by(terms, owners, ahead, term))
+        axes[name] = [of[a] if b == a + 1 else terms.product(of[a:b]) for a, b in joined]
+        runs[name] = [(runs[name][a][0], runs[name][b - 1][1]) for a, b in joined]
     names = _names(terms, axes, owners)
-    groups = [
-        Group(name, atom.size, None if atom not in owners else names[owners[atom]]) for atom, name in names.items()
-    ]
+    groups = {
+        name: Group(name, atom.size, None if atom not in owners else names[owners[atom]])
+        for atom, name in names.items()
+    }
     written = {
         name: tuple(
-            Axis(
-                tuple(_segments(terms, terms.factors(term), names)),
-                dims=2 if joined[name] and position == 0 else 1,
-            )
-            for position, term in enumerate(of)
+            Axis(tuple(_segments(terms, terms.factors(term), names)), dims=b - a)
+            for term, (a, b) in zip(of, runs[name], strict=True)
         )
         for name, of in axes.items()
     }
-    pinned = {name: [_reasons(terms, term) for term in of] for name, of in dims.items()}
-    return Built(PermutationSpec({group.name: group for group in groups}, written), pinned)
+    return Built(PermutationSpec(groups, written), pinned)
 
 
-def _is_joined(terms: Terms, dims: Dims, near: Mapping[Term, set[Term]]) -> bool:
-    """Whether the second dimension's units belong to units of the first: channels of a group, units of an expert."""
-    if len(dims) < 2:
-        return False
-    first = {atom for atom in terms.atoms(dims[0]) if atom.pin is None}
-    second = {atom for atom in terms.atoms(dims[1]) if atom.pin is None}
-    return not first & second and any(near.get(atom, set()) & first for atom in second)
+def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
+    """Decide which atoms are one, and pin those whose units come in an order that cannot be followed."""
+    terms = walked.terms
+    on_parameters = {atom for of in dims.values() for term in of for atom in terms.atoms(term)}
+    found = settle_instances(terms, walked.values, dims.values(), walked.numbers)
+    for atom, others in list(found.near.items()):
+        beside = {each for dim in atom.rows for each in terms.atoms(dim)}
+        if atom.follows and (atom in on_parameters or not beside <= others):
+            terms.pin(atom, _IN_ORDER)
+
+
+def _joined(dims: Dims, leads: Callable[[Term, Term], bool]) -> list[Run]:
+    """Runs of dimensions to be taken as one: from one that leads units of another to that."""
+    runs: list[Run] = []
+    for last in range(len(dims)):
+        first = next((d for d in range(last) if leads(dims[d], dims[last])), last)
+        while runs and runs[-1][1] > first:
+            first = min(first, runs.pop()[0])
+        runs.append((first, last + 1))
+    return runs
+
+
+def _is_picked_from(terms: Terms, ahead: Term, term: Term) -> bool:
+    """Whether a dimension's units are others at each index of a dimension ahead."""
+    picked = {key[0].found() for atom in terms.atoms(term) for key in atom.at}
+    return bool(picked & set(terms.atoms(ahead)))
+
+
+def _is_owned_by(terms: Terms, owners: Mapping[Term, Term], ahead: Term, term: Term) -> bool:
+    """Whether units of a dimension belong to units of a dimension ahead: channels of a group, units of an expert."""
+    own = set(terms.atoms(term))
+    return bool({owners[atom] for atom in own if atom in owners} & (set(terms.atoms(ahead)) - own))
+
+
+def _by_dimension(terms: Terms, axes: Dims, runs: Sequence[Run]) -> list[tuple[Pin, ...]]:
+    """Why entries stay where they are, by dimension; of dimensions that are taken as one, with the first."""
+    found: list[tuple[Pin, ...]] = []
+    for term, (a, b) in zip(axes, runs, strict=True):
+        found += [_reasons(terms, term), *[()] * (b - a - 1)]
+    return found
 
 
 def _reasons(terms: Terms, term: Term) -> tuple[Pin, ...]:
@@ -132,7 +171,7 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
             runs: list[Segment] = []
             for part in terms.parts(factor):
                 runs += _segments(terms, [*terms.factors(part), *rest], names)
-            return _joined(runs * outer)
+            return _as_one(runs * outer)
         if factor in names:
             inner = _segments(terms, rest, names)
             moves = any(segment.group is not None for segment in inner)
@@ -141,7 +180,7 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
     return [Segment.fixed(outer)]
 
 
-def _joined(runs: Sequence[Segment]) -> list[Segment]:
+def _as_one(runs: Sequence[Segment]) -> list[Segment]:
     """Fixed runs beside each other as one."""
     found: list[Segment] = []
     for run in runs:

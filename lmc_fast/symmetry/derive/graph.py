@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
-from .look import RULES, Dims, Look, packet_name
+from .look import CARRIES, READS, RULES, Dims, Look, Numbers, packet_name
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
 
@@ -34,6 +35,7 @@ class Walked:
         unknown: operations without a rule, with how often they stood there.
         tied: the first name of each tied tensor, by what is equal for all of its names.
         used: dimensions of parameters that an operation uses, by identity.
+        numbers: those of units by which values were looked up: where entries have them, such a unit stands beside them.
     """
 
     terms: Terms
@@ -42,6 +44,7 @@ class Walked:
     unknown: dict[str, int] = field(default_factory=dict)
     tied: dict[Hashable, str] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
+    numbers: list[Numbers] = field(default_factory=list)
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
@@ -73,16 +76,19 @@ def walk(
     """
     walked = Walked(Terms(), {}) if walked is None else walked
     known: dict[Node, Any] = {}
+    numbered: dict[Any, Numbers] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
             known[node] = _entering(walked, node, places.get(node.name), state, identities, prefix)
         elif node.op == "call_function":
-            known[node] = _called(walked, node, known)
+            known[node] = _called(walked, node, known, numbered)
         elif node.op == "get_attr":
             known[node] = _attribute(walked, node)
         elif node.op == "output":
             for value in node.all_input_nodes:
+                if value in numbered:
+                    walked.terms.pin(numbered[value].of, numbered[value].why)
                 for dims in _each(known[value]):
                     for term in dims:
                         walked.terms.pin(term, Pin("output", "", "is what the model gives"))
@@ -137,20 +143,24 @@ def _attribute(walked: Walked, node: Node) -> Dims:
     return [walked.terms.atom(int(size), Pin("constant", "", "is held by the graph")) for size in shape]
 
 
-def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
+def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[Any, Numbers]) -> Any:
     """The dimensions of an operation's result, or of each of its results."""
     name = packet_name(node.target)
     if name in ("getitem", "operator.getitem"):
         source: Any = node.args[0]
         index: Any = node.args[1]
         given = known[source]
+        if (source, index) in numbered:
+            numbered[node] = numbered[source, index]
         return given[index] if given and isinstance(given[0], list) else given
-    look = Look(walked.terms, node, known, source_line(node))
+    look = Look(walked.terms, node, known, source_line(node), numbered)
     if not any(isinstance(value, Tensor) for value in _values(node.meta.get("val"))):
         return []
     rule = RULES.get(name)
     if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
         rule = broadcast
+    if name not in READS and name not in CARRIES:
+        look.unread(*node.all_input_nodes)
     if rule is None:
         walked.unknown[name] = walked.unknown.get(name, 0) + 1
         results = look.all_pinned("no rule for this operation")
@@ -158,8 +168,31 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any]) -> Any:
         found = rule(look)
         results = found if found and isinstance(found[0], list) else [found]  # type: ignore[list-item]
         walked.values += look.inside
+        _carry(look, name, results)
     _check(look, results)
-    return results if isinstance(node.meta.get("val"), (list, tuple)) else results[0]
+    several = isinstance(node.meta.get("val"), (list, tuple))
+    for place, numbers in look.gives.items():
+        numbered[(node, place) if several else node] = numbers
+    walked.numbers += look.looked_up
+    return results if several else results[0]
+
+
+def _carry(look: Look, name: str, results: list[Dims]) -> None:
+    """Numbers that an operation lays out anew are numbers of the same units."""
+    if name not in CARRIES or not look.tensors():
+        return
+    first = look.tensors()[0]
+    look.unread(*look.tensors()[1:])
+    numbers = look.numbers(first)
+    if numbers is None:
+        return
+    before, after = int(first.meta["val"].numel()), [math.prod(shape) for shape in look.shapes]
+    for place, dims in enumerate(results):
+        if after[place] == before:
+            look.gives[place] = replace(numbers, dims=dims)
+        else:
+            source = object()
+            look.gives[place] = replace(numbers, dims=dims, source=source, among=source, is_order=False)
 
 
 def _check(look: Look, results: list[Dims]) -> None:

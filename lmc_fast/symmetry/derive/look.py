@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch.fx import Node
 
 from .terms import Pin, Term, Terms
 
-__all__ = ["RULES", "Dims", "Look", "Rule", "packet_name", "rule"]
+__all__ = ["CARRIES", "READS", "RULES", "Dims", "Look", "Numbers", "Rule", "packet_name", "rule"]
 
 # The terms of one value's dimensions.
 Dims = list[Term]
@@ -18,18 +19,57 @@ Dims = list[Term]
 Rule = Callable[["Look"], "Dims | list[Dims]"]
 
 RULES: dict[str, Rule] = {}
+# Operations that lay entries out anew: what a value's numbers are of stays. And those whose rules ask for it.
+CARRIES: set[str] = set()
+READS: set[str] = set()
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operations, by their names in the graph ("aten.linear")."""
+def rule(*names: str, carries: bool = False, reads: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for operations, by their names in the graph ("aten.linear").
+
+    Args:
+        names: of the operations.
+        carries: a result's entries are those of the first tensor, so that its numbers stay what they were.
+        reads: the rule looks at what numbers are of (`Look.numbers`). Any other operation that takes the numbers of
+            units tells these apart.
+    """
 
     def register(function: Rule) -> Rule:
         for name in names:
             assert name not in RULES, f"{name} has two rules"
             RULES[name] = function
+            if carries:
+                CARRIES.add(name)
+            if reads:
+                READS.add(name)
         return function
 
     return register
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What integers of a value say: which of a dimension's units (as `topk` finds them).
+
+    Attributes:
+        of: the dimension whose units are numbered.
+        dims: of the value that holds the numbers.
+        why: the reason to pin `of` where the numbers are used as numbers.
+        source: the same for values that hold the same number at the same place of `dims`.
+        among: the same for values that hold the same numbers, at whatever places.
+        kind: "unit"; "count", of how often each unit came among them; "end", of these counts' sums so far.
+        is_order: whether they are all units' numbers, each once.
+        is_sorted: whether they stand in their order, along the one dimension that the value has.
+    """
+
+    of: Term
+    dims: Dims
+    why: Pin
+    source: object
+    among: object
+    kind: str = "unit"
+    is_order: bool = False
+    is_sorted: bool = False
 
 
 def packet_name(target: object) -> str:
@@ -47,14 +87,20 @@ class Look:
         node: the operation.
         known: the dimensions of every value so far.
         where: the line of the model's source that it comes from.
+        numbered: what the integers of values say so far.
     """
 
-    def __init__(self, terms: Terms, node: Node, known: dict[Node, Any], where: str) -> None:
-        self.terms, self.node, self.known, self.where = terms, node, known, where
+    def __init__(
+        self, terms: Terms, node: Node, known: dict[Node, Any], where: str, numbered: dict[Node, Numbers]
+    ) -> None:
+        self.terms, self.node, self.known, self.where, self.numbered = terms, node, known, where, numbered
         self.name = packet_name(node.target)
         self.arguments = _bound(node)
         # Values that the operation makes inside and does not give: where units stand there, and without which others.
         self.inside: list[Dims] = []
+        # What the integers of its results say, by the result's place; and those by which its results were looked up.
+        self.gives: dict[int, Numbers] = {}
+        self.looked_up: list[Numbers] = []
 
     def __getitem__(self, argument: str) -> Any:
         """An argument as the graph has it: a number, a list, a node; None where the operation has none so named."""
@@ -100,6 +146,31 @@ class Look:
             self.terms.unify(one, other, self.why(text))
         return one
 
+    def numbers(self, value: Any) -> Numbers | None:
+        """What a node's integers say, where they are numbers of units."""
+        return self.numbered.get(value) if isinstance(value, Node) else None
+
+    def pick(self, dim: Term, index: Any, text: str) -> None:
+        """Units of a dimension are picked by the numbers in a node: pinned, unless these go with the units."""
+        numbers = self.numbers(index)
+        if numbers is not None and numbers.kind == "unit" and numbers.of.size == dim.size:
+            self.terms.unify(dim, numbers.of, self.why(text))
+            self.looked_up.append(numbers)
+            return
+        self.unread(index)
+        self.pin([dim], text)
+
+    def unread(self, *values: Any) -> None:
+        """Numbers in these nodes are used as numbers, which tells the units apart."""
+        for value in values:
+            numbers = self.numbers(value)
+            if numbers is not None:
+                self.terms.pin(numbers.of, numbers.why)
+
+    def mixed(self, dims: Dims, *gone: int) -> None:
+        """Entries along these dimensions are put together: what stands beside them only stands without them too."""
+        self.inside.append([dim for d, dim in enumerate(dims) if d not in gone])
+
     def pin(self, dims: Iterable[Term], text: str) -> None:
         """These dimensions' units stay."""
         for term in dims:
@@ -127,6 +198,7 @@ class Look:
     def all_pinned(self, text: str) -> list[Dims]:
         """Pin all that goes in, and give results whose units are told apart."""
         for value in self.tensors():
+            self.unread(value)
             for dims in _each(self.known[value]):
                 self.pin(dims, text)
         return [[self.told(size, text) for size in shape] for shape in self.shapes]

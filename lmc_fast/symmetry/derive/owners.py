@@ -1,18 +1,20 @@
 """Which units belong to which: owners of atoms, by what stands beside them wherever they stand.
 
 An atom may be permuted in another way for each unit of an owner if that stands beside it in every value and every
-parameter in which the atom occurs: heads own their value dimensions, groups of a convolution their channels.
+parameter in which the atom occurs: heads own their value dimensions, groups of a convolution their channels. Where
+entries hold numbers of another dimension's units, as those of experts that tokens were sent to, such a unit stands
+beside them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .look import Dims
-from .terms import Term, Terms
+from .look import Dims, Numbers
+from .terms import Pin, Term, Terms
 
-__all__ = ["beside", "choose_owners", "monomials", "settle_instances"]
+__all__ = ["Beside", "choose_owners", "levels", "settle_instances"]
 
 
 def monomials(terms: Terms, term: Term) -> list[list[Term]]:
@@ -27,53 +29,152 @@ def monomials(terms: Terms, term: Term) -> list[list[Term]]:
     return found
 
 
-def beside(terms: Terms, values: Iterable[Dims]) -> dict[Term, set[Term]]:
-    """For every atom those that stand beside it in each value that it is in, once."""
-    found: dict[Term, set[Term]] = {}
-    for dims in values:
-        split = [[Counter(each) for each in monomials(terms, term)] for term in dims]
-        sure = [Counter({atom: max(each[atom] for each in of) for atom in set.union(*map(set, of))}) for of in split]
+class Beside:
+    """For every atom those that stand beside it in each value that it is in, once.
+
+    Args:
+        terms: of the graph.
+        values: the dimensions of all values and parameters.
+        numbers: the numbers of units among them.
+    """
+
+    def __init__(self, terms: Terms, values: Iterable[Dims], numbers: Iterable[Numbers] = ()) -> None:
+        self.terms = terms
+        self.near: dict[Term, set[Term]] = {}
+        self._split: dict[Term, list[Counter[Term]]] = {}
+        self._told: dict[Term, list[tuple[frozenset[Term], object, list[Term]]]] = defaultdict(list)
+        for each in numbers:
+            self._number(each)
+        # The same dimensions say the same, however many values have them.
+        for dims in {tuple(term.found() for term in of): None for of in values}:
+            self._see(dims)
+
+    def _number(self, numbers: Numbers) -> None:
+        places = [atom for dim in numbers.dims for atom in self.terms.atoms(dim)]
+        units = self.terms.atoms(numbers.of)
+        if numbers.kind == "unit" and places and len(set(places)) == len(places) and not set(places) & set(units):
+            # Looked for by the atom that was made last, which fewest values have.
+            rarest = max(places, key=lambda atom: atom.number)
+            self._told[rarest].append((frozenset(places), numbers.source, units))
+
+    def _monomials(self, term: Term) -> list[Counter[Term]]:
+        if term not in self._split:
+            self._split[term] = [Counter(each) for each in monomials(self.terms, term)]
+        return self._split[term]
+
+    def _see(self, dims: tuple[Term, ...]) -> None:
+        split = [self._monomials(term) for term in dims]
         always = [set.intersection(*map(set, of)) for of in split]
-        for d, of in enumerate(split):
-            others = [each for k, each in enumerate(sure) if k != d]
-            elsewhere = set().union(*(each for k, each in enumerate(always) if k != d))
+        # How often each atom stands in the other dimensions, at most; and those that are there whatever the unit.
+        most: list[Counter[Term]] = []
+        for of in split:
+            counts: Counter[Term] = Counter()
             for product in of:
-                count = product + sum(others, Counter())
-                here = {atom for atom in elsewhere | set(product) if count[atom] == 1}
+                counts |= product
+            most.append(counts)
+        total = sum(most, Counter())
+        sure = Counter(atom for atoms in always for atom in atoms)
+        for own, counts, of in zip(always, most, split, strict=True):
+            others = total - counts
+            elsewhere = {atom for atom in sure if sure[atom] > (atom in own)}
+            for product in of:
+                count = product + others
+                here = elsewhere | set(product)
+                self._tell(here, count)
+                once = {atom for atom in here if count[atom] == 1}
                 for atom in product:
-                    near = here - {atom}
-                    found[atom] = found[atom] & near if atom in found else near
-    return found
+                    near = once - {atom}
+                    self.near[atom] = self.near[atom] & near if atom in self.near else near
+
+    def _tell(self, here: set[Term], count: Counter[Term]) -> None:
+        """Add the units whose numbers the entries have."""
+        sources = {}
+        for atom in here:
+            for places, source, units in self._told.get(atom, ()):
+                if places <= here:
+                    sources[source] = units
+        for units in sources.values():
+            here |= set(units)
+            count.update(units)
 
 
-def settle_instances(terms: Terms, values: Sequence[Dims]) -> None:
-    """Make instances of an atom one with it, unless what they were picked from stands beside it everywhere."""
-    changed = True
-    while changed:
-        changed = False
-        near = beside(terms, values)
-        for atom in list(near):
-            picked = {key[0].found() for key in atom.at}
-            if len(picked) == 1 and all(one.is_atom and one in near[atom] for one in picked):
-                continue
-            if atom.at:
-                terms.make_alike(atom)
-                changed = True
+def levels(terms: Terms, dims: Dims, done: frozenset[Term] = frozenset()) -> Iterator[Dims]:
+    """Dimensions, and these as they are at each index of one of them from which others were picked."""
+    yield dims
+    atoms = [atom for term in dims for atom in terms.atoms(term)]
+    for picked, index in dict.fromkeys(place for atom in atoms for place in atom.at):
+        if picked not in done:
+            yield from levels(terms, [terms.instance(term, picked, index) for term in dims], done | {picked})
 
 
-def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], axes: Mapping[str, Dims]) -> dict[Term, Term]:
-    """For every owned atom its owner: of those that stand beside it everywhere, and run slower on each of its axes,
-    the nearest."""
-    products = [
-        [atom for atom in product if atom.pin is None]
-        for dims in axes.values()
-        for term in dims
-        for product in monomials(terms, term)
-    ]
+def settle_instances(
+    terms: Terms, values: Iterable[Dims], parameters: Iterable[Dims], numbers: Sequence[Numbers]
+) -> Beside:
+    """Make instances of an atom one with it, unless what they were picked from stands beside it everywhere, and
+    before it in every parameter: there its units can be written down for each index by themselves.
+
+    Returns:
+        What stands beside what then.
+    """
+    values, parameters = list(values), list(parameters)
+    while True:
+        for atom in {atom: None for dims in (*values, *parameters) for term in dims for atom in terms.atoms(term)}:
+            if atom.same is None and atom.at:
+                _tidy(terms, atom)
+        every = [each for dims in (*values, *parameters) for each in levels(terms, dims)]
+        found = Beside(terms, every, numbers)
+        on_axes = [terms.product(each) for dims in parameters for each in levels(terms, dims)]
+        orders = [order for term in on_axes for order in monomials(terms, term)]
+        several = [
+            atom
+            for atom in list(found.near)
+            if atom.at and not _stands_apart(atom, found.near[atom], [order for order in orders if atom in order])
+        ]
+        if not several:
+            return found
+        for atom in several:
+            terms.make_alike(atom)
+
+
+def _tidy(terms: Terms, atom: Term) -> None:
+    """What instances were picked from may have been found to be another atom, and an instance to be the atom."""
+    for (picked, index), instance in list(atom.at.items()):
+        if picked.same is not None and picked.found().is_atom and (picked, index) in atom.at:
+            del atom.at[picked, index]
+            known = atom.at.setdefault((picked.found(), index), instance)
+            terms.unify(instance, known, Pin("select", "", "one unit of two"))
+    inside, seen = [atom], set()
+    while inside:
+        for instance in inside.pop().at.values():
+            for each in terms.atoms(instance):
+                if each is atom:
+                    terms.make_alike(atom)
+                    return
+                if each not in seen:
+                    seen.add(each)
+                    inside.append(each)
+
+
+def _stands_apart(atom: Term, near: set[Term], orders: Iterable[list[Term]]) -> bool:
+    picked = {key[0] if key[0].same is None else None for key in atom.at}
+    if len(picked) != 1:
+        return False
+    (one,) = picked
+    return one is not None and one in near and all(one in order[: order.index(atom)] for order in orders)
+
+
+def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims]) -> dict[Term, Term]:
+    """For every owned atom its owner: of those that stand beside it everywhere, and run slower in each of its
+    parameters, the nearest."""
+    orders: dict[Term, list[list[Term]]] = {}
+    for dims in parameters:
+        for product in monomials(terms, terms.product(dims)):
+            free = [atom for atom in product if atom.pin is None]
+            for place, atom in enumerate(free):
+                orders.setdefault(atom, []).append(free[:place])
     owners: dict[Term, Term] = {}
-    for atom in dict.fromkeys(atom for product in products for atom in product):
-        mine = [product[: product.index(atom)] for product in products if atom in product]
-        led = [other for other in mine[0] if other in near[atom] and all(other in ahead for ahead in mine)]
+    for atom, ahead in orders.items():
+        led = [other for other in ahead[0] if other in near.get(atom, ()) and all(other in each for each in ahead)]
         if led:
             owners[atom] = led[-1]
     return owners

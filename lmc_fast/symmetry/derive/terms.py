@@ -48,9 +48,12 @@ class Term:
         at: instances of an atom, by the atom that was picked from and the index that was picked.
         of: of an instance the atom.
         is_alike: whether all instances of an atom are the atom itself.
+        follows: of an atom whose units come in the order of other units' numbers, these others: it moves as they do,
+            and stays only if they stay.
+        rows: of such an atom dimensions at each of whose indices the order may be another one.
     """
 
-    __slots__ = ("at", "is_alike", "is_sum", "number", "of", "parts", "pin", "same", "size")
+    __slots__ = ("at", "follows", "is_alike", "is_sum", "number", "of", "parts", "pin", "rows", "same", "size")
 
     def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
         self.size, self.parts, self.is_sum, self.number = size, parts, is_sum, number
@@ -59,6 +62,8 @@ class Term:
         self.at: dict[tuple[Term, int], Term] = {}
         self.of: Term | None = None
         self.is_alike = False
+        self.follows: tuple[Term, ...] = ()
+        self.rows: tuple[Term, ...] = ()
 
     def found(self) -> Term:
         """The term that this one was found to be, itself where it is still its own."""
@@ -140,8 +145,16 @@ class Terms:
         for atom in self.atoms(term):
             if atom.pin is None:
                 atom.pin = why
-                for instance in atom.at.values():
-                    self.pin(instance, why)
+                for term in (*atom.at.values(), *atom.follows):
+                    self.pin(term, why)
+
+    def follow(self, atom: Term, others: Iterable[Term], rows: Iterable[Term] = ()) -> None:
+        """An atom's units come in an order that these terms' units decide, at each index of rows in another one."""
+        found = atom.found()
+        found.follows, found.rows = (*found.follows, *others), (*found.rows, *rows)
+        if found.pin is not None:
+            for other in found.follows:
+                self.pin(other, found.pin)
 
     def unify(self, one: Term, other: Term, why: Pin) -> None:
         """The two are the same dimension: refined to common parts, or pinned for this reason where they have none."""
@@ -167,6 +180,8 @@ class Terms:
                 del left[0], right[0]
                 self._merge(a, b, why)
             else:
+                if all(atom.pin for term in (*left, *right) for atom in self.atoms(term)):
+                    return
                 common = math.gcd(a.size, b.size)
                 halves = [self._split(term, common) if term.size > common else True for term in (a, b)]
                 if common == 1 or not all(halves):
@@ -235,6 +250,8 @@ class Terms:
     def _meet(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
         """Unify the parts of two sums, cutting what is longer."""
         left, right = list(left), list(right)
+        if all(atom.pin for term in (*left, *right) for atom in self.atoms(term)):
+            return
         while left and right:
             a, b = left.pop(0).found(), right.pop(0).found()
             if a.size > b.size:
@@ -280,6 +297,9 @@ class Terms:
         """An atom is found to be this term."""
         assert atom.is_atom and atom.same is None
         atom.same = term
+        if atom.follows:
+            for part in self.atoms(term):
+                self.follow(part, atom.follows, atom.rows)
         if atom.pin is not None:
             self.pin(term, atom.pin)
         elif term.is_atom and term.pin is not None:

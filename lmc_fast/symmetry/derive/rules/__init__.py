@@ -1,6 +1,6 @@
 """What operations do to axes, a family a file; importing this registers all."""
 
-from . import convolutions, elementwise, factories, indexing, joining, norms, products, reductions, shapes
+from . import convolutions, elementwise, factories, indexing, joining, norms, products, recurrent, reductions, shapes
 
 __all__ = [
     "convolutions",
@@ -10,6 +10,7 @@ __all__ = [
     "joining",
     "norms",
     "products",
+    "recurrent",
     "reductions",
     "shapes",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..look import Dims, Look, rule
 
 __all__ = ["convolution"]
@@ -33,6 +35,7 @@ def convolution(look: Look) -> Dims:
     if look.has("bias"):
         look.same(leaving, look.dims("bias")[0])
     places = [look.told(size, PLACES) for size in look.shape[at + 1 :]]
+    look.inside.append([*dims[:at], *weight[:2]] if groups == 1 else [*dims[:at], group, inner, weight[1]])
     return [*dims[:at], leaving, *places]
 
 
@@ -43,16 +46,14 @@ def convolution(look: Look) -> Dims:
     *("aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices", "aten.upsample_nearest1d"),
     *("aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_bilinear2d", "aten.upsample_bicubic2d"),
     *("aten.upsample_linear1d", "aten.upsample_trilinear3d", "aten._upsample_nearest_exact2d"),
-    *("aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa", "aten.grid_sampler", "aten.grid_sampler_2d"),
+    *("aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa"),
     *("aten.reflection_pad1d", "aten.reflection_pad2d", "aten.reflection_pad3d", "aten.replication_pad1d"),
-    *("aten.replication_pad2d", "aten.replication_pad3d", "aten.im2col", "aten.unfold_copy"),
+    *("aten.replication_pad2d", "aten.replication_pad3d"),
 )
 def resampled(look: Look) -> Dims | list[Dims]:
     """[batch, channels, ...] -> [batch, channels, ...]: channels stay, places are told apart."""
     dims = look.of(look.tensors()[0])
-    if look.name in ("aten.im2col", "aten.unfold_copy"):
-        return look.all_pinned("patches are laid out")[0]
-    spatial = next(int(letter) for letter in look.name if letter.isdigit()) if any(map(str.isdigit, look.name)) else 2
+    spatial = next(int(letter) for letter in look.name if letter.isdigit())
     at = len(dims) - spatial - 1
     look.pin(dims[at + 1 :], PLACES)
     results = [
@@ -60,3 +61,26 @@ def resampled(look: Look) -> Dims | list[Dims]:
         for shape in look.shapes
     ]
     return results if len(results) > 1 else results[0]
+
+
+@rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+def sampled(look: Look) -> Dims:
+    """[batch, channels, ...], grid [batch, ..., 2 or 3] -> [batch, channels, ...] at the grid's places."""
+    dims, grid = (look.of(node) for node in look.tensors())
+    look.pin([*dims[2:], grid[-1]], PLACES)
+    return [look.same(dims[0], grid[0]), dims[1], *grid[1:-1]]
+
+
+@rule("aten.im2col", "aten.col2im")
+def patches(look: Look) -> Dims:
+    """[batch, c, h, w] -> [batch, c * k, places] and back: channels c stay, places are told apart."""
+    dims, shape, terms = look.of(look.tensors()[0]), look.shape, look.terms
+    at = len(shape) - (2 if look.name == "aten.im2col" else 3)
+    kernel = math.prod(look["kernel_size"])
+    look.pin(dims[at + 1 :], PLACES)
+    if look.name == "aten.im2col":
+        channels = terms.product([dims[at], look.told(kernel, PLACES)])
+    else:
+        channels = terms.atom(shape[at])
+        terms.unify(dims[at], terms.product([channels, look.told(kernel, PLACES)]), look.why(PLACES))
+    return [*dims[:at], channels, *(look.told(size, PLACES) for size in shape[at + 1 :])]

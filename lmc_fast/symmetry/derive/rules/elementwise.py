@@ -14,8 +14,9 @@ def broadcast(look: Look) -> Dims:
 
 @rule(
     *("aten.clone", "aten._to_copy", "aten.contiguous", "aten.alias", "aten.detach", "aten.lift_fresh_copy"),
-    *("aten.to", "aten.type_as", "aten.detach_", "aten.dropout", "aten.native_dropout", "aten.feature_dropout"),
-    *("aten.alpha_dropout", "aten.view_of", "aten.positive", "aten.nan_to_num", "aten.rrelu"),
+    *("aten.to", "aten.type_as", "aten.positive", "aten.dropout", "aten.native_dropout", "aten.feature_dropout"),
+    *("aten.alpha_dropout", "aten.feature_alpha_dropout"),
+    carries=True,
 )
 def identity(look: Look) -> Dims | list[Dims]:
     """[...] -> [...]: every dimension stays what it is."""
@@ -23,13 +24,46 @@ def identity(look: Look) -> Dims | list[Dims]:
     return [list(dims) for _ in look.shapes] if len(look.shapes) > 1 else dims
 
 
-@rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.softmin", "aten._safe_softmax")
+@rule(
+    *("aten.where", "aten.masked_fill", "aten.copy", "aten.__and__", "aten.__or__", "aten.__xor__", "aten.hardswish"),
+    *("aten.log_sigmoid", "aten.rsub", "aten.rrelu", "aten.divide", "aten.multiply", "aten.subtract"),
+    *("aten.true_divide", "aten.negative", "aten.absolute", "aten.square", "aten.greater", "aten.greater_equal"),
+    *("aten.less", "aten.less_equal", "aten.not_equal", "aten.isclose", "aten.isreal", "aten.conj", "aten.real"),
+    *("aten.imag", "aten.complex", "aten.polar", "aten.arctan2", "aten.special_expit", "aten.special_erf"),
+    *("aten.special_log1p", "aten.special_expm1", "aten.special_ndtr", "aten.special_round", "aten.special_xlogy"),
+)
+def untagged(look: Look) -> Dims:
+    """As every operation entry by entry, of those that torch does not mark as such."""
+    return broadcast(look)
+
+
+@rule("aten.eq", "aten.ne", reads=True)
+def equal(look: Look) -> Dims:
+    """[...], [...] -> [...]: entry by entry; of two values that number the same units, which of them agree."""
+    numbers = [look.numbers(node) for node in look.tensors()]
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == 2 and first and last and first.kind == last.kind == "unit" and first.of.size == last.of.size:
+        look.terms.unify(first.of, last.of, look.why("numbers compared"))
+    else:
+        look.unread(*look.tensors())
+    return broadcast(look)
+
+
+@rule("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax")
 def softmax(look: Look) -> Dims:
     """[..., n, ...] -> the same: units of n are treated alike, each sees the sum over all."""
     dims = look.of(look.tensors()[0])
-    dim = look.dim("dim", len(dims), -1)
-    look.inside.append([*dims[:dim], *dims[dim + 1 :]])
+    look.mixed(dims, look.dim("dim", len(dims), -1))
     return dims
+
+
+@rule("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(look: Look) -> Dims | list[Dims]:
+    """[n, ...], [n, 1, ...] -> [n, ...], each of n of the length that it is given."""
+    dims, length = (look.of(node) for node in look.tensors())
+    dims = look.broadcast([dims, length])
+    look.mixed(dims, *(d for d, each in enumerate(length) if each.size == 1))
+    return [dims, length] if len(look.shapes) > 1 else dims
 
 
 @rule("aten.prelu", "aten._prelu_kernel")
@@ -52,7 +86,12 @@ def glu(look: Look) -> Dims:
     return dims
 
 
-@rule("aten.__and__", "aten.__or__", "aten.__xor__", "aten.where", "aten.floor_divide")
-def untagged(look: Look) -> Dims:
-    """As every operation entry by entry, of those that torch does not mark as such."""
-    return broadcast(look)
+@rule("aten.view_as_complex", "aten.view_as_real")
+def paired(look: Look) -> Dims:
+    """[..., 2] -> [...] and back: real and imaginary parts are told apart."""
+    dims = look.of(look.tensors()[0])
+    if look.name == "aten.view_as_real":
+        return [*dims, look.told(2, "real and imaginary part")]
+    look.pin(dims[-1:], "real and imaginary part")
+    look.mixed(dims, len(dims) - 1)
+    return dims[:-1]

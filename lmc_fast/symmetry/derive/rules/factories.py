@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from ..look import Dims, Look, rule
+from ..look import Dims, Look, Numbers, rule
 
 __all__ = ["uniform"]
+
+APART = "holds another number at every place"
 
 
 @rule(
     *("aten.full", "aten.zeros", "aten.ones", "aten.empty", "aten.full_like", "aten.zeros_like", "aten.ones_like"),
     *("aten.empty_like", "aten.new_full", "aten.new_zeros", "aten.new_ones", "aten.new_empty", "aten.scalar_tensor"),
-    *("aten.empty_permuted", "aten.fill"),
+    *("aten.empty_permuted", "aten.empty_strided", "aten.new_empty_strided", "aten.fill", "aten.zero"),
+    reads=True,
 )
 def uniform(look: Look) -> Dims:
     """-> [...]: one number everywhere; its dimensions are whatever they are laid over."""
@@ -18,9 +21,19 @@ def uniform(look: Look) -> Dims:
 
 
 @rule(
-    *("aten.arange", "aten.linspace", "aten.eye", "aten.tril_indices", "aten.triu_indices", "aten.logspace"),
+    *("aten.linspace", "aten.eye", "aten.tril_indices", "aten.triu_indices", "aten.logspace"),
     *("aten.hann_window", "aten.rand", "aten.randn", "aten.randint", "aten.randperm"),
 )
 def told_apart(look: Look) -> Dims:
     """-> [...]: another number at every place."""
-    return [look.told(size, "holds another number at every place") for size in look.shape]
+    return [look.told(size, APART) for size in look.shape]
+
+
+@rule("aten.arange")
+def counting(look: Look) -> Dims:
+    """-> [n] of 0, 1, ...: the numbers of its own units; told apart where it counts otherwise."""
+    if (look["start"] or 0) != 0 or look["step"] not in (None, 1) or look.node.meta["val"].is_floating_point():
+        return [look.told(look.shape[0], APART)]
+    dims = [look.terms.atom(look.shape[0])]
+    look.gives[0] = Numbers(dims[0], dims, look.why(APART), object(), object(), is_order=True)
+    return dims

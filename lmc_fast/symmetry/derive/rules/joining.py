@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.fx import Node
-
 from ..look import Dims, Look, rule
 from ..terms import Term
 
@@ -34,7 +32,7 @@ def stack(look: Look) -> Dims:
     return [*result[:dim], look.told(len(given), "each is another value"), *result[dim:]]
 
 
-@rule("aten.slice", "aten.narrow")
+@rule("aten.slice", "aten.narrow", carries=True)
 def cut(look: Look) -> Dims:
     """[n] -> the units from start to end; every k-th is one of a product."""
     dims, shape = look.of(look.tensors()[0]), look.shape
@@ -42,15 +40,12 @@ def cut(look: Look) -> Dims:
     size = dims[dim].size
     if shape[dim] == size:
         return dims
-    if look.name == "aten.narrow":
-        start, step = look["start"], 1
-    else:
-        start, step = look["start"] or 0, look["step"] or 1
-    if not isinstance(start, int) or isinstance(step, Node):
+    start, step = (look["start"], 1) if look.name == "aten.narrow" else (look["start"] or 0, look["step"] or 1)
+    if not isinstance(start, int):
         look.pin([dims[dim]], "cut at a place that is computed")
         dims[dim] = look.told(shape[dim], "cut at a place that is computed")
         return dims
-    start = start + size if start < 0 else start
+    start = min(start + size if start < 0 else start, size)
     if step == 1:
         dims[dim] = piece(look, dims[dim], start, shape[dim])
     elif size % step == 0 and start < step and shape[dim] == size // step:
@@ -67,13 +62,19 @@ def cut(look: Look) -> Dims:
 
 def piece(look: Look, term: Term, start: int, length: int) -> Term:
     """A run of units."""
+    atoms = look.terms.atoms(term)
+    if atoms and all(atom.pin for atom in atoms):
+        # Nothing is learnt from cutting what stays anyway.
+        return look.terms.atom(length, atoms[0].pin)
     why = look.why("cut within a unit")
     _, rest = look.terms.cut(term, start, why)
     return look.terms.cut(rest, length, why)[0]
 
 
 @rule(
-    "aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split", "aten.unsafe_chunk"
+    *("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.tensor_split", "aten.unsafe_split"),
+    "aten.unsafe_chunk",
+    carries=True,
 )
 def split(look: Look) -> list[Dims]:
     """[a + b] -> [a], [b]."""
@@ -86,7 +87,7 @@ def split(look: Look) -> list[Dims]:
     return results
 
 
-@rule("aten.unbind")
+@rule("aten.unbind", carries=True)
 def unbind(look: Look) -> list[Dims]:
     """[k, n] -> k times [n]: each has units of its own, where n stands beside k wherever it is."""
     dims = look.of(look.tensors()[0])
@@ -94,7 +95,7 @@ def unbind(look: Look) -> list[Dims]:
     return [picked(look, dims, dim, index) for index in range(dims[dim].size)]
 
 
-@rule("aten.select")
+@rule("aten.select", carries=True)
 def select(look: Look) -> Dims:
     """[k, n] -> [n] at one of k."""
     dims = look.of(look.tensors()[0])
@@ -134,37 +135,69 @@ def pad(look: Look) -> Dims:
     return dims
 
 
-@rule(
-    "aten.flip", "aten.roll", "aten.rot90", "aten.tril", "aten.triu", "aten.diagonal", "aten.as_strided", "aten.unfold"
-)
+@rule("aten.flip", "aten.roll")
 def moved_about(look: Look) -> Dims:
     """[n] -> [n] with entries at other places: those dimensions are pinned."""
     dims = look.of(look.tensors()[0])
-    shifted = look["dims"]
-    if look.name in ("aten.flip", "aten.roll") and shifted:
-        look.pin([dims[d] for d in shifted], "its units change places")
-        return dims
-    if look.name in ("aten.tril", "aten.triu"):
-        look.pin(dims[-2:], "entries on one side of a diagonal are left out")
-        return dims
-    return look.all_pinned("its entries change places")[0]
+    moved = look["dims"] or list(range(len(dims)))
+    for d in moved:
+        look.mixed(dims, d % len(dims))
+    look.pin([dims[d] for d in moved], "its units change places")
+    return dims
 
 
-@rule("aten.slice_scatter", "aten.select_scatter", "aten.copy", "aten.masked_fill", "aten.masked_scatter")
-def written(look: Look) -> Dims:
-    """[n] with entries of another value written in."""
+@rule("aten.tril", "aten.triu")
+def one_side(look: Look) -> Dims:
+    """[..., a, b] -> the same, where entries on one side of the diagonal are left out: a and b are pinned."""
     dims = look.of(look.tensors()[0])
-    if look.name in ("aten.copy", "aten.masked_fill"):
-        return look.broadcast(look.of(node) for node in look.tensors())
+    look.pin(dims[-2:], "entries on one side of a diagonal are left out")
+    return dims
+
+
+@rule("aten.diagonal", "aten.diag_embed")
+def diagonal(look: Look) -> Dims:
+    """[n, n] -> [n] and back, both dimensions the same."""
+    dims, rank = look.of(look.tensors()[0]), max(len(look.tensors()[0].meta["val"].shape), len(look.shape))
+    places = sorted(look.dim(name, rank, default) for name, default in (("dim1", 0), ("dim2", 1)))
+    if look["offset"]:
+        return look.all_pinned("beside the diagonal")[0]
+    if look.name == "aten.diag_embed":
+        kept = dims[:-1]
+        for place in places:
+            kept.insert(place, dims[-1])
+        return kept
+    if dims[places[0]].size != dims[places[1]].size:
+        return look.all_pinned("the diagonal of a rectangle")[0]
+    return [
+        *(dim for d, dim in enumerate(dims) if d not in places),
+        look.same(dims[places[0]], dims[places[1]], "on the diagonal"),
+    ]
+
+
+@rule("aten.unfold")
+def windows(look: Look) -> Dims:
+    """[..., n, ...] -> [..., windows, ..., k]: places of n are told apart, others stay."""
+    dims = look.of(look.tensors()[0])
+    dim = look.dim("dimension", len(dims))
+    look.pin([dims[dim]], "cut in windows")
+    return [*dims[:dim], look.told(look.shape[dim], "windows"), *dims[dim + 1 :], look.told(look.shape[-1], "windows")]
+
+
+@rule("aten.slice_scatter", "aten.select_scatter")
+def written(look: Look) -> Dims:
+    """[n] with the entries of another value in place of a run, or of one."""
+    dims, other = (look.of(node) for node in look.tensors())
     dim = look.dim("dim", len(dims))
-    other = look.of(look.tensors()[1])
-    if look.name == "aten.slice_scatter" and len(other) == len(dims):
-        for d, (a, b) in enumerate(zip(dims, other, strict=True)):
-            if d != dim:
-                look.same(a, b)
-        start = look["start"] or 0
-        look.terms.unify(
-            piece(look, dims[dim], start % max(1, dims[dim].size), other[dim].size), other[dim], look.why("written in")
-        )
+    if look.name == "aten.select_scatter":
+        other.insert(dim, look.terms.atom(1))
+    for d, (a, b) in enumerate(zip(dims, other, strict=True)):
+        if d != dim:
+            look.same(a, b)
+    start, size = look["start"] or 0, dims[dim].size
+    look.mixed(dims, dim)
+    if look.name == "aten.select_scatter" or not isinstance(start, int) or look["step"] != 1:
+        look.pin([dims[dim], other[dim]], "written over in part")
         return dims
-    return look.all_pinned("written over in part")[0]
+    run = piece(look, dims[dim], start + size if start < 0 else start, other[dim].size)
+    look.terms.unify(run, other[dim], look.why("written in"))
+    return dims

@@ -14,7 +14,7 @@ def layer_norm(look: Look) -> Dims | list[Dims]:
     for name in ("weight", "bias"):
         dims = look.broadcast([dims, look.dims(name)])
     kept = len(dims) - len(look["normalized_shape"])
-    look.inside.append(dims[:kept])
+    look.mixed(dims, *range(kept, len(dims)))
     if len(look.shapes) == 1:
         return dims
     return [dims, *([*dims[:kept], *(look.terms.atom(1) for _ in dims[kept:])] for _ in look.shapes[1:])]
@@ -30,6 +30,11 @@ def batch_norm(look: Look) -> Dims | list[Dims]:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if look.has(name):
             dims[1] = look.same(dims[1], look.dims(name)[0])
+    if look.name == "aten.instance_norm":
+        look.mixed(dims, *range(2, len(dims)))
+    elif not look.has("running_mean"):
+        # Of the batch itself: weights are standardised so.
+        look.mixed(dims, 0, *range(2, len(dims)))
     # In eval mode what is saved of the statistics is empty.
     saved = [
         [dims[1] if size == dims[1].size else look.terms.atom(size) for size in shape] for shape in look.shapes[1:]
@@ -50,11 +55,3 @@ def group_norm(look: Look) -> Dims | list[Dims]:
         if look.has(name):
             dims[1] = look.same(dims[1], look.dims(name)[0])
     return dims if len(look.shapes) == 1 else [dims, *([dims[0], group] for _ in look.shapes[1:])]
-
-
-@rule("aten.linalg_vector_norm", "aten.norm", "aten.frobenius_norm")
-def norm(look: Look) -> Dims | list[Dims]:
-    """[..., n, ...] -> without n, or with a single in its place."""
-    from .reductions import reduced
-
-    return reduced(look)

@@ -7,7 +7,11 @@ from ..look import Dims, Look, rule
 __all__ = ["view"]
 
 
-@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten._reshape_alias")
+@rule(
+    *("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.ravel"),
+    *("aten.reshape_as", "aten.view_as", "aten.view_copy"),
+    carries=True,
+)
 def view(look: Look) -> Dims:
     """[a, b * c] -> [a * b, c] and the like: dimensions in order, cut and joined anew."""
     return regrouped(look, look.of(look.tensors()[0]), look.shape)
@@ -24,7 +28,7 @@ def regrouped(look: Look, dims: Dims, shape: list[int]) -> Dims:
     return made
 
 
-@rule("aten.permute", "aten.numpy_T")
+@rule("aten.permute", "aten.numpy_T", "aten.permute_copy", carries=True)
 def permute(look: Look) -> Dims:
     """[a, b, c] -> these in another order."""
     dims = look.of(look.tensors()[0])
@@ -32,7 +36,7 @@ def permute(look: Look) -> Dims:
     return [dims[d] for d in order]
 
 
-@rule("aten.transpose", "aten.swapaxes", "aten.t", "aten.mT", "aten.adjoint")
+@rule("aten.transpose", "aten.swapaxes", "aten.swapdims", "aten.t", "aten.mT", "aten.adjoint", carries=True)
 def transpose(look: Look) -> Dims:
     """[..., a, ..., b, ...] -> [..., b, ..., a, ...]."""
     dims = look.of(look.tensors()[0])
@@ -44,7 +48,7 @@ def transpose(look: Look) -> Dims:
     return dims
 
 
-@rule("aten.squeeze", "aten.unsqueeze", "aten.squeeze_copy", "aten.unsqueeze_copy")
+@rule("aten.squeeze", "aten.unsqueeze", "aten.squeeze_copy", "aten.unsqueeze_copy", carries=True)
 def singles(look: Look) -> Dims:
     """[a, 1, b] -> [a, b] and back."""
     dims = look.of(look.tensors()[0])
@@ -52,7 +56,7 @@ def singles(look: Look) -> Dims:
     return [look.terms.atom(1) if size == 1 else kept.pop(0) for size in look.shape]
 
 
-@rule("aten.expand", "aten.expand_as", "aten.broadcast_to", "aten.expand_copy")
+@rule("aten.expand", "aten.expand_as", "aten.broadcast_to", "aten.expand_copy", carries=True)
 def expand(look: Look) -> Dims:
     """[..., 1, ...] -> [..., n, ...]: the same at every one of n, which are whatever they are laid over."""
     dims = look.of(look.tensors()[0])
@@ -61,7 +65,7 @@ def expand(look: Look) -> Dims:
     return [look.terms.atom(size) if dim.size == 1 else dim for dim, size in zip(dims, shape, strict=True)]
 
 
-@rule("aten.repeat", "aten.tile")
+@rule("aten.repeat", "aten.tile", carries=True)
 def repeat(look: Look) -> Dims:
     """[n] -> [k * n]: k times the same, one behind the other."""
     dims = look.of(look.tensors()[0])
@@ -73,12 +77,14 @@ def repeat(look: Look) -> Dims:
     ]
 
 
-@rule("aten.repeat_interleave")
+@rule("aten.repeat_interleave", carries=True)
 def repeat_interleave(look: Look) -> Dims:
     """[n] -> [n * k]: each k times."""
     dims = look.of(look.tensors()[0])
-    if not isinstance(look["repeats"], int) or look["dim"] is None:
+    if not isinstance(look["repeats"], int):
         return look.all_pinned("repeats differ from unit to unit")[0]
+    if look["dim"] is None:
+        dims = [look.terms.product(dims)]
     dim = look.dim("dim", len(dims))
     dims[dim] = look.terms.product([dims[dim], look.terms.atom(int(look["repeats"]))])
     return dims
