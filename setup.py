@@ -25,6 +25,7 @@ native = Pybind11Extension(
         "csrc/bindings.cpp",
         "csrc/contract.cpp",
         "csrc/dense_solver.cpp",
+        "csrc/laid_out.cpp",
         "csrc/lap.cpp",
         "csrc/lap_batch.cpp",
         "csrc/lerp_kernels.cpp",

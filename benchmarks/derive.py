@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import warnings
 from pathlib import Path
@@ -86,7 +87,7 @@ def measure(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     marks.append(time.perf_counter())
     spec = lmc.derive_spec(model, inputs)
     marks.append(time.perf_counter())
-    parts = [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
+    parts = [after - before for before, after in itertools.pairwise(marks)]
     row = dict(zip(("export_s", "walk_s", "build_s", "whole_s"), parts, strict=True))
     return {**row, "groups": len(spec.groups), "peak_gib": peak_bytes() / 2**30, "status": "ok"}
 

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "contract.hpp"
+#include "laid_out.hpp"
 #include "lap.hpp"
 #include "permuted_dot.hpp"
 #include "permuted_lerp.hpp"
@@ -399,6 +400,24 @@ py::tuple permuted_dot(int type, const Sizes& sizes, const Addresses& addresses,
     return py::make_tuple(outcome.squares[0], outcome.squares[1], outcome.product);
 }
 
+void lay_out(int type, const Sizes& sizes, const Sizes& limits, std::uintptr_t address, const Sizes& strides,
+             const Addresses& gathers, std::uintptr_t out, int threads) {
+    check_threads(threads);
+    if (limits.size() != sizes.size()) throw py::value_error("sizes and limits must have one length");
+    const lmc::LerpPart part = lerp_part(PartFields{type, sizes, {address}, {strides}, {gathers}, {}}, 0);
+    lmc::LayOutcome outcome{};
+    {
+        const py::gil_scoped_release no_gil;
+        outcome = lmc::lay_out(part.type, part.sizes, limits, part.sources.front(),
+                               reinterpret_cast<void*>(out), threads);
+    }
+    if (outcome.status == lmc::LayStatus::no_memory) throw std::bad_alloc();
+    if (outcome.status == lmc::LayStatus::bad_index) {
+        throw py::index_error("gathers[" + std::to_string(outcome.dimension) +
+                              "] must hold indices of its dimension");
+    }
+}
+
 void contract(int type, std::uintptr_t address, const std::array<std::int64_t, 3>& sizes,
               const std::array<std::int64_t, 2>& strides, std::uintptr_t vector, std::uintptr_t out,
               bool units, int threads) {
@@ -462,6 +481,8 @@ PYBIND11_MODULE(_native, module) {
     module.def("contract", &contract, py::arg("type"), py::arg("address"), py::arg("sizes"),
                py::arg("strides"), py::arg("vector"), py::arg("out"), py::arg("units"), py::kw_only(),
                py::arg("threads") = 0);
+    module.def("lay_out", &lay_out, py::arg("type"), py::arg("sizes"), py::arg("limits"), py::arg("address"),
+               py::arg("strides"), py::arg("gathers"), py::arg("out"), py::kw_only(), py::arg("threads") = 0);
     module.def("permuted_dot", &permuted_dot, py::arg("type"), py::arg("sizes"), py::arg("addresses"),
                py::arg("strides"), py::arg("gathers"), py::arg("squares"), py::kw_only(),
                py::arg("threads") = 0);

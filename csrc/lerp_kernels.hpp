@@ -1,5 +1,5 @@
-// What permuted_lerp and the sums in double do to a run of elements, in the widest form that the processor
-// has.
+// What permuted_lerp, the sums in double and operands laid out do to a run of elements, in the widest form
+// that the processor has.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,8 @@ struct LerpKernels {
     void (*add_times)(const T* a, double weight, double* to, std::int64_t n);
     // Asks for n elements that will be read soon.
     void (*fetch)(const T* from, std::int64_t n);
+    // to[i] = from[i], as the number that sums are kept in.
+    void (*widen)(const T* from, std::int64_t n, Sum* to);
 };
 
 template <typename T>

@@ -343,6 +343,18 @@ void fetch(const T* from, std::int64_t n) {
     for (std::int64_t at = 0; at < n; at += kLine<T>) prefetch(from + at);
 }
 
+template <typename T, typename Sum>
+void widen(const T* from, std::int64_t n, Sum* to) {
+    constexpr std::int64_t step = kStep<T>;
+    std::int64_t at = 0;
+    for (; at + step <= n; at += step) store(to + at, load(from + at));
+    if (at < n) {
+        Few<Sum, step> last;
+        store(last.padded, load(Few<T, step>(from + at, n - at).padded));
+        last.copy_to(to + at, n - at);
+    }
+}
+
 // Copies a block of kBytes to 2 * kBytes bytes as two halves that may overlap.
 template <std::size_t kBytes, typename T>
 void copy_halves(const T* from, const std::int32_t* offsets, std::int64_t count, std::int64_t length, T* to,
@@ -376,5 +388,6 @@ constexpr LerpKernels<T> make_kernels() {
             &dot<T, T>,
             &dot<T, double>,
             &add_times<T>,
-            &fetch<T>};
+            &fetch<T>,
+            &widen<T, typename LerpSum<T>::type>};
 }

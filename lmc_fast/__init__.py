@@ -29,6 +29,7 @@ from .assignment import (
     linear_sum_assignment,
     linear_sum_assignment_batched,
 )
+from .large import MergeResult, merge_checkpoints, rebase_checkpoints
 from .matching import (
     ManyMatching,
     Matching,
@@ -38,7 +39,7 @@ from .matching import (
     straight_through_matching,
     weight_matching,
 )
-from .merging import interpolate, merge
+from .merging import interpolate, merge, rebase
 from .repair import reestimate_batchnorm, repair
 from .symmetry import (
     Axis,
@@ -66,6 +67,7 @@ __all__ = [
     "LossLandscape",
     "ManyMatching",
     "Matching",
+    "MergeResult",
     "PermutationSpec",
     "Permutations",
     "Segment",
@@ -89,7 +91,10 @@ __all__ = [
     "loss_landscape",
     "match_many",
     "merge",
+    "merge_checkpoints",
     "pairwise_barriers",
+    "rebase",
+    "rebase_checkpoints",
     "reestimate_batchnorm",
     "repair",
     "singular_factors",

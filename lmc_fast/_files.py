@@ -19,13 +19,16 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "check_new_folder",
     "check_writable",
     "is_unfinished",
     "next_free_name",
+    "open_log",
     "remove_unfinished",
+    "sync_to_disk",
     "write_aside",
     "write_bytes",
     "write_folder",
@@ -123,7 +126,7 @@ def write_aside(path: Path, write: Callable[[Path], object], *, overwrite: bool 
             with part.open("rb") as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
             return
-        _to_disk(part)
+        sync_to_disk(part)
         if found is None:
             part.chmod(stat.S_IMODE(plain))
         else:
@@ -131,7 +134,7 @@ def write_aside(path: Path, write: Callable[[Path], object], *, overwrite: bool 
         if not overwrite and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         part.replace(target)
-        _to_disk(folder)
+        sync_to_disk(folder)
 
     _beside(folder, fill, lambda name: path)
 
@@ -144,6 +147,11 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file of these bytes as `write_aside` does."""
     write_aside(path, lambda part: part.write_bytes(content))
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A file that lines are added to and read from, made if it is not there: its reader must bear a torn last line."""
+    return path.open("a+b")
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
@@ -161,7 +169,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     def make(inside: Path) -> None:
         inside.mkdir()
         fill(inside)
-        _to_disk(inside)
+        sync_to_disk(inside)
         while not placed:
             free = next_free_name(path)
             try:
@@ -172,7 +180,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
                     raise
             else:
                 placed.append(free)
-        _to_disk(path.absolute().parent)
+        sync_to_disk(path.absolute().parent)
 
     _beside(path.absolute().parent, make, path.joinpath)
     return placed[0]
@@ -243,7 +251,7 @@ def _named(error: OSError, aside: Path, named: Callable[[str], Path]) -> object:
     return named(str(about.relative_to(aside))) if about.is_relative_to(aside) else error.filename
 
 
-def _to_disk(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Have a file or a folder on the disk; OSError where that fails, but not where it is unknown."""
     if os.name != "posix":
         return

@@ -60,6 +60,23 @@ def permuted_dot(
     Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
     """
 
+def lay_out(
+    type: int,
+    sizes: Sequence[int],
+    limits: Sequence[int],
+    address: int,
+    strides: Sequence[int],
+    gathers: Sequence[int],
+    out: int,
+    *,
+    threads: int = 0,
+) -> None:
+    """Write a tensor, gathered along its dimensions, in C order as float32 (float64 for type 3).
+
+    `sizes` are those of the result, `limits` those of the tensor; `gathers` are the addresses of int64 indices, 0 where
+    nothing moves. Raises IndexError for indices beyond their dimension.
+    """
+
 def contract(
     type: int,
     address: int,

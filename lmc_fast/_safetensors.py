@@ -6,8 +6,10 @@ one that it is given, says of a full disk what no OSError is, and cannot be inte
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from ._files import write_aside
 
-__all__ = ["check_storable", "write_safetensors"]
+__all__ = ["check_storable", "write_safetensors", "write_stream"]
 
 DTYPES = {
     torch.float64: "F64",
@@ -79,27 +81,70 @@ def write_safetensors(
     Raises:
         OSError: it cannot be written to.
     """
+    entries = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write_stream(path, entries, lambda name: (tensors[name],), metadata, overwrite=overwrite)
+
+
+def write_stream(
+    path: Path,
+    entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    content: Callable[[str], Iterable[Tensor]],
+    metadata: Mapping[str, str],
+    *,
+    overwrite: bool = True,
+) -> str:
+    """Write tensors that come to be as they are written, as a safetensors file, aside and then renamed.
+
+    Args:
+        path: where to.
+        entries: dtype and shape of each tensor by name.
+        content: asked for one tensor after another: its numbers along its rows, in parts of any shapes.
+        metadata: text for the header.
+        overwrite: whether a file that is there may be replaced.
+
+    Returns:
+        The file's SHA-256, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be written to.
+        ValueError: parts that do not make up their tensor.
+    """
     # As the library does it: the widest numbers first, so that all lie at multiples of their size.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = sorted(entries, key=lambda name: (-entries[name][0].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name in names:
-        tensor = tensors[name]
-        end = start + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        dtype, shape = entries[name]
+        end = start + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    found = hashlib.sha256()
 
     def write(part: Path) -> None:
         with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+
+            def put(data: bytes | memoryview) -> None:
+                file.write(data)
+                found.update(data)
+
+            put(len(text).to_bytes(8, "little") + text)
             for name in names:
-                content = _bytes_of(tensors[name]).numpy().data
-                for begin in range(0, len(content), CHUNK):
-                    file.write(content[begin : begin + CHUNK])
+                dtype, shape = entries[name]
+                left = math.prod(shape) * dtype.itemsize
+                for tensor in content(name):
+                    if tensor.dtype != dtype:
+                        raise ValueError(f"the parts of {name!r} must be {dtype}, got {tensor.dtype}")
+                    data = _bytes_of(tensor).numpy().data
+                    for begin in range(0, len(data), CHUNK):
+                        put(data[begin : begin + CHUNK])
+                    left -= len(data)
+                if left:
+                    raise ValueError(f"the parts of {name!r} must make up its shape, {left} bytes are missing")
 
     write_aside(path, write, overwrite=overwrite)
+    return found.hexdigest()
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

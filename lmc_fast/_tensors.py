@@ -137,9 +137,9 @@ def check_dense(argument: str, tensor: object) -> None:
         raise ValueError(f"{argument} must be {_TAKES}, got {obstacle}")
 
 
-def check_indices(argument: str, index: Tensor) -> None:
-    """IndexError unless int64 indices are of a dimension as long as they are; plain torch would not name them."""
-    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < index.numel()):
+def check_indices(argument: str, index: Tensor, size: int | None = None) -> None:
+    """IndexError unless int64 indices are of a dimension of `size`, or as long as they are; torch would not name it."""
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < (index.numel() if size is None else size)):
         raise IndexError(f"{argument} must hold indices of its dimension")
 
 

@@ -38,6 +38,7 @@ ROOMS = [
     {"repair"},
     {"analysis"},
     {"checkpoints"},
+    {"large"},
     {"report"},
     {"experiments"},
     {"cli"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from .headers import Header, StoredTensor, read_header
 
-__all__ = ["Shards", "read_json", "shards_of"]
+__all__ = ["Shards", "indexed_shards", "read_json", "shards_of"]
 
 # As the two libraries write them.
 STEMS = ("model", "diffusion_pytorch_model")
@@ -71,10 +71,10 @@ def _of(folder: Path, name: str) -> Shards:
     if name.endswith(ENDING):
         header = read_header(folder / name)
         return Shards(header.tensors, (name,), None, {name: header.metadata})
-    return _indexed(folder, name)
+    return indexed_shards(folder, name)
 
 
-def _indexed(folder: Path, name: str) -> Shards:
+def indexed_shards(folder: Path, name: str) -> Shards:
     index = read_json(folder / name, "index")
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(part, str) for part in places.values()):

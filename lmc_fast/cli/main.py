@@ -12,7 +12,9 @@ from .align import align
 from .analyze import analyze
 from .demo import demo
 from .inspect import inspect
+from .merge import merge
 from .paper import paper
+from .rebase import rebase
 from .verify import verify
 
 __all__ = ["cli"]
@@ -25,5 +27,5 @@ def cli() -> None:
     make_readable(sys.stdout, sys.stderr)
 
 
-for _command in (demo, paper, analyze, align, inspect, verify):
+for _command in (demo, paper, analyze, align, merge, rebase, inspect, verify):
     cli.add_command(_command)

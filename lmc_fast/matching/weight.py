@@ -35,7 +35,7 @@ from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 
-__all__ = ["check_finite_weights", "start_of", "sweeps_of", "weight_matching"]
+__all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
 
 SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
 
@@ -120,7 +120,7 @@ def weight_matching(
     if search == "frank_wolfe":
         check_affine(spec)
     start = start_of(init, spec, seed)
-    frozen = _check_freeze(freeze, spec)
+    frozen = check_freeze(freeze, spec)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
@@ -226,7 +226,7 @@ def _shuffled(start: Permutations, frozen: Collection[str], seed: int) -> Permut
     return Permutations(start.spec, {name: kept[name] if name in frozen else shuffled[name] for name in kept})
 
 
-def _check_freeze(freeze: Iterable[str], spec: PermutationSpec) -> frozenset[str]:
+def check_freeze(freeze: Iterable[str], spec: PermutationSpec) -> frozenset[str]:
     if isinstance(freeze, str) or not isinstance(freeze, Iterable):
         fail_type("freeze", "names of groups", freeze)
     frozen = list(freeze)

@@ -24,7 +24,7 @@ from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
 from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
-from .leading import LeadingGains, is_worth_leading
+from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .sums import squared_norm
 from .transfers import Leaving, placed
@@ -71,6 +71,7 @@ class CoordinateDescent:
         frozen: groups that keep their choice.
         device: where gains are computed; None: where model a's tensors are.
         norms: ||.||^2 of each parameter in both models, where that is known already.
+        room: as `GainCache` takes it.
 
     Raises:
         ValueError: weights so large that their products overflow.
@@ -86,6 +87,7 @@ class CoordinateDescent:
         frozen: Collection[str],
         device: torch.device | None,
         norms: Mapping[str, Overlap] | None = None,
+        room: int | None = None,
     ) -> None:
         self.spec, self.frozen = spec, frozenset(frozen)
         self.a: dict[str, Tensor] = {}
@@ -122,7 +124,7 @@ class CoordinateDescent:
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index)
+        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}
@@ -137,12 +139,17 @@ class CoordinateDescent:
         # By the number of an axis, and the roots that are left in place.
         self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
-    def leading(self) -> CoordinateDescent | None:
+    def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
 
         None where it would not be short, or where these parts are no more than noise.
+
+        Args:
+            probe: whether to look at a few weights before all are factored.
         """
         if not is_worth_leading(self.a, self.leaves):
+            return None
+        if probe and not seem_to_stand_out(self.a, self.b, self.leaves, self.norms):
             return None
         other = copy.copy(self)
         other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
@@ -174,14 +181,28 @@ class CoordinateDescent:
         order: list[str] = []
         for root, known in self.outward():
             order.append(root)
-            if self._settle_together(root, set(order)):
-                continue
-            if any(known.values()):
-                gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
-                choices, gained = best_choices(self.spec, root, gains, self.choices, self.solver(root), self.frozen)
-                if gained > 0:
-                    self.choose(root, choices)
+            self.settle_one(root, known, order)
         return order
+
+    def settle_one(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Collection[str]) -> bool:
+        """Settle a root group by what is settled around it, in a pass outwards.
+
+        Args:
+            known: its leaves whose other axes are settled.
+            order: the groups settled so far, this one among them.
+
+        Returns:
+            Whether that was all there is to know: it can gain no more until a neighbour moves.
+        """
+        if self._settle_together(root, set(order)):
+            return False
+        if any(known.values()):
+            gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
+            choices, gained = best_choices(self.spec, root, gains, self.choices, self.solver(root), self.frozen)
+            if gained > 0:
+                self.choose(root, choices)
+        whole = all(len(known[name]) == len(self.leaves[name]) for name in self.units[root])
+        return whole and root not in self.neighbours[root]
 
     def _settle_together(self, root: str, order: Collection[str]) -> bool:
         """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.

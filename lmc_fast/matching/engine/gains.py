@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..._chunks import numbers
 from ..._models import accumulate_dtype
-from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
+from ...ops.gain_matrix import Term, gain_matrices, gain_matrix, units_first
+from ...ops.laid_out import laid_out
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
 from .columns import Columns, columns_of
@@ -27,8 +28,10 @@ __all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
 WORTH_CORRECTING = 0.7
 # Every correction adds its rounding; after so many matrices' worth of them the sum is taken anew.
 MOST_CORRECTIONS = 4.0
-# On a CPU a gathered parameter is a copy: of this many entries at a time.
+# On a CPU an operand is a copy: of this many entries at a time, but of so many columns that the product does not spend
+# its time on reading and writing the gain.
 PIECE = 1 << 18
+COLUMNS = 512
 # Entries of all gains that are kept: this many, or as many as MATRICES_KEPT of the largest group have.
 ENTRIES_KEPT = 1 << 22
 MATRICES_KEPT = 3
@@ -117,6 +120,8 @@ class GainCache:
         a, b: the models' tensors by parameter, one dimension for each axis of the spec.
         leaves: of every group (or several of one root, inside each other), where its own entries are.
         index_of: the gathers of model b as they are at each call. An index that has changed is another tensor.
+        room: entries of all gains that are kept; None: some of the largest group's size. With 0 every gain is a sum
+            of its own, and the same whatever was asked for before.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class GainCache:
         b: Mapping[str, Tensor],
         leaves: Mapping[Units, Sequence[Leaf]],
         index_of: IndexOf,
+        room: int | None = None,
     ) -> None:
         self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
@@ -133,7 +139,7 @@ class GainCache:
         self._columns: dict[Units, Columns | None] = {}
         self._calls = 0
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
-        self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest)
+        self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
 
     def gain(self, group: Units) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own. Not to be written to."""
@@ -404,7 +410,13 @@ def _added(terms: Iterable[Term], gain: Tensor) -> Tensor:
         every = list(terms)
         return gain_matrix(every, gain) if every else gain
     for term in terms:
-        gain = gain_matrix([term], gain)
+        if term.before is not None:
+            gain = gain_matrix([term], gain)
+            continue
+        # Each operand is gathered and cast in one pass.
+        still = (None,) * term.a.ndim
+        a, b = (laid_out(x, at, gain.dtype) for x, at in ((term.a, still), (term.b, term.gathers)))
+        gain.addmm_(units_first(a, term.units), units_first(b, term.units).T)
     return gain
 
 
@@ -428,7 +440,7 @@ def _pieces(term: Term) -> Iterator[Term]:
         yield term
         return
     dim = max(others, key=lambda other: term.a.shape[other])
-    size, length = term.a.shape[dim], _length(term.a, dim)
+    size, length = term.a.shape[dim], _length(term.a, dim, term.entry_count() // max(1, term.a.shape[dim]))
     for start in range(0, size, length):
         part = min(length, size - start)
         index = term.gathers[dim]
@@ -438,7 +450,9 @@ def _pieces(term: Term) -> Iterator[Term]:
         yield Term(term.a.narrow(dim, start, part), b, term.units, tuple(gathers))
 
 
-def _length(tensor: Tensor, dim: int) -> int:
-    """How many entries of a dimension to gather at a time."""
+def _length(tensor: Tensor, dim: int, columns: int = COLUMNS) -> int:
+    """How many entries of a dimension to gather at a time, of which each is so many columns of the operand."""
     size = tensor.shape[dim]
-    return max(1, size if _at_once(tensor) else PIECE * size // max(1, tensor.numel()))
+    if _at_once(tensor):
+        return max(1, size)
+    return max(1, PIECE * size // max(1, tensor.numel()), COLUMNS // max(1, columns))

@@ -27,7 +27,7 @@ from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
 from .gains import GainCache, IndexOf
 
-__all__ = ["LeadingGains", "is_worth_leading"]
+__all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
 
 # Columns that a factored weight keeps; more would follow the noise.
 RANK = 32
@@ -40,6 +40,8 @@ CONVOLUTIONS_FROM = 512
 WORTH_LEADING = 0.25
 # A singular value beyond so many times the edge of noise is none of its own; noise itself reaches 1.1 times the edge.
 STANDS_OUT = 1.3
+# How many weights tell whether it is worth while to factor all of them.
+PROBES = 4
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,34 @@ class LeadingGains(GainCache):
         return units_first(leaf.view(b), leaf.unit_dims)
 
 
+def seem_to_stand_out(
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    leaves: Mapping[Units, Sequence[Leaf]],
+    norms: Mapping[str, tuple[float, float]],
+) -> bool:
+    """Whether `LeadingGains.stand_out` is worth asking: of a few weights, one at least is more than noise."""
+    axes = _factored_axes(a, leaves)
+    names = sorted(axes)[:: max(1, len(axes) // PROBES)]
+    return any(_is_clear(_factors(a[name], b[name], axes[name]), norms[name]) for name in names)
+
+
+def factor_bytes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> int:
+    """The memory that leading parts of two such models take.
+
+    Args:
+        tensors: of one model, one dimension for each axis of the spec.
+        leaves: of every group, where its own entries are.
+    """
+    total = 0
+    for name, axis in _factored_axes(tensors, leaves).items():
+        tensor = tensors[name]
+        sides = tensor.shape[axis] + tensor.numel() // tensor.shape[axis]
+        # Q and C of both, and what a gain's left side keeps of one.
+        total += 3 * RANK * sides * accumulate_dtype(tensor.dtype).itemsize
+    return total
+
+
 def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> bool:
     """Whether leading parts are so much smaller than the weights that a search over them first costs little.
 
@@ -235,6 +265,15 @@ def _between_rests(factors: _Factors, indices: Sequence[Tensor | None]) -> Tenso
 def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
     """Q_a^T P Q_b: [r, r]."""
     return factors.q_a.T @ _gathered(factors.q_b, [indices[factors.axis], None])
+
+
+def _is_clear(factors: _Factors, squares: tuple[float, float]) -> bool:
+    """Whether the largest singular value of both models' weight is more than noise."""
+    sides = zip((factors.q_a, factors.q_b), (factors.c_a, factors.c_b), squares, strict=True)
+    return all(
+        float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
+        for q, c, square in sides
+    )
 
 
 def _largest(c: Tensor) -> Tensor:

@@ -8,17 +8,25 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_finite, check_floats, check_type, fail_type
-from ._derived import Derived, derived_weights
-from ._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
-from ._modes import neutral
-from ._tensors import FLOATS, have_same_entries, unsummable
-from ._wrappers import unwrapped
-from .matching import ManyMatching, Matching
-from .ops.permuted_lerp import permuted_lerp_many
-from .symmetry import Permutations
+from .._checks import check_finite, check_floats, check_type, fail_type
+from .._derived import Derived, derived_weights
+from .._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
+from .._modes import neutral
+from .._tensors import FLOATS, have_same_entries, unsummable
+from .._wrappers import unwrapped
+from ..matching import ManyMatching, Matching
+from ..ops.permuted_lerp import permuted_lerp_many
+from ..symmetry import Permutations
 
-__all__ = ["interpolate", "merge", "weighted_sums"]
+__all__ = [
+    "checked_permutations",
+    "checked_tensors",
+    "derived_of",
+    "interpolate",
+    "merge",
+    "weighted",
+    "weighted_sums",
+]
 
 Match = Matching | Permutations | None
 
@@ -60,11 +68,11 @@ def interpolate(
     several = hasattr(lam, "__len__") and not isinstance(lam, str) and getattr(lam, "ndim", 1) > 0
     values = check_floats("lam", lam) if several else [check_finite("lam", lam)]
     names = ["model_a", "model_b"]
-    tensors = _tensors(names, [model_a, model_b])
-    permutations = _permutations(["", "match"], [None, match], tensors)
-    derived = _derived([model_a, model_b], tensors)
-    weighted = _weighted(tensors, [[1.0 - v, v] for v in values], permutations, backend, derived)
-    merged = [with_tensors(model_a, sums) for sums in weighted]
+    tensors = checked_tensors(names, [model_a, model_b])
+    permutations = checked_permutations(["", "match"], [None, match], tensors)
+    derived = derived_of([model_a, model_b], tensors)
+    rows = weighted(tensors, [[1.0 - v, v] for v in values], permutations, backend, derived)
+    merged = [with_tensors(model_a, sums) for sums in rows]
     return merged if several else merged[0]
 
 
@@ -113,9 +121,9 @@ def merge(
         raise ValueError(f"weights must have one entry for each of the {count} models, got {len(shares)}")
     if abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(f"weights must sum to 1, got {sum(shares)}")
-    tensors = _tensors([f"models[{i}]" for i in range(count)], models)
-    permutations = _permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
-    (sums,) = _weighted(tensors, [shares], permutations, backend, _derived(models, tensors))
+    tensors = checked_tensors([f"models[{i}]" for i in range(count)], models)
+    permutations = checked_permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
+    (sums,) = weighted(tensors, [shares], permutations, backend, derived_of(models, tensors))
     return with_tensors(models[0], sums)
 
 
@@ -136,11 +144,11 @@ def weighted_sums(
     Returns:
         [outputs]; integer tensors are those of the first.
     """
-    derived = _derived([*states[:1], *([] if model is None else [model])], states)
-    return _weighted(states, weights, [None] * len(states), backend, derived)
+    derived = derived_of([*states[:1], *([] if model is None else [model])], states)
+    return weighted(states, weights, [None] * len(states), backend, derived)
 
 
-def _tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:
+def checked_tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Tensor]]:
     """The tensors of all models, checked against those of the first.
 
     What cannot be summed (complex numbers, floats of 8 bits) is taken where all models hold the same.
@@ -158,13 +166,13 @@ def _tensors(names: Sequence[str], models: Sequence[Model]) -> list[dict[str, Te
     return met
 
 
-def _derived(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]]) -> list[Derived]:
+def derived_of(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]]) -> list[Derived]:
     """The derived weights of models of one architecture: a module tells more than a state dict."""
     module = next((model for model in models if isinstance(model, nn.Module)), None)
     return derived_weights(tensors[0] if module is None else unwrapped("model", module), tensors[0])
 
 
-def _permutations(
+def checked_permutations(
     names: Sequence[str], matches: Sequence[Match], tensors: Sequence[dict[str, Tensor]]
 ) -> list[Permutations | None]:
     """The permutations of each match, checked against the model that they are for."""
@@ -189,7 +197,7 @@ def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
     return tensor if tensor.shape == shape else tensor.reshape(shape)
 
 
-def _weighted(
+def weighted(
     tensors: Sequence[dict[str, Tensor]],
     weights: Sequence[Sequence[float]],
     permutations: Sequence[Permutations | None],

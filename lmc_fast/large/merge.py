@@ -1,0 +1,176 @@
+"""Checkpoints on disk merged into one: matched group by group, summed block by block, written whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from .._backend import check_device
+from .._checks import check_int, check_type
+from .._modes import neutral
+from ..matching import Matching
+from ..matching.weight import check_freeze
+from ..symmetry import PermutationSpec
+from .card import card_of
+from .inputs import Input
+from .options import Listener, MergeResult, Options, names_of
+from .plan import Plan, calibrated, plan_of
+from .run import Run, begun, opened, scratch_bytes, task_of
+from .staging import check_output
+from .writing import Sum, layout_of
+
+__all__ = ["merge_checkpoints", "plan_merge"]
+
+
+@neutral
+def merge_checkpoints(
+    model_a: str | Path,
+    model_b: str | Path,
+    *others: str | Path,
+    out: str | Path,
+    spec: PermutationSpec | str | Path | None = None,
+    lam: float | None = None,
+    weights: Sequence[float] | None = None,
+    method: str = "wm",
+    search: str = "auto",
+    freeze: Iterable[str] = (),
+    max_sweeps: int = 100,
+    dtype: str | None = None,
+    device: torch.device | str | None = None,
+    align_only: bool = False,
+    shard_size: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    key: str | None = None,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> MergeResult:
+    """Merge checkpoints on disk: the others' units are laid over the first's, and the weighted mean is written.
+
+    Weights are read by memory map, and no model is ever held whole: with two models, or several under "wm", the
+    process's own memory is set by the largest group's gain matrix and its operands.
+
+    Args:
+        model_a, model_b, others: model directories (config.json and safetensors, whole or in shards), or all single
+            files: safetensors, the index of several, files of torch.save (which are read into memory). None is changed.
+        out: the directory, or for files the safetensors file, to write. It comes to be by one rename when all is
+            written: it is whole or not there.
+        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration.
+        lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
+        weights: of each model, summing to 1; None: equal ones.
+        method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
+            all together, as `match_many` does, with gains of all pairs in memory.
+        search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
+            no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
+            takes them. No random start is made, and the result does not depend on threads.
+        freeze: names of groups that stay in place.
+        max_sweeps: end each search after so many passes over the groups.
+        dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.
+        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole.
+        align_only: write the second model with its units permuted, in its own form, and merge nothing.
+        shard_size: bytes that a file of weights has at most (one tensor may have more); None: as the first model's.
+        resume: go on with what an interrupted run for `out` left. The bytes written are those of an undisturbed run.
+        force: replace what is at `out`, and throw away what an interrupted run left.
+        key: of torch files, as `load_checkpoint` takes it.
+        trust_remote_code: whether a directory's own code may be run to build its module, and is copied along.
+        listener: called with each event of the run as a dict (phase, bytes read and written, groups settled, seconds
+            gone and expected).
+
+    Returns:
+        A `MergeResult`. Beside the weights a directory gets the first model's configuration and tokenizer files, a
+        model card, checksums, and under ``lmc_fast/`` the matchings.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: models that do not fit each other or the spec, weights that are not finite (the tensor is named), a
+            file that is not whole, or an option out of range.
+        FileNotFoundError, FileExistsError: an input that is not there; an output that is.
+        OSError: a full disk, say. What was done is kept for ``resume=True``.
+        ImportError: transformers or diffusers is needed for the spec, and is not installed.
+    """
+    began = time.perf_counter()
+    options = Options(lam, weights, method, search, names_of(freeze), max_sweeps, dtype, align_only, shard_size)
+    paths = [model_a, model_b, *others]
+    shares = options.shares(len(paths))
+    check_type("out", out, (str, Path), "a path")
+    device = check_device("device", device)
+    out = Path(out)
+    check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
+    inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
+    check_freeze(options.freeze, bound)
+    plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
+    needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+    task = task_of("merge", inputs, bound, options, device, weights=shares)
+    with begun(out, task, resume=resume, force=force, needed=needed) as staging:
+        run = Run(inputs, bound, options, device, staging, listener)
+        if method == "wm":
+            matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
+        else:
+            matches = run.matcher.matched_together(method)
+        moved = [None, *(match.permutations for match in matches)]
+        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
+        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
+        card = _card(inputs, shares, matches, options, bound)
+        checksums = run.write(total, named, card, with_code=trust_remote_code)
+    run.watch.end(out=str(out))
+    return MergeResult(out, tuple(matches), tuple(notes), checksums, time.perf_counter() - began)
+
+
+@neutral
+def plan_merge(
+    model_a: str | Path,
+    model_b: str | Path,
+    *others: str | Path,
+    spec: PermutationSpec | str | Path | None = None,
+    options: Options | None = None,
+    ranks: int = 1,
+    key: str | None = None,
+    trust_remote_code: bool = False,
+    calibrate: bool = True,
+) -> Plan:
+    """What `merge_checkpoints` would do. Directories need no weights for it.
+
+    Args:
+        ranks: processes to share it out over.
+        calibrate: whether to measure this machine for a second first.
+
+    Raises:
+        as `merge_checkpoints`.
+    """
+    options = Options() if options is None else options
+    paths = [model_a, model_b, *others]
+    options.shares(len(paths))
+    check_int("ranks", ranks, 1)
+    inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
+    check_freeze(options.freeze, bound)
+    total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
+    return plan_of(
+        bound,
+        inputs[0].shapes,
+        models=len(inputs),
+        nbytes=[each.nbytes for each in inputs],
+        freeze=options.freeze,
+        dtype=options.target,
+        shards=len(layout_of(inputs[0], total, options.shard_size)),
+        rates=calibrated() if calibrate else None,
+        ranks=ranks,
+    )
+
+
+def _card(
+    inputs: Sequence[Input],
+    shares: Sequence[float],
+    matches: Sequence[Matching],
+    options: Options,
+    spec: PermutationSpec,
+) -> str:
+    names = [each.path.name for each in inputs]
+    if options.align_only:
+        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units permuted to lie over {names[0]}'s."
+    else:
+        title = " + ".join(names)
+        what = "The weighted mean of models whose units were laid over each other by permutation first."
+    return card_of(inputs, shares, [None, *matches], title=title, what=what, options=options.lines(spec))

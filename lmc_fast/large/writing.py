@@ -1,0 +1,307 @@
+"""The merged checkpoint: tensors computed block by block as they are written, shard by shard, into a folder aside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._files import write_aside, write_text
+from .._safetensors import write_stream
+from .._tensors import FLOATS
+from ..ops.permuted_lerp import permuted_lerp
+from ..symmetry import Permutations
+from .inputs import Input, config_text
+from .journal import Journal
+from .memory import give_back
+from .watch import Watch
+
+__all__ = ["CARD", "CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
+
+CARD, CHECKSUMS = "README.md", "SHA256SUMS"
+# Bytes of a result that are computed at a time.
+BLOCK = 1 << 25
+# Weights in any form, what tells of them, and what belongs to a repository rather than to a model.
+WEIGHTS = (
+    *(
+        ".safetensors",
+        ".sft",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".h5",
+        ".msgpack",
+        ".onnx",
+        ".gguf",
+        ".ot",
+        ".npz",
+        ".npy",
+    ),
+    *(".pkl", ".pickle", ".tflite", ".mlmodel", ".part"),
+)
+LEFT = (CARD, CHECKSUMS)
+MOST_BYTES = 64 << 20
+
+Parts = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What is written: sum_m weights[m] * pi_m(theta_m).
+
+    Attributes:
+        inputs: attached.
+        weights: of each.
+        permutations: of each; None where units stay.
+        dtype: of the floating tensors; None: the first input's own.
+        model: whose form the output has, and whose tensors are written where nothing is summed.
+    """
+
+    inputs: Sequence[Input]
+    weights: Sequence[float]
+    permutations: Sequence[Permutations | None]
+    dtype: torch.dtype | None = None
+    model: int = 0
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype of a tensor of the output."""
+        own = self.inputs[self.model].shapes[name].dtype
+        return self.dtype if self.dtype is not None and own in FLOATS else own
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """A tensor of the output by a spec's name, along its first dimension, in blocks."""
+        own = self.inputs[self.model].tensors[name]
+        weights = [(m, weight) for m, weight in enumerate(self.weights) if weight != 0]
+        target = self.dtype_of(name)
+        moved = any(p is not None and name in p.spec.axes for p in self.permutations)
+        if (own.dtype not in FLOATS and not moved) or own.numel() == 0:
+            yield own
+            return
+        if own.dtype not in FLOATS:
+            # Of integers there is no mean; with its units they move.
+            p = self.permutations[self.model]
+            yield own if p is None else p.apply_to(name, own)
+            return
+        parts: list[Tensor] = []
+        gathers: list[tuple[Tensor | None, ...]] = []
+        for m, _ in weights:
+            p, tensor = self.permutations[m], self.inputs[m].tensors[name]
+            if p is None or name not in p.spec.axes:
+                spec = next((q.spec for q in self.permutations if q is not None and name in q.spec.axes), None)
+                view = tensor if spec is None else spec.view(name, tensor)
+                gathers.append((None,) * view.ndim)
+            else:
+                view = p.spec.view(name, tensor)
+                gathers.append(p.gathers(name))
+            parts.append(view.reshape(1) if view.ndim == 0 else view)
+        gathers = [gather or (None,) for gather in gathers]
+        shares = [weight for _, weight in weights]
+        length = parts[0].shape[0]
+        rows = max(1, BLOCK // max(1, own.nbytes // max(1, length)))
+        for start in range(0, length, rows):
+            count = min(rows, length - start)
+            yield _summed(parts, gathers, shares, start, count, target)
+
+
+def _summed(
+    parts: Sequence[Tensor],
+    gathers: Sequence[tuple[Tensor | None, ...]],
+    shares: Sequence[float],
+    start: int,
+    count: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rows of a weighted sum of gathered tensors."""
+    rows: list[Tensor] = []
+    others: list[tuple[Tensor | None, ...]] = []
+    for part, gather in zip(parts, gathers, strict=True):
+        first = gather[0]
+        if first is None:
+            rows.append(part.narrow(0, start, count))
+        else:
+            rows.append(part.index_select(0, first.narrow(0, start, count)))
+        others.append((None, *gather[1:]))
+    kinds = {row.dtype for row in rows}
+    if kinds != {dtype}:
+        # Summed in the widest, and rounded once.
+        wide = torch.float64 if torch.float64 in {*kinds, dtype} else torch.float32
+        if shares == [1.0] and len(rows) == 1:
+            wide = rows[0].dtype
+        rows = [row.to(wide) for row in rows]
+    return permuted_lerp(rows, shares, others).to(dtype)
+
+
+def layout_of(first: Input, total: Sum, shard_bytes: int | None) -> dict[str, list[str]]:
+    """Names of the output's weight files, each with the stored tensors that it gets.
+
+    Args:
+        first: whose names and files are taken over.
+        shard_bytes: how many bytes a file may have; None: the files of the first input.
+    """
+    if first.files and shard_bytes is None and first.stored:
+        return {name: list(held) for name, held in first.files.items()}
+    sizes = stored_sizes(first, total)
+    stem = "diffusion_pytorch_model" if "_class_name" in first.config else "model"
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if parts[-1] and shard_bytes is not None and held + size > shard_bytes:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
+    if len(parts) == 1:
+        return {f"{stem}.safetensors": parts[0]}
+    return {f"{stem}-{k:05d}-of-{len(parts):05d}.safetensors": part for k, part in enumerate(parts, 1)}
+
+
+def stored_sizes(first: Input, total: Sum) -> dict[str, int]:
+    """Bytes of each stored tensor of the output."""
+    return {name: torch.Size(shape).numel() * dtype.itemsize for name, (dtype, shape) in _entries(first, total).items()}
+
+
+def _entries(first: Input, total: Sum) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    found = {}
+    for each in first.conversions:
+        for source in each.sources:
+            if source in first.stored:
+                own, shape = first.stored[source].dtype, first.stored[source].shape
+            else:
+                own, shape = first.shapes[each.targets[0]].dtype, tuple(first.shapes[each.targets[0]].shape)
+            found[source] = (total.dtype if total.dtype is not None and own in FLOATS else own, tuple(shape))
+    # What the module has no place for stays as it is.
+    found |= {name: (at.dtype, at.shape) for name, at in first.stored.items() if name not in found}
+    return found
+
+
+def write_shards(
+    folder: Path,
+    parts: Parts,
+    total: Sum,
+    metadata: Mapping[str, str],
+    *,
+    journal: Journal,
+    watch: Watch,
+) -> dict[str, str]:
+    """Write the weight files that the journal does not have yet; returns the SHA-256 of each.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    first = total.inputs[total.model]
+    entries = _entries(first, total)
+    place = {source: each for each in first.conversions for source in each.sources}
+    sums = {}
+    watch.begin("writing", files=len(parts))
+    for file, names in parts.items():
+        done = journal.get(["written", file])
+        size = sum(torch.Size(entries[name][1]).numel() * entries[name][0].itemsize for name in names)
+        if done is None or not (folder / file).is_file():
+            joined: dict[str, Tensor] = {}
+
+            def content(name: str, joined: dict[str, Tensor] = joined) -> Iterator[Tensor]:
+                each = place.get(name)
+                if each is None:
+                    yield first.raw[name]
+                    return
+                if each.is_plain:
+                    give_back()
+                    for block in total.blocks(each.targets[0]):
+                        yield block
+                        for one in total.inputs:
+                            one.let_go()
+                        watch.did("written", block.nbytes, tensor=name)
+                    return
+                if name not in joined:
+                    joined.clear()
+                    whole = {target: torch.cat(list(total.blocks(target))) for target in each.targets}
+                    shaped = {n: tensor.reshape(first.shapes[n].shape) for n, tensor in whole.items()}
+                    joined |= each.store(shaped)
+                yield joined.pop(name)
+                watch.did("written", torch.Size(entries[name][1]).numel() * entries[name][0].itemsize, tensor=name)
+
+            some = {name: entries[name] for name in names}
+            done = journal.add(["written", file], write_stream(folder / file, some, content, metadata))
+        else:
+            watch.did("written", size, file=file)
+        sums[file] = str(done)
+    return sums
+
+
+def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:
+    """Files of a model directory that go along: configurations, tokenizers, licences; names relative to it.
+
+    Args:
+        with_code: whether Python files do.
+    """
+    for path in sorted(first.path.rglob("*")):
+        name = path.relative_to(first.path)
+        if any(part.startswith(".") or part == "__pycache__" for part in name.parts) or not path.is_file():
+            continue
+        if path.suffix.lower() in WEIGHTS or name.name.endswith(".index.json") or str(name) in LEFT:
+            continue
+        if path.suffix == ".py" and not with_code:
+            continue
+        if path.stat().st_size <= MOST_BYTES:
+            yield str(name), path
+
+
+def write_sidecars(
+    folder: Path,
+    source: Input,
+    first: Input,
+    parts: Parts,
+    total: Sum,
+    card: str,
+    *,
+    with_code: bool,
+    write_more: Callable[[], None],
+) -> dict[str, str]:
+    """Write all but the weights of a model directory; returns the SHA-256 of each file.
+
+    Args:
+        source: whose files go along, but for the configuration, which is that of `first`.
+        first: whose form the output has.
+        parts: names of the weight files, each with the tensors that it has.
+        total: what was written there.
+        card: text of README.md.
+        with_code: as `sidecars` takes it.
+        write_more: writes what else belongs there.
+    """
+    names: list[str] = []
+    for name, path in sidecars(source, with_code=with_code):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_aside(folder / name, partial(shutil.copyfile, path))
+        names.append(name)
+    config = dict(first.config)
+    if total.dtype is not None:
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        config[key] = str(total.dtype).removeprefix("torch.")
+    if total.dtype is not None or source is not first:
+        write_text(folder / "config.json", config_text(config))
+    if len(parts) > 1:
+        sizes = stored_sizes(first, total)
+        stem = re.sub(r"-\d+-of-\d+$", "", next(iter(parts)).removesuffix(".safetensors"))
+        places = {name: file for file, held in parts.items() for name in held}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+        names.append(f"{stem}.safetensors.index.json")
+    write_text(folder / CARD, card)
+    names.append(CARD)
+    write_more()
+    every = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name: checksum(folder / name) for name in sorted(every - set(parts) - {CHECKSUMS})}
+
+
+def checksum(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

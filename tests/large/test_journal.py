@@ -1,0 +1,104 @@
+"""The journal of a long run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmc_fast.large.journal import Journal, choices_from, choices_to
+
+TASK = {"what": "a test", "numbers": [1, 2]}
+
+
+def begun(path: Path) -> Journal:
+    journal = Journal(path, TASK)
+    journal.add(["settled", "a"], {"gained": 0.1})
+    journal.add(["sweep", 0, "b"], 1 / 3)
+    return journal
+
+
+def test_what_was_noted_is_found_again(tmp_path: Path) -> None:
+    begun(tmp_path / "journal").close()
+    again = Journal(tmp_path / "journal", TASK)
+    assert again.get(["settled", "a"]) == {"gained": 0.1}
+    assert again.get(["sweep", 0, "b"]) == 1 / 3
+    assert again.get(["sweep", 1, "b"]) is None
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_torn_line_is_as_if_it_had_never_been(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "journal"
+    begun(path).close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Journal(path, TASK)
+    assert again.get(["settled", "a"]) == {"gained": 0.1}
+    assert again.get(["sweep", 0, "b"]) is None
+    again.add(["sweep", 0, "b"], 7)
+    again.close()
+    assert Journal(path, TASK).get(["sweep", 0, "b"]) == 7
+
+
+def test_a_changed_line_and_what_follows_it_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    begun(path).close()
+    path.write_bytes(path.read_bytes().replace(b"0.1", b"0.2"))
+    again = Journal(path, TASK)
+    assert again.get(["settled", "a"]) is None
+    assert again.get(["sweep", 0, "b"]) is None
+
+
+def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path / "journal").close()
+    with pytest.raises(ValueError, match="is of a run with other inputs or options"):
+        Journal(tmp_path / "journal", {**TASK, "numbers": [1, 3]})
+    anew = Journal(tmp_path / "journal", {**TASK, "numbers": [1, 3]}, anew=True)
+    assert anew.get(["settled", "a"]) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of files are told here")
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    journal = begun(tmp_path / "journal")
+    with pytest.raises(BlockingIOError, match="another run is at work here"):
+        Journal(tmp_path / "journal", TASK)
+    journal.close()
+    Journal(tmp_path / "journal", TASK).close()
+
+
+@pytest.mark.parametrize("known", [errno.ENOLCK, errno.EIO], ids=["no locks", "broken"])
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: int) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(known, os.strerror(known))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if known == errno.ENOLCK:
+        assert begun(tmp_path / "journal").get(["settled", "a"]) == {"gained": 0.1}
+    else:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            begun(tmp_path / "journal")
+
+
+def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = begun(tmp_path / "journal")
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+        journal.add(["x"], 1)
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_choices_come_back() -> None:
+    choices = {"a": np.array([2, 0, 1]), "b": np.array([[1, 0], [0, 1]])}
+    found = choices_from(choices_to(choices))
+    assert set(found) == {"a", "b"}
+    for name, choice in choices.items():
+        assert found[name].dtype == np.int64
+        assert np.array_equal(found[name], choice)
