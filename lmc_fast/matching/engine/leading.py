@@ -33,9 +33,6 @@ __all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_ou
 RANK = 32
 # A weight is factored where both of its sides are so many times as long.
 LONGER = 4
-# Units of a convolution from which on it is: factoring smaller ones takes as long as one of the few sweeps that a
-# descent makes over them, whose many entries tell their units apart.
-CONVOLUTIONS_FROM = 512
 # A search over leading parts is worth its while where gains take at most this part of the work that whole ones take.
 WORTH_LEADING = 0.25
 # A singular value beyond so many times the edge of noise is none of its own; noise itself reaches 1.1 times the edge.
@@ -234,8 +231,7 @@ def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequenc
 
 def _is_large(tensor: Tensor, axis: int) -> bool:
     rows = tensor.shape[axis]
-    least = LONGER * RANK if tensor.ndim <= 2 else CONVOLUTIONS_FROM
-    return rows > 0 and min(rows, tensor.numel() // rows) >= least
+    return rows > 0 and min(rows, tensor.numel() // rows) >= LONGER * RANK
 
 
 def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
