@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lmc_fast.large import MergeResult, merge_checkpoints
+from lmc_fast.large.memory import give_back
 
 from .checkpoint_pairs import SIZES, make_pair
 
@@ -72,6 +73,8 @@ def _run(parsed: argparse.Namespace) -> int:
         for name in parsed.sizes:
             pair = Path(folder, name)
             back = make_pair(pair, SIZES[name], noise=parsed.noise)
+            # What making them took is not the merge's.
+            give_back()
             memory = _OwnMemory()
             memory.start()
             with _timed_products() as products:
