@@ -7,7 +7,7 @@ import csv
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from triton.errors import TritonError
 
 from lmc_fast._backend import backends, interpreted
 
+from .gpu_goals import ON_CPU, ON_GPU, judged
 from .gpu_matching import syncs_of, timed, where_time_goes
 from .gpu_pairs import SIZES, DevicePair, mlp, pair_of, resnet20, transformer, vgg16
 from .kernel_works import (
@@ -34,10 +35,9 @@ from .kernel_works import (
 from .kernels import KERNEL_COLUMNS, TOLERANCE, ceilings, device_told, measure
 from .options import add_out
 from .report import COLUMNS, Report, table
-from .solvers import OURS
 from .timing import Timing
 
-__all__ = ["GOALS", "SECTIONS", "Goal", "judged", "register"]
+__all__ = ["ALL_COLUMNS", "SECTIONS", "register"]
 
 GPU_COLUMNS = ("part", "syncs", "sweeps", "objective", "goal", "reached")
 ALL_COLUMNS = (*COLUMNS, *KERNEL_COLUMNS, *GPU_COLUMNS)
@@ -54,8 +54,6 @@ SHOWN = (
     "relative_error",
     "status",
 )
-ON_CPU = f"{OURS}, on the CPU"
-ON_GPU = OURS
 # A model, and some of its layers, which are matched first.
 WHOLE, SOME = "llama-7b", "llama-7b, 4 of 32 layers"
 LAYERS, PART = 32, 4
@@ -165,7 +163,6 @@ def _measured(arguments: argparse.Namespace, works: Iterator[Work], device: torc
                         limits,
                         report,
                         ahead=ahead,
-                        tolerance=TOLERANCE,
                         errors=errors,
                     )
                     wrong += not error <= TOLERANCE
@@ -290,108 +287,6 @@ def _short(work: Work) -> str:
 def _made_up() -> dict[str, float]:
     """Ceilings of no machine, where nothing is measured."""
     return {"GB/s": 1.0, "float32 TFLOP/s": 1.0, "bfloat16 TFLOP/s": 1.0}
-
-
-class Goal:
-    """A figure of some row's, and how large it is to be.
-
-    Args:
-        name: what it is called in the table.
-        least: what is to be reached.
-        figure: what is reached, from a function that finds rows by their fields; None where they are not there.
-    """
-
-    def __init__(self, name: str, least: float, figure: Callable[[Callable[..., float | None]], float | None]) -> None:
-        self.name, self.least, self.figure = name, least, figure
-
-
-def _over(above: Mapping[str, str], below: Mapping[str, str]) -> Callable[[Callable[..., float | None]], float | None]:
-    """One median over another."""
-
-    def figure(find: Callable[..., float | None]) -> float | None:
-        slow, fast = find("p50_ms", **above), find("p50_ms", **below)
-        return None if slow is None or fast is None else slow / fast
-
-    return figure
-
-
-def _gain(dtype: str, solver: str) -> dict[str, str]:
-    return {"family": "gain matrix, units on rows", "n": "4096", "dtype": dtype, "solver": solver}
-
-
-def _correction(dtype: str, solver: str) -> dict[str, str]:
-    return {"family": "gain matrix, correction of 5 %", "n": "4096", "dtype": dtype, "solver": solver}
-
-
-def _matching(name: str, solver: str) -> dict[str, str]:
-    return {"family": "matching", "label": name, "solver": solver, "part": ""}
-
-
-AHEAD = ", host ahead"
-_MODELS = ("interpolation of resnet50", "interpolation of transformer, 32 layers of 2048")
-GOALS = (
-    Goal(
-        "gain matrix in bfloat16: share of the library's product",
-        0.75,
-        _over(_gain("bfloat16", f"torch product alone{AHEAD}"), _gain("bfloat16", f"{OURS}{AHEAD}")),
-    ),
-    *(
-        Goal(
-            f"gain matrix in float32{', by the library' if how else ''}: times torch's gather and product",
-            2.5,
-            _over(_gain("float32", f"torch gather and product{AHEAD}"), _gain("float32", f"{OURS}{how}{AHEAD}")),
-        )
-        for how in ("", ", library")
-    ),
-    *(
-        Goal(
-            f"correction of 5 % in {dtype}: times the whole product",
-            8,
-            _over(_correction(dtype, f"{OURS}, anew{AHEAD}"), _correction(dtype, f"{OURS}{AHEAD}")),
-        )
-        for dtype in ("float32", "bfloat16")
-    ),
-    *(
-        Goal(
-            f"interpolation in {dtype}: share of a copy's bandwidth",
-            0.85,
-            lambda find, dtype=dtype: find(
-                "of_roofline", family="interpolation", n="4096", dtype=dtype, solver=f"{OURS}{AHEAD}"
-            ),
-        )
-        for dtype in ("float32", "bfloat16")
-    ),
-    *(
-        Goal(
-            f"{family}: times torch eager",
-            5,
-            _over({"family": family, "solver": "torch eager"}, {"family": family, "solver": OURS}),
-        )
-        for family in _MODELS
-    ),
-    *(
-        Goal(f"matching of {name}: times the CPU", 8, _over(_matching(name, ON_CPU), _matching(name, ON_GPU)))
-        for name in ("mlp-2048", "vgg16")
-    ),
-    Goal(
-        "matching of llama-7b: times faster than 60 s",
-        1,
-        lambda find: None if (ms := find("p50_ms", **_matching("llama-7b", ON_GPU))) is None else 60e3 / ms,
-    ),
-)
-
-
-def judged(rows: list[dict[str, str]]) -> Iterator[tuple[Goal, float | None]]:
-    """Every goal with what was reached, by the last of the rows that tell it; None: not measured."""
-
-    def find(column: str, **fields: str) -> float | None:
-        for row in reversed(rows):
-            if row.get(column) and all(row.get(name, "") == value for name, value in fields.items()):
-                return float(row[column])
-        return None
-
-    for goal in GOALS:
-        yield goal, goal.figure(find)
 
 
 def _goals(arguments: argparse.Namespace) -> int:

@@ -102,10 +102,8 @@ class GroupNormUNet(nn.Module):
         self.down1 = _NormedConvolutions(3, width, groups, timed)
         self.down2 = _NormedConvolutions(width, 2 * width, groups, timed)
         self.middle = _NormedConvolutions(2 * width, 2 * width, groups, timed)
-        self.lift1, self.lift2 = (
-            nn.ConvTranspose2d(2 * width, 2 * width, 2, 2),
-            nn.ConvTranspose2d(2 * width, width, 2, 2),
-        )
+        self.lift1 = nn.ConvTranspose2d(2 * width, 2 * width, 2, 2)
+        self.lift2 = nn.ConvTranspose2d(2 * width, width, 2, 2)
         self.up2 = _NormedConvolutions(4 * width, 2 * width, groups, timed)
         self.up1 = _NormedConvolutions(2 * width, width, groups, timed)
         self.out = nn.Conv2d(width, 3, 1)
@@ -132,8 +130,7 @@ class _MixerBlock(nn.Module):
 
 
 class Mixer(nn.Module):
-    """MLP-Mixer: [batch, 3, 8, 12] -> [batch, classes]. Patches mix through layers of their own: their order is free
-    behind the first block only, and is the image's before it."""
+    """MLP-Mixer: [batch, 3, 8, 12] -> [batch, classes]. Patches stay in the image's order."""
 
     def __init__(self, width: int = 10, blocks: int = 2, classes: int = 5) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import (
     architectures,
     cells,
+    derive,
     fuzz,
     gpu,
     kernels,
@@ -30,7 +31,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, merge),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge),
 )
 
 

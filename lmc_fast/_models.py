@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ._checks import fail_type
 from ._copies import copied
 from ._derived import refresh
-from ._tensors import is_as_stored, plain, tensor_identity, unsummable
+from ._tensors import is_as_stored, plain, plain_at_once, tensor_identity, unsummable
 from ._wrappers import met, unwrapped
 
 __all__ = [
@@ -65,6 +65,9 @@ def tensors_of(argument: str, model: object, *, shapes_only: bool = False) -> di
         found = {name: entry for name, entry in module.state_dict().items() if isinstance(entry, Tensor)}
     else:
         fail_type(argument, "a torch.nn.Module or a state dict", model)
+    at_once = plain_at_once(list(found.values())) if {str}.issuperset(map(type, found)) else None
+    if at_once is not None:
+        return dict(zip(found, at_once, strict=True))
     tensors = {}
     made: dict[Hashable, Tensor] = {}
     for name, tensor in found.items():

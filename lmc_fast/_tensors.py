@@ -29,6 +29,7 @@ __all__ = [
     "is_as_stored",
     "obstacle_of",
     "plain",
+    "plain_at_once",
     "seen",
     "tensor_identity",
     "unsummable",
@@ -40,9 +41,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BASES = frozenset({Tensor, nn.Parameter})
 _TAKES = "a dense tensor with data"
 
-_device, _dtype, _is_nested, _layout, _nbytes = (
-    attrgetter(name) for name in ("device", "dtype", "is_nested", "layout", "nbytes")
+_device, _dtype, _is_meta, _is_nested, _layout, _nbytes = (
+    attrgetter(name) for name in ("device", "dtype", "is_meta", "is_nested", "layout", "nbytes")
 )
+# Dtypes of real numbers of at most 8 bytes that no other tensor tells how to read.
+_ORDINARY = frozenset((*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
 
 
 def plain(argument: str, tensor: Tensor, *, shapes_only: bool = False) -> Tensor:
@@ -74,6 +77,34 @@ def plain(argument: str, tensor: Tensor, *, shapes_only: bool = False) -> Tensor
     elif not shapes_only and tensor.data_ptr() % tensor.element_size():
         tensor = tensor.clone()
     return tensor
+
+
+def plain_at_once(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """As `plain`, of ordinary real tensors that start where their storages do; None where one is anything else.
+
+    A state dict has hundreds of small tensors: all are looked at together, an attribute at a time.
+    """
+    if (
+        not BASES.issuperset(map(type, tensors))
+        or not _ORDINARY.issuperset(map(_dtype, tensors))
+        or not {torch.strided}.issuperset(map(_layout, tensors))
+        or not all(map(Tensor.is_contiguous, tensors))
+        or any(map(_is_nested, tensors))
+        or any(map(_is_meta, tensors))
+        or any(map(Tensor.is_neg, tensors))
+        or any(map(Tensor.storage_offset, tensors))
+    ):
+        return None
+    try:
+        held = list(map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors)))
+    except RuntimeError:  # without memory, inside torch.func
+        return None
+    if not all(map(le, map(_nbytes, tensors), held)):
+        return None
+    # Empty ones have no address, and nothing is wrong with that: they are looked at by themselves.
+    if any(place == 0 or place & 7 for place in map(Tensor.data_ptr, tensors)):
+        return None
+    return list(map(Tensor.detach, tensors))
 
 
 def is_as_stored(tensor: Tensor) -> bool:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.checkpoints import save_checkpoint
+from lmc_fast.checkpoints.directories import ModelDirectory
+from lmc_fast.checkpoints.headers import StoredTensor
+from lmc_fast.checkpoints.shards import Shards
 from lmc_fast.cli import cli
-from lmc_fast.cli.models import parse_inputs
+from lmc_fast.cli.models import Given, _counted, _own_inputs, _told_of, parse_inputs
 
 CODE = """
 import torch
@@ -241,3 +246,51 @@ class TestMemory:
 
         monkeypatch.setattr("os.sysconf", unknown)
         assert _free_memory() == float("inf")
+
+
+class TestGiven:
+    """What is known of a model that the command line names, with a model directory made by hand."""
+
+    def directory(self, files: int) -> ModelDirectory:
+        shards = Shards({"w": StoredTensor(Path("w"), torch.float32, (3,), 0, 12)} if files else {}, ("w",) * files)
+        kind = models.small_mlp
+        return ModelDirectory(Path("m"), "mine", "MLP", {}, kind().to("meta"), torch.randn(2, 4), shards, kind)
+
+    @pytest.mark.parametrize(
+        ("files", "told"), [(0, "no weights"), (1, "one file of weights"), (3, "3 files of weights")]
+    )
+    def test_a_directory_is_told_in_a_line(self, files: int, told: str) -> None:
+        assert _told_of(self.directory(files)) == f"m: MLP of mine, 139 parameters, {told}"
+
+    def test_a_module_is_built_where_memory_holds_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.directory(0)
+        given = Given("m", found.module, found.build, found.example_inputs)
+        built, why_not = given.with_weights()
+        assert built is not None and not why_not and not next(built.parameters()).is_meta
+        monkeypatch.setattr("lmc_fast.cli.models._free_memory", lambda: 100.0)
+        assert given.with_weights() == (None, "the spec was not tried on the model: that would take 0 GiB of memory")
+
+    def test_what_is_not_tried_is_noted(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run("inspect", "mine_to_inspect:Net", *IDS, "--out", "spec.json")
+        monkeypatch.setattr(Given, "with_weights", lambda self: (None, "the spec was not tried: too large"))
+        result = run("inspect", "mine_to_inspect:Net", *IDS)
+        assert result.exit_code == 0 and "note: the spec was not tried: too large" in result.output
+        refused = run("verify", "mine_to_inspect:Net", "--spec", "spec.json", *IDS)
+        assert refused.exit_code == 2 and refused.stderr == "lmc-fast: the spec was not tried: too large\n"
+
+    @pytest.mark.parametrize(
+        ("width", "told"),
+        [(3, "15 parameters"), (300, "1.5 k parameters"), (300_000, "1.5 M parameters"), (10**9, "5.0 G parameters")],
+    )
+    def test_parameters_are_counted(self, width: int, told: str) -> None:
+        assert _counted(nn.Linear(4, width, device="meta")) == told
+
+    def test_a_model_of_transformers_tells_its_inputs(self) -> None:
+        class Reads(nn.Module):
+            main_input_name = "input_ids"
+            config = SimpleNamespace(vocab_size=50)
+
+            def forward(self, input_ids: torch.Tensor) -> None: ...
+
+        assert _own_inputs(Reads())["input_ids"].shape == (3, 13)
+        assert _own_inputs(nn.Linear(2, 2)) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
+import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_floats, check_type, fail_type
@@ -191,6 +192,11 @@ def checked_permutations(
     return found
 
 
+def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
+    # Most have it already: of hundreds of small tensors each call counts.
+    return tensor if tensor.shape == shape else tensor.reshape(shape)
+
+
 def weighted(
     tensors: Sequence[dict[str, Tensor]],
     weights: Sequence[Sequence[float]],
@@ -221,13 +227,13 @@ def weighted(
             else:
                 # A spec that takes this tensor's dimensions together in another way than the first one.
                 tensor, gather = permutation.apply_to(told, tensor), (None,) * len(shape)
-            parts[-1].append(tensor.reshape(shape))
+            parts[-1].append(_shaped(tensor, shape))
             gathers[-1].append(gather)
     merged = []
     for shares, row in zip(weights, permuted_lerp_many(parts, weights, gathers, backend=backend), strict=True):
         sums = dict(zip(names, row, strict=True))
         state = {
-            name: sums[name].reshape(first.shape) if name in sums else first.clone()
+            name: first.clone() if name not in sums else _shaped(sums[name], first.shape)
             for name, first in tensors[0].items()
         }
         for one in derived:

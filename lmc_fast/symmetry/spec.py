@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from .._checks import check_int, check_type, fail_type
 from .._files import write_text
-from .._models import STATISTICS, Model, tensor_identity, tensors_of, unsaved_buffers, unwrapped
+from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
-from .._tensors import FLOATS
 from .._wrappers import met
+from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
 from .editing import edited
 from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
@@ -158,7 +158,7 @@ class PermutationSpec:
         if pattern is not None:
             axes, known = expanded(axes, listed, tensors_of("model", model, shapes_only=True))
         if rest is not None:
-            axes = _with_rest(axes, tensors_of("model", model, shapes_only=True))
+            axes = with_rest(axes, tensors_of("model", model, shapes_only=True))
         return cls(known, axes).bind(model)  # type: ignore[arg-type]
 
     def edit(
@@ -251,14 +251,14 @@ class PermutationSpec:
             if name not in axes and kind in STATISTICS and weight in axes:
                 axes[name] = axes[weight]
         unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
-        _check_names(axes, tensors)
-        sizes = _infer_sizes(self.groups, axes, tensors)
+        check_names(axes, tensors)
+        sizes = infer_sizes(self.groups, axes, tensors)
         groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
-        bound = {name: _bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
-        _check_tied(bound, tensors)
+        bound = {name: bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
+        check_tied(bound, tensors)
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
-            unsaved = _bound_unsaved(unsaved, buffers, sizes)
+            unsaved = bound_unsaved(unsaved, buffers, sizes)
         return self._kept(PermutationSpec(groups, bound, unsaved))
 
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
@@ -386,21 +386,6 @@ class PermutationSpec:
         return "\n".join(lines)
 
 
-def _with_rest(axes: Mapping[str, Sequence[AxisLike]], tensors: Mapping[str, Tensor]) -> dict[str, Sequence[AxisLike]]:
-    """Axes of all parameters: those that are left out are fixed."""
-    met_axes = met(axes, tensors)
-    of_tied = {tensor_identity(tensors[name]): entries for name, entries in met_axes.items() if name in tensors}
-    found = dict(met_axes)
-    for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        if name in found or not tensor.is_floating_point():
-            continue
-        if kind in STATISTICS and (f"{layer}.weight" if layer else "weight") in met_axes:
-            continue
-        found[name] = of_tied.get(tensor_identity(tensor), (None,) * tensor.ndim)
-    return found
-
-
 def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
     """Axes by name, from their short forms."""
     if not isinstance(given, Mapping):
@@ -412,16 +397,6 @@ def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
             fail_type(f"{argument}[{name!r}]", "a tuple with one entry for each dimension", entries)
         axes[name] = tuple(as_axis(f"{argument}[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
     return axes
-
-
-def _bound_unsaved(
-    axes: Mapping[str, tuple[Axis, ...]], buffers: Mapping[str, Tensor], sizes: Mapping[str, int]
-) -> dict[str, tuple[Axis, ...]]:
-    for name in axes:
-        if name not in buffers:
-            raise ValueError(f"the spec names buffer {name!r}, which the model lacks, or has in its state dict")
-    _check_dims(axes, buffers)
-    return {name: _bound_axes(name, entries, buffers[name], sizes) for name, entries in axes.items()}
 
 
 def _check_owners(groups: Mapping[str, Group]) -> None:
@@ -470,105 +445,3 @@ def _inside_owners(segment: Segment, around: tuple[str, ...], groups: Mapping[st
             f"{groups[name].owner!r}, which owns it"
         )
     return segment
-
-
-def _check_names(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
-    for name in axes:
-        if name not in tensors:
-            raise ValueError(f"the spec names parameter {name!r}, which the model lacks")
-    _check_dims(axes, tensors)
-    for name, tensor in tensors.items():
-        if name not in axes and tensor.dtype in FLOATS:
-            raise ValueError(
-                f"the model has parameter {name!r} {tuple(tensor.shape)}, which the spec leaves out; "
-                "name it, with None for its fixed axes"
-            )
-
-
-def _check_dims(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
-    for name, entries in axes.items():
-        dims = sum(axis.dims for axis in entries)
-        if dims != tensors[name].ndim:
-            raise ValueError(
-                f"parameter {name!r} has {tensors[name].ndim} dimensions {tuple(tensors[name].shape)}, "
-                f"but the spec names {dims}"
-            )
-
-
-def _dim_sizes(axes: tuple[Axis, ...], tensor: Tensor) -> list[int]:
-    """Entries of each axis, as the tensor has it."""
-    sizes, start = [], 0
-    for axis in axes:
-        size = 1
-        for extent in tensor.shape[start : start + axis.dims]:
-            size *= extent
-        sizes.append(size)
-        start += axis.dims
-    return sizes
-
-
-def _infer_sizes(
-    groups: Mapping[str, Group], axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]
-) -> dict[str, int]:
-    """Sizes of all groups: those given, and those that an axis with a single open group settles."""
-    sizes = {name: group.size for name, group in groups.items() if group.size is not None}
-    pending = [
-        (name, position, axis, extent)
-        for name, entries in axes.items()
-        for position, (axis, extent) in enumerate(zip(entries, _dim_sizes(entries, tensors[name]), strict=True))
-        if not axis.is_fixed
-    ]
-    while any(name not in sizes for name in groups):
-        settled = False
-        for parameter, position, axis, extent in pending:
-            unknown = {name for name in axis.groups if name not in sizes}
-            if len(unknown) != 1:
-                continue
-            name = unknown.pop()
-            # The axis has `rest` entries without the group and `each` more for every unit of it.
-            rest = axis_size(axis.segments, {**sizes, name: 0})
-            each = axis_size(axis.segments, {**sizes, name: 1}) - rest
-            if extent <= rest or (extent - rest) % each != 0:
-                beside = f", beside {rest} others" if rest else ""
-                raise ValueError(
-                    f"axis {position} of parameter {parameter!r} has {extent} entries, which is no whole number of "
-                    f"units of group {name!r} at {each} entries each{beside}"
-                )
-            sizes[name] = (extent - rest) // each
-            settled = True
-        if not settled:
-            open_groups = [name for name in groups if name not in sizes]
-            raise ValueError(f"nothing in the model settles the size of group {open_groups[0]!r}: give it")
-    return sizes
-
-
-def _bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping[str, int]) -> tuple[Axis, ...]:
-    bound = []
-    for position, (axis, extent) in enumerate(zip(axes, _dim_sizes(axes, tensor), strict=True)):
-        if axis.segments == (Segment(),):
-            bound.append(replace(axis, segments=(Segment.fixed(extent),)))
-            continue
-        size = axis_size(axis.segments, sizes)
-        if size != extent:
-            parts = ", ".join(f"group {g!r} of {sizes[g]} units" for g in axis.groups) or "fixed entries"
-            hint = ""
-            if len(axis.groups) == 1 == len(axis.segments) and size and extent % size == 0:
-                hint = (
-                    f"; if each unit owns {extent // size} neighbouring entries (a flatten after a convolution), "
-                    f"write Segment({axis.segments[0].group!r}, inner={extent // size})"
-                )
-            raise ValueError(
-                f"axis {position} of parameter {name!r} has {extent} entries, but the spec makes it {size}: "
-                f"{parts}{hint}"
-            )
-        bound.append(axis)
-    return tuple(bound)
-
-
-def _check_tied(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
-    """A tensor with two names moves once: both must say the same of it."""
-    first: dict[object, str] = {}
-    for name, entries in axes.items():
-        other = first.setdefault(tensor_identity(tensors[name]), name)
-        if entries != axes[other]:
-            raise ValueError(f"{other!r} and {name!r} are one tied tensor, but the spec gives them different axes")

@@ -15,7 +15,8 @@ import torch
 
 import lmc_fast as lmc
 from benchmarks import gpu, gpu_pairs
-from benchmarks.gpu import ALL_COLUMNS, GOALS, judged
+from benchmarks.gpu import ALL_COLUMNS
+from benchmarks.gpu_goals import GOALS, ON_CPU, ON_GPU, judged
 from benchmarks.gpu_matching import syncs_of, where_time_goes
 from benchmarks.run import main
 
@@ -91,8 +92,8 @@ def test_goals_are_judged_by_the_last_rows() -> None:
         fields = {"family": "matching", "label": "vgg16", "solver": solver, "p50_ms": str(p50)}
         return dict.fromkeys(ALL_COLUMNS, "") | fields
 
-    rows = [row(gpu.ON_GPU, 5.0), row(gpu.ON_CPU, 90.0), row(gpu.ON_GPU, 10.0)]
-    rows.append(row(gpu.ON_GPU, 1.0) | {"part": "assignments"})
+    rows = [row(ON_GPU, 5.0), row(ON_CPU, 90.0), row(ON_GPU, 10.0)]
+    rows.append(row(ON_GPU, 1.0) | {"part": "assignments"})
     found = {goal.name: reached for goal, reached in judged(rows)}
     assert found.pop("matching of vgg16: times the CPU") == pytest.approx(9.0)
     assert len(found) == len(GOALS) - 1 and set(found.values()) == {None}

@@ -431,3 +431,27 @@ def test_those_of_transformers(kind: str, dtype: torch.dtype) -> None:
     batches = [torch.randn(40, 3, 32, 32).to(dtype) if kind == "vit" else torch.randint(0, 200, (60, 9))]
     match = lmc.activation_matching(model.to(dtype), other.to(dtype), batches, spec, unseen="weights")
     assert match.permutations == truth
+
+
+class Picked(nn.Module):
+    """Rows picked by numbers, a padded weight, a vector for a weight, a buffer that is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.zeros(30, 11)), nn.Parameter(torch.zeros(30, 11))
+        self.mixed, self.last = nn.Parameter(torch.zeros(9, 11)), nn.Parameter(torch.zeros(9))
+
+    def forward(self, ids: Tensor) -> Tensor:  # [batch]
+        kept = torch.zeros(len(ids), 11)
+        kept[:] = self.one[ids] * torch.index_select(self.two, 0, ids)
+        x = torch.relu(F.linear(kept, F.pad(self.mixed, (0, 0, 0, 2))))[:, :9]
+        return x @ self.last + (self.last * torch.relu(F.linear(kept, self.mixed))).sum(1)
+
+
+@pytest.mark.parametrize("watch", ["inputs", "outputs"])
+def test_rows_that_are_picked_and_weights_that_are_padded(watch: str) -> None:
+    model = models.randomise(Picked(), 0)
+    spec = by_size(model, {11: "P", 9: "Q"})
+    other, truth = planted(model, spec)
+    batches = [torch.randint(0, 30, (200,))]
+    assert lmc.activation_matching(model, other, batches, spec, watch=watch).permutations == truth

@@ -276,3 +276,82 @@ def test_nothing_is_printed_of_what_torch_logs(capfd: pytest.CaptureFixture[str]
     lmc.derive_spec(Around(), X)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+class Grows(nn.Module):
+    """What one example shows alone is freer, and wrong for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        return self.down(h if len(x) < 3 else h.cumsum(1))
+
+
+def test_a_freer_example_is_not_believed_where_it_fails_on_another() -> None:
+    model = Grows()
+    assert lmc.derive_spec(model, X).groups
+    for examples in ((X, torch.randn(3, 4)), (torch.randn(3, 4), X)):
+        spec = lmc.derive_spec(model, examples[0], more_inputs=examples[1:])
+        assert not spec.groups and not spec.explain().notes
+
+
+class Cached(nn.Module):
+    """A configuration as transformers has them: it is changed on the copy that is traced, and not on the caller's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Config()
+        self.body = Masked()
+        self.body.config = self.config  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not self.config.use_cache and self.config._experts_implementation_internal == "batched_mm"
+        return self.body(x)
+
+
+class Config:
+    def __init__(self) -> None:
+        self.use_cache = True
+        self._experts_implementation_internal = "grouped_mm"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_models_of_transformers_are_traced_in_the_form_that_tells_most(device: str) -> None:
+    model = Cached().to(device)
+    spec = lmc.derive_spec(model, X, verify=False)
+    assert spec.sizes == {"body.up": 7}
+    assert model.config.use_cache and model.config._experts_implementation_internal == "grouped_mm"
+
+
+class Plain(nn.Module):
+    """An attribute without numbers that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.scale = torch.ones(6)
+
+    def forward(self, x: Tensor, use_cache: bool = True) -> tuple[Tensor, ...]:
+        out = self.down(self.up(x).relu())
+        return (out, self.scale) if use_cache else (out,)
+
+
+def test_no_cache_is_asked_for_unless_the_caller_does() -> None:
+    model = Plain()
+    with torch.device("meta"):
+        empty = Plain()
+    for one in (model, empty):
+        assert lmc.derive_spec(one, X, verify=False).sizes == {"up": 6}
+        assert lmc.derive_spec(one, {"x": X, "use_cache": True}, verify=False).sizes == {"up": 6}
+
+
+def test_what_stands_for_a_part_gives_values_of_its_shapes() -> None:
+    from lmc_fast.symmetry.derive.tracing import _GIVEN
+
+    _GIVEN[-1] = [[torch.zeros(2, 3), torch.zeros(4, dtype=torch.long)]]
+    first, second = torch.ops.lmc_fast.untraced([X], -1, 0)
+    assert first.shape == (2, 3) and second.shape == (4,) and second.dtype == torch.long
+    del _GIVEN[-1]

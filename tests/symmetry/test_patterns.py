@@ -158,6 +158,17 @@ def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None
         PermutationSpec.from_axes(**given)
 
 
+def test_groups_that_do_not_repeat_stand_beside_those_that_do() -> None:
+    model = {"l.0.q": torch.zeros(12, 4), "l.1.q": torch.zeros(12, 4), "out": torch.zeros(4)}
+    spec = PermutationSpec.from_axes(
+        {"l.{i}.q": (Segment("head{i}", inner=(Segment("dim{i}"), Segment.fixed(2))), "width"), "out": ("width",)},
+        [Group("width", 4), Group("head{i}", 3), Group("dim{i}", owner="head{i}"), Group("unused{k}")],
+        model=model,
+    )
+    assert spec.sizes == {"width": 4, "head0": 3, "head1": 3, "dim0": 2, "dim1": 2}
+    assert spec.groups["dim1"].owner == "head1"
+
+
 class TestEdit:
     def spec(self) -> PermutationSpec:
         return lmc.derive_spec(models.small_mlp(), torch.randn(2, 4))

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -184,15 +185,15 @@ def _prepared(
     """What multiplies the sides of many groups into `outs`, adding to those that `adds` names, and returns `outs`."""
     # Long sums first, so that no tile of theirs is left running at the end.
     order = sorted(range(len(sides)), key=lambda g: -sides[g].a.shape[1])
-    table, tiles = [], []
+    table = []
     for g in order:
         (units, width), out = sides[g].a.shape, outs[g]
         addresses = (sides[g].a.data_ptr(), sides[g].b.data_ptr(), out.data_ptr())
         table.append([*addresses, units, width, out.stride(0), int(adds[g])])
-        tiles.append(triton.cdiv(units, config.m) * triton.cdiv(units, config.n))
-    count = torch.tensor(tiles)
-    places = torch.repeat_interleave(torch.arange(len(order)), count)
-    tables = sent(outs[0].device, torch.tensor(table), torch.cumsum(count, 0) - count, places)
+    fields = np.array(table)
+    count = -(-fields[:, 3] // config.m) * -(-fields[:, 3] // config.n)
+    places = np.repeat(np.arange(len(order)), count)
+    tables = sent(outs[0].device, fields, np.cumsum(count) - count, places)
 
     def launch() -> list[Tensor]:
         grouped_kernel[(len(places),)](

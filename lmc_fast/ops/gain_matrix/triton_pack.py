@@ -6,12 +6,14 @@ and addresses of gathers, so that nothing has to be prepared on the device.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -187,13 +189,9 @@ def _prepared(
 ) -> Callable[[], object]:
     """The launch for jobs with these fields."""
     rows, columns, warps = tile
-    count = torch.tensor([triton.cdiv(fields[5], rows) * triton.cdiv(fields[7], columns) for fields in table])
-    tables = sent(
-        device,
-        torch.tensor(table),
-        torch.cumsum(count, 0) - count,
-        torch.repeat_interleave(torch.arange(len(table)), count),
-    )
+    fields = np.array(table)
+    count = -(-fields[:, 5] // rows) * -(-fields[:, 7] // columns)
+    tables = sent(device, fields, np.cumsum(count) - count, np.repeat(np.arange(len(table)), count))
     grid = (len(tables[2]),)
     return partial(pack_kernel[grid], *tables, FROM=source, TO=to, ROWS=rows, COLUMNS=columns, num_warps=warps)
 
@@ -203,13 +201,13 @@ def _size(fields: list[int]) -> int:
     return fields[5] * fields[7]
 
 
-def sent(device: torch.device, *tables: Tensor) -> tuple[Tensor, ...]:
+def sent(device: torch.device, *tables: np.ndarray) -> tuple[Tensor, ...]:
     """Tables of int64 on a device, by one copy, each in one run; nobody waits for it.
 
     Pageable memory has been read when the call returns.
     """
-    flat = torch.cat([table.reshape(-1) for table in tables]).to(device, non_blocking=True)
-    return torch.split(flat, [table.numel() for table in tables])
+    flat = torch.from_numpy(np.concatenate([table.ravel() for table in tables])).to(device, non_blocking=True)
+    return torch.split(flat, [table.size for table in tables])
 
 
 class _Part(NamedTuple):
@@ -240,48 +238,91 @@ def _fields(job: Job, kept: list[Tensor]) -> list[int]:
     strides of four, addresses of four gathers; whether to subtract, and the addresses for that.
     """
     tensor, gathers, before = job.tensor, job.gathers, job.before
-    units = _joined([(tensor.shape[d], tensor.stride(d), None, None) for d in job.unit_dims])
-    rest = [d for d in range(tensor.ndim) if d not in job.unit_dims]
     old = gathers if before is None else before
-    # A gather may choose some of a dimension's entries only, as corrections do.
-    sizes = {d: tensor.shape[d] if index is None else index.numel() for d, index in enumerate(gathers)}
-    entries = _joined([(sizes[d], tensor.stride(d), gathers[d], old[d]) for d in rest])
-    if len(units) > UNIT_DIMS or len(entries) > ENTRY_DIMS:
+    layout = _layout(
+        tensor.shape,
+        tensor.stride(),
+        job.unit_dims,
+        tuple(None if index is None else index.numel() for index in gathers),
+        tuple(index is None for index in old),
+    )
+    if layout is None:
         # Rare: gathered by torch, and laid out as the matrix that it then is.
         plain = _plain(tensor, job.unit_dims, gathers)
         if before is not None:
             plain = plain.float() - _plain(tensor, job.unit_dims, before).float()
         kept.append(plain)
         return _fields(Job(plain, (0,), (None, None), None, job.to, job.column, job.sign, job.padding), kept)
-    count = math.prod(sizes[d] for d in rest)
-    one = (1, 0, None, None)
-    units = [one] * (UNIT_DIMS - len(units)) + units
-    entries = [one] * (ENTRY_DIMS - len(entries)) + entries
     return [
         *(tensor.data_ptr(), job.to.data_ptr(), job.sign, job.column, job.to.stride(0)),
-        *(job.to.shape[0], count, count + job.padding),
-        *(max(size, 1) for size, *_ in units[1:]),
-        *(stride for _, stride, *_ in units),
-        *(max(size, 1) for size, *_ in entries[1:]),
-        *(stride for _, stride, *_ in entries),
-        *(_address(index, kept) for _, _, index, _ in entries),
+        *(job.to.shape[0], layout.each, layout.each + job.padding),
+        *layout.fields,
+        *(0 if dim is None else _address(gathers[dim], kept) for dim in layout.dims),
         int(before is not None),
-        *(_address(index, kept) for *_, index in entries),
+        *(0 if dim is None else _address(old[dim], kept) for dim in layout.dims),
     ]
 
 
-def _joined(
-    dims: Sequence[tuple[int, int, Tensor | None, Tensor | None]],
-) -> list[tuple[int, int, Tensor | None, Tensor | None]]:
-    """Dimensions (size, stride, gather, gather of before), outermost first, without those that nothing tells apart."""
-    joined: list[tuple[int, int, Tensor | None, Tensor | None]] = []
-    for size, stride, index, old in dims:
-        if size == 1 and index is None and old is None:
+class _Layout(NamedTuple):
+    """What a job's fields say of its shape alone.
+
+    Attributes:
+        each: entries of a unit.
+        fields: sizes of the two inner unit dimensions and strides of three; sizes of the three inner dimensions of
+            entries and strides of four.
+        dims: of the tensor, whose gathers the four are; None: nothing is gathered there.
+    """
+
+    each: int
+    fields: tuple[int, ...]
+    dims: tuple[int | None, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    unit_dims: tuple[int, ...],
+    chosen: tuple[int | None, ...],
+    still: tuple[bool, ...],
+) -> _Layout | None:
+    """How a tensor is laid out; None if it has more dimensions than the kernel holds.
+
+    Args:
+        shape, strides, unit_dims: of the tensor.
+        chosen: for every dimension how many entries its gather chooses, which need not be all (corrections choose
+            some), or None where there is none.
+        still: for every dimension whether there was no gather before.
+    """
+    units = _joined([(shape[d], strides[d], None) for d in unit_dims])
+    rest = [d for d in range(len(shape)) if d not in unit_dims]
+    sizes = [shape[d] if chosen[d] is None else int(chosen[d] or 0) for d in rest]
+    moves = [None if chosen[d] is None and still[d] else d for d in rest]
+    entries = _joined(list(zip(sizes, (strides[d] for d in rest), moves, strict=True)))
+    if len(units) > UNIT_DIMS or len(entries) > ENTRY_DIMS:
+        return None
+    one = (1, 0, None)
+    units = [one] * (UNIT_DIMS - len(units)) + units
+    entries = [one] * (ENTRY_DIMS - len(entries)) + entries
+    fields = (
+        *(max(size, 1) for size, *_ in units[1:]),
+        *(stride for _, stride, _ in units),
+        *(max(size, 1) for size, *_ in entries[1:]),
+        *(stride for _, stride, _ in entries),
+    )
+    return _Layout(math.prod(sizes), fields, tuple(dim for *_, dim in entries))
+
+
+def _joined(dims: Sequence[tuple[int, int, int | None]]) -> list[tuple[int, int, int | None]]:
+    """Dimensions (size, stride, which is gathered), outermost first, without those that nothing tells apart."""
+    joined: list[tuple[int, int, int | None]] = []
+    for size, stride, dim in dims:
+        if size == 1 and dim is None:
             continue
-        if joined and joined[-1][1] == stride * size and index is old is joined[-1][2] is joined[-1][3] is None:
-            joined[-1] = (joined[-1][0] * size, stride, None, None)
+        if joined and joined[-1][1] == stride * size and dim is joined[-1][2] is None:
+            joined[-1] = (joined[-1][0] * size, stride, None)
         else:
-            joined.append((size, stride, index, old))
+            joined.append((size, stride, dim))
     return joined
 
 

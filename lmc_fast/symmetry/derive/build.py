@@ -9,13 +9,16 @@ from ..groups import Axis, Group, Segment
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
-from .owners import Beside, choose_owners, levels, settle_instances
+from .owners import Beside, choose_owners, levels, monomials, own_orders, settle_instances
 from .terms import Pin, Term, Terms
 
 __all__ = ["Built", "build"]
 
 _SINGLE = Pin("slice", "", "is cut into single units")
 _IN_ORDER = Pin("sort", "", "an order that other units decide stands on a parameter, or is another one at each place")
+# Units of an owner that stays: what they own are groups of their own, one for each.
+_MOST_ORDERS = 64
+_INSIDE = Pin("view", "", "pairs of its units stand on one axis")
 
 # Dimensions of a parameter that an axis spans: from, to.
 Run = tuple[int, int]
@@ -53,6 +56,11 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         joined = _joined(of, lambda ahead, term: _is_owned_by(terms, owners, ahead, term))
         axes[name] = [of[a] if b == a + 1 else terms.product(of[a:b]) for a, b in joined]
         runs[name] = [(runs[name][a][0], runs[name][b - 1][1]) for a, b in joined]
+    inside = {atom for of in axes.values() for term in of for atom in _inside_itself(terms, term)}
+    if inside:
+        for atom in inside:
+            terms.pin(atom, _INSIDE)
+        return build(walked, state_order)
     names = _names(terms, axes, owners)
     groups = {
         name: Group(name, atom.size, None if atom not in owners else names[owners[atom]])
@@ -77,6 +85,11 @@ def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
         beside = {each for dim in atom.rows for each in terms.atoms(dim)}
         if atom.follows and (atom in on_parameters or not beside <= others):
             terms.pin(atom, _IN_ORDER)
+    # What stands beside units that stay may have an order of its own at each of these.
+    at_each = [each for of in dims.values() for each in levels(terms, of)]
+    for atom, owners in own_orders(terms, found.near, at_each).items():
+        if owners and owners[0].size <= _MOST_ORDERS and atom.pin is None and not atom.at and not atom.is_alike:
+            terms.instance(atom, owners[0], 0)
 
 
 def _joined(dims: Dims, leads: Callable[[Term, Term], bool]) -> list[Run]:
@@ -100,6 +113,12 @@ def _is_owned_by(terms: Terms, owners: Mapping[Term, Term], ahead: Term, term: T
     """Whether units of a dimension belong to units of a dimension ahead: channels of a group, units of an expert."""
     own = set(terms.atoms(term))
     return bool({owners[atom] for atom in own if atom in owners} & (set(terms.atoms(ahead)) - own))
+
+
+def _inside_itself(terms: Terms, term: Term) -> set[Term]:
+    """Atoms that stand in one product twice: no axis can say how that moves."""
+    products = monomials(terms, term)
+    return {atom for each in products for atom in each if atom.pin is None and each.count(atom) > 1}
 
 
 def _by_dimension(terms: Terms, axes: Dims, runs: Sequence[Run]) -> list[tuple[Pin, ...]]:
@@ -127,9 +146,9 @@ def _picked_apart(terms: Terms, term: Term) -> Term:
         rest = factors[position + 1 :]
         picked = {key[0].found() for one in rest for atom in terms.atoms(one) for key in atom.at}
         if factor in picked:
-            parts = [terms.instance(terms.product(rest), factor, index) for index in range(factor.size)]
+            parts = [terms.at(terms.product(rest), factor, index) for index in range(factor.size)]
             inner = terms.sum(_picked_apart(terms, part) for part in parts)
-            return terms.product([*factors[:position], inner])
+            return _picked_apart(terms, terms.product([*factors[:position], inner]))
     return terms.product(factors) if factors else term
 
 

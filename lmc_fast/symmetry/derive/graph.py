@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
-from .look import CARRIES, READS, RULES, Dims, Look, Numbers, packet_name
+from .look import CARRIES, READS, RULES, Dims, Look, Numbers, Rule, packet_name
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
 
@@ -161,20 +161,30 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[A
         rule = broadcast
     if name not in READS and name not in CARRIES:
         look.unread(*node.all_input_nodes)
-    if rule is None:
-        walked.unknown[name] = walked.unknown.get(name, 0) + 1
-        results = look.all_pinned("no rule for this operation")
-    else:
-        found = rule(look)
-        results = found if found and isinstance(found[0], list) else [found]  # type: ignore[list-item]
-        walked.values += look.inside
-        _carry(look, name, results)
-    _check(look, results)
+    results = look.all_pinned("no rule for this operation") if rule is None else _by_rule(look, rule)
+    if rule is None or results is None:
+        told = name if rule is None else f"{name} (whose rule gives other sizes: please report)"
+        walked.unknown[told] = walked.unknown.get(told, 0) + 1
+    if results is None:
+        look.gives.clear()
+        results = look.all_pinned("its rule gives other sizes")
+    walked.values += look.inside
     several = isinstance(node.meta.get("val"), (list, tuple))
     for place, numbers in look.gives.items():
         numbered[(node, place) if several else node] = numbers
     walked.numbers += look.looked_up
     return results if several else results[0]
+
+
+def _by_rule(look: Look, rule: Rule) -> list[Dims] | None:
+    """The results' dimensions; None where they have other sizes than the results: a fault of ours."""
+    found = rule(look)
+    results = found if found and isinstance(found[0], list) else [found]
+    dims = [[term.size for term in cast(Dims, each)] for each in results]
+    if dims != look.shapes[: len(dims)]:
+        return None
+    _carry(look, look.name, cast(list[Dims], results))
+    return cast(list[Dims], results)
 
 
 def _carry(look: Look, name: str, results: list[Dims]) -> None:
@@ -193,13 +203,6 @@ def _carry(look: Look, name: str, results: list[Dims]) -> None:
         else:
             source = object()
             look.gives[place] = replace(numbers, dims=dims, source=source, among=source, is_order=False)
-
-
-def _check(look: Look, results: list[Dims]) -> None:
-    """A rule that gives other sizes than the operation is a fault of ours: say where."""
-    for dims, shape in zip(results, look.shapes, strict=False):
-        if [term.size for term in dims] != shape:
-            raise AssertionError(f"the rule of {look.name} gives {dims} where the result is {shape}: {look.node}")
 
 
 def _values(value: Any) -> list[Any]:

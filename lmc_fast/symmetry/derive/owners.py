@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from .look import Dims, Numbers
 from .terms import Pin, Term, Terms
 
-__all__ = ["Beside", "choose_owners", "levels", "settle_instances"]
+__all__ = ["Beside", "choose_owners", "levels", "monomials", "settle_instances"]
 
 
 def monomials(terms: Terms, term: Term) -> list[list[Term]]:
@@ -101,10 +101,11 @@ class Beside:
 def levels(terms: Terms, dims: Dims, done: frozenset[Term] = frozenset()) -> Iterator[Dims]:
     """Dimensions, and these as they are at each index of one of them from which others were picked."""
     yield dims
-    atoms = [atom for term in dims for atom in terms.atoms(term)]
-    for picked, index in dict.fromkeys(place for atom in atoms for place in atom.at):
-        if picked not in done:
-            yield from levels(terms, [terms.instance(term, picked, index) for term in dims], done | {picked})
+    places = [place for term in dims for atom in terms.atoms(term) for place in atom.at if place[0] not in done]
+    if places:
+        picked = places[0][0]
+        for index in dict.fromkeys(index for other, index in places if other is picked):
+            yield from levels(terms, [terms.at(term, picked, index) for term in dims], done | {picked})
 
 
 def settle_instances(
@@ -117,23 +118,30 @@ def settle_instances(
         What stands beside what then.
     """
     values, parameters = list(values), list(parameters)
+    # First by where atoms stand themselves: few of them are left to be looked at for every index.
+    is_deep = False
     while True:
         for atom in {atom: None for dims in (*values, *parameters) for term in dims for atom in terms.atoms(term)}:
             if atom.same is None and atom.at:
                 _tidy(terms, atom)
-        every = [each for dims in (*values, *parameters) for each in levels(terms, dims)]
-        found = Beside(terms, every, numbers)
-        on_axes = [terms.product(each) for dims in parameters for each in levels(terms, dims)]
-        orders = [order for term in on_axes for order in monomials(terms, term)]
+        seen, on_axes = values, parameters
+        if is_deep:
+            seen, on_axes = ([each for of in several for each in levels(terms, of)] for several in (values, parameters))
+        found = Beside(terms, [*seen, *on_axes], numbers)
+        orders: dict[Term, list[list[Term]]] = {}
+        for dims in on_axes:
+            for order in monomials(terms, terms.product(dims)):
+                for atom in order:
+                    orders.setdefault(atom, []).append(order)
         several = [
-            atom
-            for atom in list(found.near)
-            if atom.at and not _stands_apart(atom, found.near[atom], [order for order in orders if atom in order])
+            atom for atom in found.near if atom.at and not _stands_apart(atom, found.near[atom], orders.get(atom, ()))
         ]
-        if not several:
-            return found
         for atom in several:
             terms.make_alike(atom)
+        if not several:
+            if is_deep:
+                return found
+            is_deep = True
 
 
 def _tidy(terms: Terms, atom: Term) -> None:
@@ -163,18 +171,28 @@ def _stands_apart(atom: Term, near: set[Term], orders: Iterable[list[Term]]) -> 
     return one is not None and one in near and all(one in order[: order.index(atom)] for order in orders)
 
 
-def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims]) -> dict[Term, Term]:
-    """For every owned atom its owner: of those that stand beside it everywhere, and run slower in each of its
-    parameters, the nearest."""
-    orders: dict[Term, list[list[Term]]] = {}
+def own_orders(
+    terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims], is_free: bool = False
+) -> dict[Term, list[Term]]:
+    """For every free atom on parameters those atoms at each of whose units it may have another order, the nearest
+    first: they stand beside it everywhere, and run slower in each of its parameters."""
+    ahead: dict[Term, list[list[Term]]] = {}
     for dims in parameters:
         for product in monomials(terms, terms.product(dims)):
-            free = [atom for atom in product if atom.pin is None]
-            for place, atom in enumerate(free):
-                orders.setdefault(atom, []).append(free[:place])
-    owners: dict[Term, Term] = {}
-    for atom, ahead in orders.items():
-        led = [other for other in ahead[0] if other in near.get(atom, ()) and all(other in each for each in ahead)]
-        if led:
-            owners[atom] = led[-1]
-    return owners
+            for place, atom in enumerate(product):
+                if atom.pin is None:
+                    ahead.setdefault(atom, []).append(product[:place])
+    return {
+        atom: [
+            other
+            for other in reversed(several[0])
+            if (other.pin is None) == is_free and other in near.get(atom, ()) and all(other in each for each in several)
+        ]
+        for atom, several in ahead.items()
+    }
+
+
+def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims]) -> dict[Term, Term]:
+    """For every owned atom its owner, the nearest of those that may be."""
+    found = own_orders(terms, near, parameters, is_free=True)
+    return {atom: others[0] for atom, others in found.items() if others}

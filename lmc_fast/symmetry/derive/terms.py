@@ -165,31 +165,35 @@ class Terms:
         self._align(self.factors(one), self.factors(other), why)
 
     def _align(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
+        """Unify two products from the front as far as it goes, then from the back; pin what is left between."""
         left, right = list(left), list(right)
-        while left and right:
-            a, b = left[0].found(), right[0].found()
-            if a.parts and not a.is_sum:
-                left[:1] = self.factors(a)
-                continue
-            if b.parts and not b.is_sum:
-                right[:1] = self.factors(b)
-                continue
-            if a is b:
-                del left[0], right[0]
-            elif a.size == b.size:
-                del left[0], right[0]
-                self._merge(a, b, why)
-            else:
-                if all(atom.pin for term in (*left, *right) for atom in self.atoms(term)):
-                    return
-                common = math.gcd(a.size, b.size)
-                halves = [self._split(term, common) if term.size > common else True for term in (a, b)]
-                if common == 1 or not all(halves):
-                    for term in (*left, *right):
-                        self.pin(term, Pin(why.op, why.where, f"{why.why}: sizes without common parts"))
-                    return
+        for end in (0, -1):
+            while left and right:
+                a, b = left[end].found(), right[end].found()
+                if a.parts and not a.is_sum:
+                    left[end : end + 1 or None] = self.factors(a)
+                elif b.parts and not b.is_sum:
+                    right[end : end + 1 or None] = self.factors(b)
+                elif a.size == b.size:
+                    del left[end], right[end]
+                    if a is not b:
+                        self._merge(a, b, why)
+                elif self._is_settled((*left, *right)) or not self._cut_alike(a, b, end):
+                    break
         for term in (*left, *right):
-            self.pin(term, why)
+            self.pin(term, Pin(why.op, why.where, f"{why.why}: sizes without common parts"))
+
+    def _is_settled(self, terms: Iterable[Term]) -> bool:
+        """Whether all of it is pinned, so that nothing is to be learnt."""
+        return all(atom.pin for term in terms for atom in self.atoms(term))
+
+    def _cut_alike(self, a: Term, b: Term, end: int) -> bool:
+        """Make products of two terms, whose first or last factors have one size; False where they do not allow it."""
+        common = math.gcd(a.size, b.size)
+        firsts = [common if end == 0 else term.size // common for term in (a, b)]
+        return common > 1 and all(
+            term.size == common or self._split(term, first) for term, first in zip((a, b), firsts, strict=True)
+        )
 
     def _split(self, term: Term, first: int) -> bool:
         """Make a term a product whose first factor has this size; False where a sum's parts do not allow it."""
@@ -250,7 +254,7 @@ class Terms:
     def _meet(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
         """Unify the parts of two sums, cutting what is longer."""
         left, right = list(left), list(right)
-        if all(atom.pin for term in (*left, *right) for atom in self.atoms(term)):
+        if self._is_settled((*left, *right)):
             return
         while left and right:
             a, b = left.pop(0).found(), right.pop(0).found()
@@ -323,4 +327,12 @@ class Terms:
                 known.of = term
             return known
         parts = tuple(self.instance(part, picked, index) for part in term.parts)
+        return self.sum(parts) if term.is_sum else self.product(parts)
+
+    def at(self, term: Term, picked: Term, index: int) -> Term:
+        """The same for what was picked from that atom; what never was stays itself."""
+        term = term.found()
+        if term.is_atom:
+            return self.instance(term, picked, index) if any(key[0] is picked for key in term.at) else term
+        parts = [self.at(part, picked, index) for part in term.parts]
         return self.sum(parts) if term.is_sum else self.product(parts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Step", "random_module"]
+__all__ = ["Several", "Step", "random_module", "random_modules"]
 
 # Batch, tokens, height and width are no width, no head and no group.
 BATCH, TOKENS, PLACES = 4, 5, (6, 8)
@@ -456,21 +456,40 @@ def random_module(seed: int) -> tuple[Module, Tensor]:
     """A module of a few steps, and inputs for it."""
     draws = Draws(seed)
     kind = str(draws.of("vector", "tokens", "map"))
-    width, steps = 3 if kind == "map" else 6, []
-    first: Step | None = None
+    width, steps = 3 if kind == "map" else 6, list[Step]()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(draws.number(2, 3, 4, 5)):
             if kind == "map" and width % 6:
-                first = Start(width)
-                steps.append(first)
-                width = first.leaving
+                steps.append(Start(width))
+                width = steps[-1].leaving
             made = KINDS[kind][draws.below(len(KINDS[kind]))](draws, width)
             steps.append(made)
             width = made.leaving
         module = Module(steps, kind, draws).eval()
         shape = {"vector": (BATCH, 6), "tokens": (BATCH, TOKENS, 6), "map": (BATCH, 3, *PLACES)}[kind]
         return module, torch.randn(shape)
+
+
+class Several(nn.Module):
+    """Modules side by side, each with inputs of its own: one trace for all of them."""
+
+    def __init__(self, modules: list[Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(modules)
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return [module(x) for module, x in zip(self.each, inputs, strict=True)]
+
+    def free(self) -> list[tuple[str, int]]:
+        """(parameter, axis) of hidden units that are known to be free."""
+        return [(f"each.{k}.{name}", axis) for k, module in enumerate(self.each) for name, axis in module.free()]
+
+
+def random_modules(start: int, count: int) -> tuple[Several, tuple[Tensor, ...]]:
+    """Those of the seeds from `start` on as one."""
+    made = [random_module(seed) for seed in range(start, start + count)]
+    return Several([module for module, _ in made]).eval(), tuple(inputs for _, inputs in made)
 
 
 class Start(Step):

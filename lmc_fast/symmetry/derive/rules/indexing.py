@@ -25,17 +25,27 @@ def embedding(look: Look) -> Dims:
 @rule("aten.index_select", "aten.gather", "aten.take_along_dim", reads=True)
 def looked_up(look: Look) -> Dims:
     """[..., n, ...] -> [..., k, ...] at places of n."""
-    dims, index = look.dims("self"), look.dims("index")
+    places = look["indices"] if look.name == "aten.take_along_dim" else look["index"]
+    dims, index = look.dims("self"), look.of(places)
+    if look["dim"] is None:
+        return look.all_pinned(NUMBERED)[0]
     look.unread(look["self"])
     dim = look.dim("dim", len(dims))
-    look.pick(dims[dim], look["index"], NUMBERED)
+    look.pick(dims[dim], places, NUMBERED)
     if look.name == "aten.index_select":
         return [*dims[:dim], *index, *dims[dim + 1 :]]
     look.mixed(dims, dim)
-    return [
-        each if d == dim else look.same(each, dims[d]) if each.size == dims[d].size else look.told(each.size, NUMBERED)
-        for d, each in enumerate(index)
-    ]
+    result: Dims = []
+    for d, (each, own) in enumerate(zip(index, dims, strict=True)):
+        if d == dim or each.size == own.size:
+            result.append(each if d == dim else look.same(own, each))
+        elif look.name == "aten.take_along_dim":
+            result.append(look.same(own, each))
+        else:
+            # Of the first of them.
+            look.pin([own, each], NUMBERED)
+            result.append(each)
+    return result
 
 
 @rule("aten.index", reads=True)

@@ -128,9 +128,13 @@ def pad(look: Look) -> Dims:
         term = dims[dim]
         if min(before, after) < 0:
             term = piece(look, term, max(0, -before), term.size + min(before, 0) + min(after, 0))
-        sides = [look.terms.atom(max(0, amount)) for amount in (before, after)]
         if look.name == "aten.pad" and look["mode"] != "constant" and max(before, after) > 0:
             look.pin([term], "padded with copies of its own units")
+        if all(atom.pin for atom in look.terms.atoms(term)) and max(before, after) > 0:
+            # As one: what stays anyway is not cut by what is added.
+            dims[dim] = look.told(look.shape[dim], "padded")
+            continue
+        sides = [look.terms.atom(max(0, amount)) for amount in (before, after)]
         dims[dim] = look.terms.sum([sides[0], term, sides[1]])
     return dims
 
