@@ -18,6 +18,7 @@ from . import (
     lap_candidates,
     lap_memory,
     lap_sequence,
+    merge,
     methods,
     planted,
     plot,
@@ -30,7 +31,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge),
 )
 
 

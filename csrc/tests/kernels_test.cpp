@@ -171,10 +171,16 @@ void test_sums(int lanes) {
         form.add_times(a.data(), 3, sums.data(), n);
         for (Index i = 0; i < n; ++i) CHECK(sums[size(i)] == others[size(i)] + 3 * numbers[size(i)]);
 
+        using Sum = typename lmc::LerpSum<T>::type;
+        std::vector<Sum> widened(size(n + 1), Sum{-7});
+        form.widen(a.data(), n, widened.data());
+        for (Index i = 0; i < n; ++i) CHECK(widened[size(i)] == static_cast<Sum>(numbers[size(i)]));
+        CHECK(widened[size(n)] == Sum{-7});
+
         const auto x = any_bits<T>(n, random);
         const auto y = any_bits<T>(n, random);
         const T* const sources[3] = {x.data(), y.data(), a.data()};
-        const typename lmc::LerpSum<T>::type weights[3] = {0.5, -0.125, 2};
+        const Sum weights[3] = {0.5, -0.125, 2};
         for (const Index count : {1, 2, 3}) {
             for (const bool past_cache : {false, true}) {
                 std::vector<T> found(size(n + 40));

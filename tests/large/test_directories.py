@@ -161,3 +161,49 @@ def test_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.Monkey
     memory.give_back()
     assert calls == [0]
     memory._trim.cache_clear()
+
+
+class Joined(nn.Module):
+    """Two experts in one tensor, which files hold apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("ba,eac->bec", x, self.w)
+
+
+def test_tensors_that_lie_apart_are_put_together_and_written_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def described(path: Path, *, trust_remote_code: bool = False) -> ModelDirectory:
+        with torch.device("meta"):
+            module = Joined().eval()
+        return ModelDirectory(path, "transformers", "Joined", {}, module, torch.zeros(2, 5), shards_of(path), Joined)
+
+    together = inputs.Conversion(
+        ("w.0", "w.1"),
+        ("w",),
+        False,
+        lambda given: {"w": torch.stack([given["w.0"], given["w.1"]])},
+        lambda given: {f"w.{k}": given["w"][k] for k in range(2)},
+    )
+    monkeypatch.setattr(inputs, "described", described)
+    monkeypatch.setattr(inputs, "conversions_of", lambda *_: (together,))
+    states = []
+    for seed, name in enumerate(("A", "B")):
+        generator = torch.Generator().manual_seed(seed)
+        state = {f"w.{k}": torch.randn(5, 4, generator=generator) for k in range(2)}
+        states.append({**state, "ids": torch.arange(3) + seed})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
+        save_file(states[-1], tmp_path / name / "model.safetensors")
+    lmc.merge_checkpoints(tmp_path / "A", tmp_path / "B", out=tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for k in range(2):
+        assert torch.allclose(found[f"w.{k}"], 0.5 * (states[0][f"w.{k}"] + states[1][f"w.{k}"]))
+    # What the module has no place for is the first model's.
+    assert found["ids"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="lays stored tensors together"):
+        verify_aligned(tmp_path / "A", tmp_path / "B")
