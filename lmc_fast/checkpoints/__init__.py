@@ -1,5 +1,6 @@
-"""Checkpoint files in and out."""
+"""Checkpoint files in and out, and model directories."""
 
+from .directories import ModelDirectory, derive_spec_of, described
 from .files import load_checkpoint, save_checkpoint
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["ModelDirectory", "derive_spec_of", "described", "load_checkpoint", "save_checkpoint"]

@@ -18,7 +18,7 @@ from .examples import diffusers_inputs, transformers_inputs
 from .headers import StoredTensor
 from .shards import Shards, read_json, shards_of
 
-__all__ = ["ModelDirectory", "derive_spec_of", "described", "is_model_directory"]
+__all__ = ["ModelDirectory", "derive_spec_of", "described"]
 
 CONFIG, PIPELINE, ADAPTER = "config.json", "model_index.json", "adapter_config.json"
 
@@ -66,11 +66,6 @@ class ModelDirectory:
         """The module at random weights, on the default device."""
         with offline():
             return self.make().eval()
-
-
-def is_model_directory(path: Path) -> bool:
-    """Whether a path is a folder, and thus no single file of weights."""
-    return path.is_dir()
 
 
 @neutral
