@@ -15,7 +15,7 @@ def table() -> str:
         "",
         "Made by `python -m lmc_fast.symmetry.derive.table` from the rules in `lmc_fast/symmetry/derive/rules/`.",
         "Operations that torch marks as entry by entry (`torch.Tag.pointwise`) go by `broadcast`; any other pins the",
-        "axes that it touches. Rules are tried by `tests/symmetry/test_derive.py`.",
+        "axes that it touches. Rules are tried by `tests/symmetry/derive/`.",
         "",
         "| family | operations | rule |",
         "| --- | --- | --- |",
