@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-cross", action="store_true", help="fail, not skip, without a compiler and an emulator for AArch64"
     )
     parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+    parser.addoption("--modules", type=int, default=200, help="how many random modules are derived, with --slow")
 
 
 @pytest.hookimpl(optionalhook=True)

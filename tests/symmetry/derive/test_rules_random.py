@@ -12,9 +12,13 @@ from .random_modules import random_modules
 EACH = 20
 
 
-@pytest.mark.parametrize(
-    "start", [*range(0, 200, EACH), *(pytest.param(start, marks=pytest.mark.slow) for start in range(200, 2000, EACH))]
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    starts = range(0, metafunc.config.getoption("--modules"), EACH)
+    quick = 2 * EACH
+    marked = [pytest.param(start, marks=[pytest.mark.slow] if start >= quick else []) for start in starts]
+    metafunc.parametrize("start", marked)
+
+
 def test_nothing_false_is_let_free_and_nothing_known_is_missed(start: int) -> None:
     model, inputs = random_modules(start, EACH)
     spec = lmc.derive_spec(model, inputs, verify=False)
