@@ -33,7 +33,9 @@ __all__ = ["CALLS", "KINDS", "MODES", "Kind", "Outcome", "outcomes", "process_gr
 WIDTH = 6
 INPUTS, CLASSES, EXAMPLES = 4, 3, 10
 # What a refusal has to name.
-ARGUMENTS = r"\b(model|models|model_a|model_b|merged|batches|spec|tensors|parameters|loss_fn|match|matches|weights)\b"
+ARGUMENTS = (
+    r"\b(model|models|model_a|model_b|merged|batches|spec|tensors|parameters|loss_fn|match|matches|weights|tuned)\b"
+)
 
 
 class Net(nn.Module):
@@ -291,6 +293,7 @@ CALLS: dict[str, Callable[[_Case], object]] = {
     "match_many, ste_mm": lambda case: _many("ste_mm", batches=case.batches, epochs=1)(case),
     "interpolate": lambda case: lmc.interpolate(*case.pair, [0.25, 0.5], case.match),
     "merge": lambda case: lmc.merge(case.models, weights=[0.5, 0.3, 0.2]),
+    "rebase": lambda case: lmc.rebase(case.models[2], case.models[1], case.models[0], case.match),
     "Matching.apply": lambda case: case.match.apply(case.models[1]),
     "Permutations.apply": lambda case: lmc.Permutations.random(case.match.permutations.spec, 1).apply(case.models[1]),
     "repair": lambda case: lmc.repair(

@@ -219,7 +219,8 @@ def test_a_process_that_is_ended_leaves_nothing_half_done(
         time.sleep(rng.uniform(0, 0.4))
         process.send_signal(number)
         _, said = process.communicate()
-        if process.returncode == 0:
+        if process.returncode == 0 or (process.returncode == -number and out.exists()):
+            # It had done its work; Python itself, on its way out, has no ears.
             assert models.contents(out) == whole
             continue
         assert process.returncode == (128 + number if number == signal.SIGTERM else -number)

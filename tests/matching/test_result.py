@@ -100,7 +100,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def fail(part: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lmc_fast._files._to_disk", fail)
+    monkeypatch.setattr("lmc_fast._files.sync_to_disk", fail)
     match, _ = matched("mlp")
     with pytest.raises(OSError, match=r"No space left on device: '.*m\.safetensors'") as raised:
         match.save(tmp_path / "m.safetensors")
