@@ -90,9 +90,8 @@ class Explanation:
 
     def __str__(self) -> str:
         units = sum(group.units for group in self.groups)
-        lines = [
-            f"{len(self.groups)} groups of {units} units; 10^{self.log10_permutations:.0f} permutations are permitted"
-        ]
+        groups = f"{len(self.groups)} group" + "s" * (len(self.groups) != 1)
+        lines = [f"{groups} of {units} units; 10^{self.log10_permutations:.0f} permutations are permitted"]
         children: dict[str | None, list[GroupTold]] = {}
         for group in self.groups:
             children.setdefault(group.owner, []).append(group)
