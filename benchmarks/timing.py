@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lmc_fast.large.memory import give_back
+
 __all__ = ["Timing", "alternate", "forget_peak", "peak_bytes", "resident_bytes"]
 
 
@@ -66,7 +68,11 @@ def alternate(
 
 
 def forget_peak() -> None:
-    """Start the peak memory of this process anew, so that making the input does not count; Linux only."""
+    """Start the peak memory of this process anew, so that making the input does not count; Linux only.
+
+    What was freed goes back to the system first: what is then laid there would count for nothing.
+    """
+    give_back()
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5", encoding="ascii")
