@@ -84,25 +84,10 @@ def plain_at_once(tensors: Sequence[Tensor]) -> list[Tensor] | None:
 
     A state dict has hundreds of small tensors: all are looked at together, an attribute at a time.
     """
-    if (
-        not BASES.issuperset(map(type, tensors))
-        or not _ORDINARY.issuperset(map(_dtype, tensors))
-        or not {torch.strided}.issuperset(map(_layout, tensors))
-        or not all(map(Tensor.is_contiguous, tensors))
-        or any(map(_is_nested, tensors))
-        or any(map(_is_meta, tensors))
-        or any(map(Tensor.is_neg, tensors))
-        or any(map(Tensor.storage_offset, tensors))
-    ):
-        return None
-    try:
-        held = list(map(UntypedStorage.nbytes, map(Tensor.untyped_storage, tensors)))
-    except RuntimeError:  # without memory, inside torch.func
-        return None
-    if not all(map(le, map(_nbytes, tensors), held)):
-        return None
     # Empty ones have no address, and nothing is wrong with that: they are looked at by themselves.
-    if any(place == 0 or place & 7 for place in map(Tensor.data_ptr, tensors)):
+    if not BASES.issuperset(map(type, tensors)) or not _ORDINARY.issuperset(map(_dtype, tensors)):
+        return None
+    if _ordinary_addresses(tensors) is None:
         return None
     return list(map(Tensor.detach, tensors))
 
@@ -201,16 +186,22 @@ def addresses_at_once(
 
     A model has hundreds of small tensors: all are looked at together, an attribute at a time.
     """
+    if not BASES.issuperset(map(type, tensors)) or not set(map(_dtype, tensors)).issubset(dtypes):
+        return None
+    if device.type == "meta" or not {device}.issuperset(map(_device, tensors)):
+        return None
+    return _ordinary_addresses(tensors)
+
+
+def _ordinary_addresses(tensors: Sequence[Tensor]) -> list[int] | None:
+    """Where the entries of each begin; None where one is not dense, whole in its memory and aligned, or is empty."""
     if (
-        not BASES.issuperset(map(type, tensors))
-        or not {torch.strided}.issuperset(map(_layout, tensors))
-        or not {device}.issuperset(map(_device, tensors))
-        or not set(map(_dtype, tensors)).issubset(dtypes)
+        not {torch.strided}.issuperset(map(_layout, tensors))
         or not all(map(Tensor.is_contiguous, tensors))
         or any(map(_is_nested, tensors))
+        or any(map(_is_meta, tensors))
         or any(map(Tensor.is_neg, tensors))
         or any(map(Tensor.storage_offset, tensors))
-        or device.type == "meta"
     ):
         return None
     try:
