@@ -7,6 +7,7 @@ from .explain import Explanation
 from .groups import Axis, Group, Segment
 from .permutations import Permutations
 from .spec import PermutationSpec
+from .transforms import Transforms
 from .verify import SymmetryError, verify_spec
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Permutations",
     "Segment",
     "SymmetryError",
+    "Transforms",
     "architectures",
     "derive_spec",
     "verify_spec",

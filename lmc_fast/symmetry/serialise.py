@@ -26,10 +26,15 @@ def spec_to_json(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "groups": {name: {"size": group.size, "owner": group.owner} for name, group in groups.items()},
+        "groups": {name: _group_to_json(group) for name, group in groups.items()},
         "axes": _axes_to_json(axes),
         **({"unsaved": _axes_to_json(unsaved)} if unsaved else {}),
     }
+
+
+def _group_to_json(group: Group) -> dict[str, Any]:
+    kind = {} if group.kind == "permutation" else {"kind": group.kind}
+    return {"size": group.size, "owner": group.owner, **kind}
 
 
 def is_text(source: str) -> bool:
@@ -80,10 +85,10 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
             raise ValueError(f"spec: must hold an object under {key!r}")
     groups = {}
     for name, entry in data["groups"].items():
-        if not isinstance(entry, dict) or not set(entry) <= {"size", "owner"}:
-            raise ValueError(f"spec: group {name!r} must be an object with size and owner")
+        if not isinstance(entry, dict) or not set(entry) <= {"size", "owner", "kind"}:
+            raise ValueError(f"spec: group {name!r} must be an object with size, owner and kind")
         with _Where(f"group {name!r}"):
-            groups[name] = Group(name, entry.get("size"), entry.get("owner"))
+            groups[name] = Group(name, entry.get("size"), entry.get("owner"), entry.get("kind", "permutation"))
     unsaved = data.get("unsaved", {})
     if not isinstance(unsaved, dict):
         raise ValueError("spec: must hold an object under 'unsaved', if anything")

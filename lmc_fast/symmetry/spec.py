@@ -21,6 +21,7 @@ from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_s
 from .editing import edited
 from .explain import Explanation, Origin, explain
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
+from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
@@ -73,6 +74,7 @@ class PermutationSpec:
                 for name in axis.groups:
                     groups.setdefault(name, Group(name))
         _check_owners(groups)
+        check_kinds(groups)
         axes, unsaved = (
             {
                 name: tuple(replace(axis, segments=_nested(axis.segments, (), groups, name)) for axis in entries)
@@ -84,6 +86,9 @@ class PermutationSpec:
         for name in groups:
             if name not in used:
                 raise ValueError(f"group {name!r} must be on some axis, and is on none")
+        for name, entries in (*axes.items(), *unsaved.items()):
+            for axis in entries:
+                check_segments(axis.segments, groups, name)
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "unsaved", unsaved)
@@ -270,6 +275,21 @@ class PermutationSpec:
     def axes_of(self, tensor: str) -> tuple[Axis, ...]:
         """The axes of a parameter, or of a buffer that no state dict holds."""
         return self.axes[tensor] if tensor in self.axes else self.unsaved[tensor]
+
+    @cached_property
+    def only_permutes(self) -> bool:
+        """Whether all groups are of the kind "permutation"."""
+        return all(group.kind == "permutation" for group in self.groups.values())
+
+    def check_only_permutes(self, what: str) -> None:
+        """Raise ValueError where a group is of another kind than "permutation".
+
+        Args:
+            what: what takes no other one.
+        """
+        for name, group in self.groups.items():
+            if group.kind != "permutation":
+                raise ValueError(f"{what} takes groups of permutations alone, but {name!r} is of kind {group.kind!r}")
 
     @cached_property
     def sizes(self) -> dict[str, int]:
