@@ -26,10 +26,10 @@ from ..symmetry import Permutations, PermutationSpec, Transforms
 from ..symmetry.kinds import KINDS
 from ..symmetry.transforms import Choice, choice_for
 from .activation import activation_matching
+from .engine.learning import Check, Turning, train_turnings
 from .engine.measures import distance_between, objective_of
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
-from .engine.turning import Check, Turning, train_turnings
 from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
