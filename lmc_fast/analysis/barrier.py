@@ -18,7 +18,7 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching import Matching
 from ..merging import interpolate
-from ..repair import has_batchnorm, reestimate_in_place
+from ..repairing import has_batchnorm, reestimate_in_place
 from ..symmetry import Permutations
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
 
