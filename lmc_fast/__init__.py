@@ -53,6 +53,7 @@ from .symmetry import (
     Transforms,
     architectures,
     derive_spec,
+    fold_norms,
     verify_spec,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "derive_spec",
     "distance_decomposition",
     "evaluate",
+    "fold_norms",
     "input_alignment",
     "interpolate",
     "linear_sum_assignment",
