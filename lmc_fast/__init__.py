@@ -68,6 +68,7 @@ NAMES = {
         "Transforms",
         "architectures",
         "derive_spec",
+        "fold_norms",
         "verify_spec",
     ),
 }

@@ -52,6 +52,7 @@ from .symmetry import (
     Transforms,
     architectures,
     derive_spec,
+    fold_norms,
     verify_spec,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "derive_spec",
     "distance_decomposition",
     "evaluate",
+    "fold_norms",
     "input_alignment",
     "interpolate",
     "learned_matching",
