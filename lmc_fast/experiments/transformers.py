@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._models import copied
-from ..symmetry import Group, PermutationSpec, Segment
+from ..symmetry import Group, PermutationSpec, Segment, fold_norms
+from ..symmetry.folds import Centre, Fold, Reader
 from .datasets import Dataset
 
 __all__ = [
@@ -292,7 +292,7 @@ def sources(examples: int = 24_576, test_examples: int = 512, context: int = 64)
 
 
 def rotation_spec(model: nn.Module) -> PermutationSpec:
-    """What may be turned and permuted in the `pure_form` of a model of this file, by hand: bound to the model.
+    """What may be turned and permuted in the pure form of a model of this file (`fold_norms`), by hand: bound to it.
 
     Groups: the residual "stream"; in every layer "unit{i}" and "head{i}", which owns "query_key{i}" and "value{i}".
     """
@@ -333,43 +333,33 @@ def rotation_spec(model: nn.Module) -> PermutationSpec:
         Group("query_key{i}", owner="head{i}", kind="phases" if rotary else "orthogonal"),
         Group("value{i}", owner="head{i}", kind="orthogonal"),
     ]
-    return PermutationSpec.from_axes(axes, groups, model=model, rest="fixed")
+    return PermutationSpec.from_axes(axes, groups, model=model, rest="fixed", folds=_folds(model))
 
 
-def pure_form(model: nn.Module) -> nn.Module:
-    """A new model that computes the same, with norms of gain 1 and bias 0: what `rotation_spec` speaks of.
-
-    Gains and biases of norms go into the linear maps that read them. Of models with LayerNorm, what writes to the
-    stream loses its mean over the stream, and so do the columns of what reads it.
-    """
-    if not isinstance(model, (VisionTransformer, Decoder)):
-        raise TypeError(f"model must be a VisionTransformer or a Decoder, got {type(model).__name__}")
-    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+def _folds(model: VisionTransformer | Decoder) -> list[Fold | Centre]:
+    """The norms, what reads them, and what writes to a stream that LayerNorms alone read."""
+    shifted = isinstance(model.norm, nn.LayerNorm)
     readers = {"norm": ["head"]}
     for i, layer in enumerate(model.layers):
+        assert isinstance(layer, _Block)
         readers[f"layers.{i}.norm1"] = [f"layers.{i}.attention.{x}" for x in "qkv"]
         hidden = ("up",) if isinstance(layer.mlp, _MLP) else ("gate", "up")
         readers[f"layers.{i}.norm2"] = [f"layers.{i}.mlp.{x}" for x in hidden]
-    for norm, read in readers.items():
-        gain, shift = state[f"{norm}.weight"], state.get(f"{norm}.bias")
-        for reader in read:
-            weight = state[f"{reader}.weight"]
-            if shift is not None:
-                state[f"{reader}.bias"] = state[f"{reader}.bias"] + weight @ shift
-            state[f"{reader}.weight"] = weight * gain
-        state[f"{norm}.weight"] = torch.ones_like(gain)
-        if shift is not None:
-            state[f"{norm}.bias"] = torch.zeros_like(shift)
-    if isinstance(model.norm, nn.LayerNorm):
-        for reader in (name for read in readers.values() for name in read):
-            weight = state[f"{reader}.weight"]
-            state[f"{reader}.weight"] = weight - weight.mean(dim=1, keepdim=True)
-        written = ["patches.weight", "patches.bias", "positions"]
-        for i in range(len(model.layers)):
-            written += [f"layers.{i}.{x}.{y}" for x in ("attention.o", "mlp.down") for y in ("weight", "bias")]
-        for name in written:
-            axis = 1 if name == "positions" else 0
-            state[name] = state[name] - state[name].mean(dim=axis, keepdim=True)
-    pure = copied(model)
-    pure.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in model.state_dict().items()})
-    return pure
+    folds: list[Fold | Centre] = [
+        Fold(
+            f"{norm}.weight",
+            tuple(Reader(f"{name}.weight", 1, f"{name}.bias" if shifted else None) for name in read),
+            f"{norm}.bias" if shifted else None,
+        )
+        for norm, read in readers.items()
+    ]
+    if shifted:
+        writers = [f"layers.{i}.{x}" for i in range(len(model.layers)) for x in ("attention.o", "mlp.down")]
+        folds += [Centre(f"{name}.{x}", 0) for name in ("patches", *writers) for x in ("weight", "bias")]
+        folds.append(Centre("positions", 1))
+    return folds
+
+
+def pure_form(model: nn.Module) -> nn.Module:
+    """A new model that computes the same, with norms of gain 1 and bias 0: what `rotation_spec` speaks of."""
+    return fold_norms(model, rotation_spec(model))

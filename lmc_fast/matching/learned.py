@@ -22,7 +22,7 @@ from .._checks import check_finite, check_int, check_type, fail_type
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
-from ..symmetry import Permutations, PermutationSpec, Transforms
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.kinds import KINDS
 from ..symmetry.transforms import Choice, choice_for
 from .activation import activation_matching
@@ -56,7 +56,7 @@ def learned_matching(
     validation: Iterable[Any] | None = None,
     steps: int = 300,
     lr: float = 1e-2,
-    points: str = "random",
+    points: str = "midpoint",
     lambdas: int = 9,
     checks: int = 10,
     patience: int = 5,
@@ -125,6 +125,8 @@ def learned_matching(
     given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward, loss_fn=loss_fn)
     spec = given.bind(model_a)
     check_turns(spec)
+    check_pure("model_a", tensors_a, spec)
+    check_pure("model_b", tensors_b, spec)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
@@ -161,7 +163,7 @@ def learned_matching(
     weights = dict.fromkeys(names, 1.0)
     objective = objective_of(tensors_a, tensors_b, weights, best)
     return Matching(
-        permutations=best.bound_to(spec),
+        choice=best.bound_to(spec),
         objective=objective,
         l2_before=distance_between(tensors_a, tensors_b, weights, choice_for(view.spec)),
         l2_after=distance_between(tensors_a, tensors_b, weights, best),
@@ -225,13 +227,13 @@ def start_of(
         if init == "identity":
             return choice_for(spec)
         if init == "weights":
-            return weight_matching(model_a, model_b, spec, device=device).permutations
+            return weight_matching(model_a, model_b, spec, device=device).choice
         check_type("model_b", model_b, nn.Module, "a torch.nn.Module where init='activations' is to watch it run")
         return activation_matching(
             model_a, model_b, few, spec, unseen="weights", forward=forward, device=device
-        ).permutations
+        ).choice
     if isinstance(init, Matching):
-        init = init.permutations
+        init = init.choice
     if not isinstance(init, (Permutations, Transforms)):
         fail_type("init", "a name, Transforms or a Matching", init)
     # Checked against this spec: they may have been made for another model.
