@@ -20,7 +20,7 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
-from ..symmetry import Permutations, PermutationSpec, Transforms
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, between, choice_for, random_choice
 from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
@@ -214,6 +214,7 @@ class _Work:
         bound = told.bind(tensors[0])
         for m, of_model in enumerate(tensors):
             check_numbers(f"models[{m}]", of_model, bound.axes)
+            check_pure(f"models[{m}]", of_model, bound)
         view = seen(models, tensors, bound)
         tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
