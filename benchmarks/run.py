@@ -23,6 +23,7 @@ from . import (
     planted,
     plot,
     spectral,
+    startup,
     transformers,
     wm,
 )
@@ -32,7 +33,8 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, transformers),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, startup),
+    transformers,
 )
 
 

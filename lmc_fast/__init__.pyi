@@ -1,7 +1,11 @@
 """Permutations that lay trained networks over each other: matching, merging, and what it shows."""
 
-from ._backend import backends
-from ._version import __version__
+from ._backend import (
+    backends,
+)
+from ._version import (
+    __version__,
+)
 from .analysis import (
     BarrierCurve,
     DistanceDecomposition,
@@ -27,7 +31,11 @@ from .assignment import (
     linear_sum_assignment,
     linear_sum_assignment_batched,
 )
-from .large import MergeResult, merge_checkpoints, rebase_checkpoints
+from .large import (
+    MergeResult,
+    merge_checkpoints,
+    rebase_checkpoints,
+)
 from .matching import (
     ManyMatching,
     Matching,
@@ -38,8 +46,15 @@ from .matching import (
     straight_through_matching,
     weight_matching,
 )
-from .merging import interpolate, merge, rebase
-from .repairing import reestimate_batchnorm, repair
+from .merging import (
+    interpolate,
+    merge,
+    rebase,
+)
+from .repairing import (
+    reestimate_batchnorm,
+    repair,
+)
 from .symmetry import (
     Axis,
     Explanation,
