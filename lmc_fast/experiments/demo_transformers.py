@@ -117,7 +117,7 @@ def run_transformers(
             for way in ways:
                 hook = stage("vit", way)
                 start = time.perf_counter()
-                a, b, match = laid_over(way, *models, setting, hook)
+                a, b, match = laid_over(way, models[0], models[1], setting, hook)
                 seconds = time.perf_counter() - start
                 curve = loss_barrier(a, b, data.test_batches(), lambdas=lambdas)
                 curves[way] = curve

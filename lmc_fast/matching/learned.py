@@ -35,7 +35,16 @@ from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 from .weight import weight_matching
 
-__all__ = ["check_learning", "learned_matching", "sweeps_of_checks"]
+__all__ = [
+    "JUDGING",
+    "check_learning",
+    "check_turns",
+    "inner_points",
+    "learned_matching",
+    "start_of",
+    "sweeps_of_checks",
+    "tasks_of",
+]
 
 POINTS = ("midpoint", "random", "grid")
 STARTS = ("activations", "weights", "identity")
@@ -97,8 +106,8 @@ def learned_matching(
         example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:
-        A `Matching` with the best choice seen, rebuilt in float64. Its history has one entry a look; `converged` tells
-        whether the search ended by itself, by `tolerance` or `patience`.
+        A `Matching` with the best choice seen, rebuilt in float64. Its history has one entry a look, whose objective is
+        minus the barrier seen; `converged` tells whether the search ended by itself, by `tolerance` or `patience`.
 
     Raises:
         SymmetryError: the spec does not keep model a's function.
@@ -132,16 +141,7 @@ def learned_matching(
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     (tensors_a, tensors_b), names = view.tensors, view.names
     few = list(islice(iter(batches), JUDGING))
-    task = TaskLoss(model_a, batches, loss_fn, names, where, forward)
-    judge = TaskLoss(
-        model_a,
-        few if validation is None else validation,
-        loss_fn,
-        names,
-        where,
-        forward,
-        "batches" if validation is None else "validation",
-    )
+    task, judge = tasks_of(model_a, batches, few, validation, loss_fn, names, where, forward)
     verified = ensure_verified("learned_matching", model_a, spec, batches=batches, forward=forward, loss_fn=loss_fn)
     start = start_of(init, model_a, model_b, few, spec, forward, where)
     turning = Turning(view.spec, tensors_b, task.parameters, start, where)
@@ -153,7 +153,7 @@ def learned_matching(
         steps=steps,
         learning_rate=lr,
         points=points,
-        lambdas=[(k + 1) / (lambdas + 1) for k in range(lambdas)],
+        lambdas=inner_points(lambdas),
         checks=checks,
         patience=patience,
         tolerance=tolerance,
@@ -168,11 +168,32 @@ def learned_matching(
         l2_before=distance_between(tensors_a, tensors_b, weights, choice_for(view.spec)),
         l2_after=distance_between(tensors_a, tensors_b, weights, best),
         converged=ended,
-        history=sweeps_of_checks(history, objective, len(turning.learned)),
+        history=sweeps_of_checks(history, [turning]),
         seconds=time.perf_counter() - began,
         method=f"learned matching, {points} points",
         **verified._asdict(),
     )
+
+
+def inner_points(count: int) -> list[float]:
+    """So many evenly spaced points between 0 and 1, neither of them among these."""
+    return [(k + 1) / (count + 1) for k in range(count)]
+
+
+def tasks_of(
+    model: nn.Module,
+    batches: Iterable[Any],
+    few: Sequence[Any],
+    validation: Iterable[Any] | None,
+    loss_fn: LossFn,
+    names: Sequence[str],
+    device: torch.device,
+    forward: Forward | None,
+) -> tuple[TaskLoss, TaskLoss]:
+    """What is learned from, and what judges: `validation`, or a few of the batches."""
+    task = TaskLoss(model, batches, loss_fn, names, device, forward)
+    judging, argument = (few, "batches") if validation is None else (validation, "validation")
+    return task, TaskLoss(model, judging, loss_fn, names, device, forward, argument)
 
 
 def check_learning(
@@ -180,11 +201,11 @@ def check_learning(
     steps: int,
     lr: float,
     points: str,
-    lambdas: int,
-    checks: int,
     patience: int,
-    tolerance: float,
     seed: int,
+    lambdas: int = 1,
+    checks: int = 1,
+    tolerance: float = 0.0,
 ) -> None:
     """Raise TypeError or ValueError unless these options are what `learned_matching` takes."""
     for name, count in {"steps": steps, "lambdas": lambdas, "checks": checks, "patience": patience}.items():
@@ -229,9 +250,8 @@ def start_of(
         if init == "weights":
             return weight_matching(model_a, model_b, spec, device=device).choice
         check_type("model_b", model_b, nn.Module, "a torch.nn.Module where init='activations' is to watch it run")
-        return activation_matching(
-            model_a, model_b, few, spec, unseen="weights", forward=forward, device=device
-        ).choice
+        assert isinstance(model_b, nn.Module)
+        return activation_matching(model_a, model_b, few, spec, unseen="weights", forward=forward, device=device).choice
     if isinstance(init, Matching):
         init = init.choice
     if not isinstance(init, (Permutations, Transforms)):
@@ -240,6 +260,7 @@ def start_of(
     return choice_for(spec, dict(init))
 
 
-def sweeps_of_checks(history: Sequence[Check], objective: float, groups: int) -> tuple[Sweep, ...]:
-    """What the judge saw, as a matching keeps it: an entry a look."""
-    return tuple(Sweep(objective, groups, groups, check.seconds) for check in history)
+def sweeps_of_checks(history: Sequence[Check], turnings: Sequence[Turning]) -> tuple[Sweep, ...]:
+    """What the judge saw, as a matching keeps it: an entry a look, with minus the barrier as the objective."""
+    groups = sum(len(turning.learned) for turning in turnings)
+    return tuple(Sweep(-check.barrier, groups, groups, check.seconds) for check in history)

@@ -45,9 +45,10 @@ def made(kind: str) -> tuple[nn.Module, lmc.PermutationSpec, Batches]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
+        # Sure of what it tells, so that there is a loss between it and a turned copy.
+        model.get_parameter("head.weight").mul_(5.0)
+        targets = model(inputs).argmax(-1)
     pure = pure_form(model)
-    with torch.no_grad():
-        targets = pure(3.0 * inputs if inputs.is_floating_point() else inputs).argmax(-1)
     return pure, rotation_spec(model), list(zip(inputs.split(16), targets.split(16), strict=True))
 
 
@@ -58,8 +59,9 @@ def path_of(a: nn.Module, b: nn.Module, batches: Batches) -> float:
 @pytest.mark.parametrize("kind", ["layernorm", "rmsnorm", "decoder"])
 def test_a_planted_turn_is_undone_as_far_as_the_loss_tells(kind: str) -> None:
     model, spec, batches = made(kind)
-    other = perturbed(model, spec, 3, 0.25).apply(model)
+    other = perturbed(model, spec, 3, 0.3 if kind == "decoder" else 0.8).apply(model)
     before = path_of(model, other, batches)
+    assert before > 0.05
     match = lmc.learned_matching(
         model, other, batches, spec, loss_fn=mean_loss, init="identity", steps=120, tolerance=1e-4, patience=10
     )
@@ -78,12 +80,22 @@ def test_a_planted_turn_is_undone_as_far_as_the_loss_tells(kind: str) -> None:
 @pytest.mark.parametrize("points", ["midpoint", "random", "grid"])
 def test_same_seed_same_result_and_nothing_of_the_callers_changes(points: str) -> None:
     model, spec, batches = made("layernorm")
-    other = perturbed(model, spec, 3, 0.3).apply(model)
+    other = perturbed(model, spec, 3, 0.8).apply(model)
     kept = [copy.deepcopy(m.state_dict()) for m in (model, other)]
     state = torch.get_rng_state()
     first, again = (
         lmc.learned_matching(
-            model, other, batches, spec, loss_fn=mean_loss, init="identity", steps=6, points=points, seed=2, checks=2
+            model,
+            other,
+            batches,
+            spec,
+            loss_fn=mean_loss,
+            init="identity",
+            steps=6,
+            points=points,
+            seed=2,
+            checks=2,
+            tolerance=-9.0,
         )
         for _ in range(2)
     )
@@ -97,7 +109,7 @@ def test_same_seed_same_result_and_nothing_of_the_callers_changes(points: str) -
 
 def test_the_gradient_of_a_step_is_that_of_differences() -> None:
     model, spec, batches = made("decoder")
-    other = perturbed(model, spec, 3, 0.3).apply(model)
+    other = perturbed(model, spec, 3, 0.8).apply(model)
     start = perturbed(model, spec, 4, 0.2)
     names = list(model.state_dict())
     turning = Turning(spec, other.double().state_dict(), names, start, CPU)
@@ -117,13 +129,13 @@ def test_the_gradient_of_a_step_is_that_of_differences() -> None:
         ends = []
         for sign in (1, -1):
             with torch.no_grad():
-                parameter.copy_(sign * 2.0**-10 * direction)
+                parameter.copy_(sign * 2.0**-16 * direction)
                 point = between.mean([turning.weights()], shares)
             ends.append(task.mean_loss(point))
         with torch.no_grad():
             parameter.zero_()
-        slope = (ends[0] - ends[1]) * 2.0**9
-        assert slope == pytest.approx(float((grad * direction).sum()), rel=1e-3, abs=1e-5)
+        slope = (ends[0] - ends[1]) * 2.0**15
+        assert slope == pytest.approx(float((grad * direction).sum()), rel=2e-3, abs=1e-4)
 
 
 def test_what_changes_places_stays_where_the_start_has_it() -> None:
@@ -150,7 +162,7 @@ def test_a_start_without_a_barrier_is_all_there_is_to_do() -> None:
 
 def test_the_best_by_the_whole_path_is_kept_and_patience_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model, spec, batches = made("rmsnorm")
-    other = perturbed(model, spec, 3, 0.3).apply(model)
+    other = perturbed(model, spec, 3, 0.8).apply(model)
     told = iter([0.5, 0.4, 0.2, 0.3, 0.25, 0.1])
     seen: list[lmc.Transforms] = []
 
@@ -170,7 +182,7 @@ def test_the_best_by_the_whole_path_is_kept_and_patience_ends_it(monkeypatch: py
 
 def test_the_barrier_that_judges_is_the_largest_excess_of_the_path() -> None:
     model, spec, batches = made("layernorm")
-    other = perturbed(model, spec, 3, 0.4).apply(model)
+    other = perturbed(model, spec, 3, 0.8).apply(model)
     names = list(model.state_dict())
     judge = learning.TaskLoss(model, batches, mean_loss, names, CPU)
     turning = Turning(spec, other.state_dict(), judge.parameters, lmc.Transforms.identity(spec), CPU)
@@ -188,7 +200,9 @@ def test_steps_are_taken_where_they_should_be() -> None:
         drawn = points_of(points, paths, 3, 0)
         return [next(drawn) for _ in range(count)]
 
-    assert shares("midpoint", 4) == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [0.5, 0.5, 0.0]]
+    rounds = [shares("midpoint", 60)[k : k + 3] for k in range(0, 60, 3)]
+    assert all(sorted(each) == [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]] for each in rounds)
+    assert len({str(each) for each in rounds}) > 3
     grid = shares("grid", 12)
     expected = sorted(path.shares(3, lam) for path in paths for lam in path.lambdas)
     assert sorted(grid[:6]) == sorted(grid[6:]) == expected and grid[:6] != grid[6:]
@@ -199,7 +213,7 @@ def test_steps_are_taken_where_they_should_be() -> None:
 
 def test_progress_is_told() -> None:
     model, spec, batches = made("layernorm")
-    other = perturbed(model, spec, 3, 0.3).apply(model)
+    other = perturbed(model, spec, 3, 0.8).apply(model)
     told: list[tuple[str, int, int]] = []
     lmc.learned_matching(
         model,
@@ -253,7 +267,7 @@ class TestErrors:
     def test_a_spec_in_which_nothing_turns(self) -> None:
         model, _, batches = made("rmsnorm")
         spec = lmc.derive_spec(model, batches[0][0])
-        with pytest.raises(ValueError, match="spec must have groups that turn.*permutation groups alone.*rotations=True"):
+        with pytest.raises(ValueError, match=r"must have groups that turn.*permutation groups alone.*rotations=True"):
             lmc.learned_matching(model, model, batches, spec)
 
     def test_models_that_are_not_folded(self) -> None:
@@ -280,9 +294,7 @@ def test_starts_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "weight_matching", by("weights"))
     monkeypatch.setattr(learned, "activation_matching", by("activations"))
     for init in ("activations", "weights", found, planted):
-        match = lmc.learned_matching(
-            model, model, batches, spec, loss_fn=mean_loss, init=init, steps=1, tolerance=1e9
-        )
+        match = lmc.learned_matching(model, model, batches, spec, loss_fn=mean_loss, init=init, steps=1, tolerance=1e9)
         expected = planted if init is planted else found.choice
         assert match.choice == expected
     assert asked == ["activations", "weights"]

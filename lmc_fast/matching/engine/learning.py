@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, cycle
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -148,22 +148,20 @@ def points_of(points: str, paths: Sequence[Path], models: int, seed: int) -> Ite
     """Shares of every model for one step after another.
 
     Args:
-        points: "midpoint" (of the paths in turn), "random" (a random point of a random path) or "grid" (the inner
-            points of the paths, in an order that is drawn anew every time).
+        points: "midpoint" (of every path), "random" (a random point of a random path) or "grid" (the inner points of
+            every path). Those that are all gone through are in an order that is drawn anew every time: batches come in
+            theirs, and no path is to see some of them alone.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
 
-    if points == "midpoint":
-        for path in cycle(paths):
-            yield path.shares(models, 0.5)
     while points == "random":
         path = paths[drawn(len(paths))]
         yield path.shares(models, float(torch.rand((), generator=generator, dtype=torch.float64)))
     while True:
-        grid = [(path, lam) for path in paths for lam in path.lambdas]
+        grid = [(path, lam) for path in paths for lam in ((0.5,) if points == "midpoint" else path.lambdas)]
         for place in torch.randperm(len(grid), generator=generator).tolist():
             yield grid[place][0].shares(models, grid[place][1])
 
