@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..._checks import fail_type
 from .kind import Kind
+from .learned import Learned, cayley
 from .polar import polar_factor
 
 __all__ = ["Orthogonal", "OrthogonalKeepingOnes"]
@@ -59,6 +60,9 @@ class Orthogonal(Kind):
     def log10_count(self, units: int) -> float:
         return math.lgamma(units + 1) / math.log(10)
 
+    def learned(self, element: Tensor, device: torch.device) -> Learned:
+        return _turning(element, device)
+
 
 class OrthogonalKeepingOnes(Orthogonal):
     """As `Orthogonal`, with Q 1 = 1: of one unit there is the identity alone."""
@@ -83,6 +87,11 @@ class OrthogonalKeepingOnes(Orthogonal):
         turn = _with_ones(polar_factor(inner)[0])
         return turn, (turn * flat).sum((-2, -1))
 
+    def learned(self, element: Tensor, device: torch.device) -> Learned:
+        basis = _complement(element.shape[-1])
+        inner = _turning(basis.T @ element @ basis, device)
+        return Learned(inner.parameters, lambda dtype: _with_ones(inner.make(dtype)))
+
 
 def turned(element: Tensor, x: Tensor, units: tuple[int, ...]) -> Tensor:
     """x [..., units, entries, k] times a matrix over its units and entries together."""
@@ -91,6 +100,13 @@ def turned(element: Tensor, x: Tensor, units: tuple[int, ...]) -> Tensor:
     flat = x.reshape(*x.shape[:-3], total, x.shape[-1]).to(sums)
     moved = element.to(x.device, sums) @ flat
     return moved.to(x.dtype).reshape(x.shape)
+
+
+def _turning(start: Tensor, device: torch.device) -> Learned:
+    """Orthogonal maps around one."""
+    square = torch.zeros(start.shape, dtype=torch.float32, device=device, requires_grad=True)
+    here = start.to(device)
+    return Learned((square,), lambda dtype: cayley(square.to(dtype)) @ here.to(dtype))
 
 
 def _complement(size: int) -> Tensor:
@@ -104,9 +120,9 @@ def _complement(size: int) -> Tensor:
 def _with_ones(inner: Tensor) -> Tensor:
     """The map that is `inner` on the complement of the vector of ones, and keeps that."""
     size = inner.shape[-1] + 1
-    basis = _complement(size).to(inner.device)
-    whole: Tensor = basis @ inner @ basis.T + 1.0 / size
-    return whole
+    basis = _complement(size).to(inner)
+    turn: Tensor = basis @ inner @ basis.T + 1.0 / size
+    return turn
 
 
 def _haar(owners: tuple[int, ...], size: int, rng: np.random.Generator) -> Tensor:
