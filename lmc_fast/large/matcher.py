@@ -98,7 +98,7 @@ class Matcher:
         squares = sum(each.a + each.b for each in overlaps.values())
         direct = partial(distance_between, part.tensors_a, part.tensors_b, dict.fromkeys(names, 1.0))
         return Matching(
-            permutations=Permutations(self.spec, found.choices),
+            choice=Permutations(self.spec, found.choices),
             objective=found.objective,
             l2_before=distance_from(squares, inner, partial(direct, identity)),
             l2_after=distance_from(squares, found.objective, partial(direct, moved)),
@@ -147,7 +147,7 @@ class Matcher:
             done = self.journal.add(
                 ["match all"],
                 {
-                    "choices": [choices_to(each.choices) for each in many.permutations],
+                    "choices": [choices_to(p.choices) for p in many.permutations if isinstance(p, Permutations)],
                     "before": many.l2_before[0].tolist(),
                     "after": many.l2_after[0].tolist(),
                     "objective": many.objective,
@@ -157,7 +157,7 @@ class Matcher:
             )
         return [
             Matching(
-                permutations=Permutations(self.spec, choices_from(done["choices"][m])),
+                choice=Permutations(self.spec, choices_from(done["choices"][m])),
                 objective=done["objective"],
                 l2_before=done["before"][m],
                 l2_after=done["after"][m],

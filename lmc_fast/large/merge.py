@@ -100,6 +100,7 @@ def merge_checkpoints(
     out = Path(out)
     check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
     inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
+    bound.check_only_permutes("merge_checkpoints")
     check_freeze(options.freeze, bound)
     plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
     needed = plan.written + sum(scratch_bytes(each) for each in inputs)
@@ -145,6 +146,7 @@ def plan_merge(
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
     inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
+    bound.check_only_permutes("plan_merge")
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(

@@ -95,6 +95,7 @@ def rebase_checkpoints(
     is_file = not (Path(new) if adapter is None else tuned).is_dir()
     check_output(out, [tuned, Path(base), Path(new)], is_file=is_file, force=force)
     inputs, bound, notes = opened([new, base], spec, key=key, trust_remote_code=trust_remote_code)
+    bound.check_only_permutes("rebase_checkpoints")
     check_freeze(options.freeze, bound)
     needed = sum(scratch_bytes(each) for each in inputs)
     if adapter is None:

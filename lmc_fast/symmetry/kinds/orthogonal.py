@@ -131,7 +131,8 @@ def _haar(owners: tuple[int, ...], size: int, rng: np.random.Generator) -> Tenso
         return torch.zeros(*owners, 0, 0, dtype=torch.float64)
     q, r = torch.linalg.qr(torch.from_numpy(rng.standard_normal((*owners, size, size))))
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(torch.float64)
-    return q * signs[..., None, :]
+    drawn: Tensor = q * signs[..., None, :]
+    return drawn
 
 
 def _floats(argument: str, element: Any, shape: tuple[int, ...]) -> Tensor:
