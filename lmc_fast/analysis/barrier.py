@@ -18,7 +18,7 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from ..matching.results.matching import Match
 from ..merging import interpolate
-from ..repair import has_batchnorm, reestimate_in_place
+from ..repairing import has_batchnorm, reestimate_in_place
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
 
 __all__ = ["BarrierCurve", "lambdas_of", "loss_barrier", "scores_of", "states_at_once"]
