@@ -26,7 +26,7 @@ from .steps import Settled, Step
 from .trees import Factors
 from .turned_gains import TurnedGains
 
-__all__ = ["TurningDescent"]
+__all__ = ["TurningDescent", "count_moved"]
 
 # Of the objective: a sweep that gains less ends the search, as continuous kinds gain a little for ever.
 STILL = 1e-9
@@ -157,7 +157,7 @@ class TurningDescent(Layout):
             if not gained > self.scale[root]:
                 self.elements |= before
                 return 0.0, 0
-        return gained, sum(_count_moved(before[name], found[name], self.spec.shape(name)) for name in found)
+        return gained, sum(count_moved(before[name], found[name], self.spec.shape(name)) for name in found)
 
     def objective(self, parameters: Collection[str] | None = None) -> float:
         """<theta_a, g(theta_b)> with the elements so far over all parameters (or some), summed in float64."""
@@ -171,7 +171,7 @@ class TurningDescent(Layout):
         return self.gains.factors((leaf for some in leaves.values() for leaf in some), self.elements, dtype)
 
 
-def _count_moved(before: Tensor, after: Tensor, shape: tuple[int, ...]) -> int:
+def count_moved(before: Tensor, after: Tensor, shape: tuple[int, ...]) -> int:
     """How many units an element moves in another way; of a kind that mixes them, those whose rows differ."""
     units = math.prod(shape)
     return int((before != after).reshape(units, -1).any(1).sum())

@@ -59,7 +59,8 @@ class Kind(ABC):
         """The element of largest inner product with each gain, and that inner product.
 
         Args:
-            gain: float [..., units, entries, units, entries], on any device.
+            gain: float [..., units, entries, units, entries], on any device. Its dtype tells how exactly it is known:
+                what is no more than rounding says nothing.
 
         Returns:
             Elements [..., *], and values, float64 [...], on the gain's device.
