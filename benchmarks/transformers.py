@@ -28,7 +28,6 @@ from lmc_fast.experiments.transformers import (
     TransformerRecipe,
     mean_loss,
     pure_form,
-    rotation_spec,
     sources,
 )
 
@@ -191,7 +190,7 @@ class Bench:
         began = time.perf_counter()
         many = lmc.match_many(
             three,
-            rotation_spec(three[0]),
+            self.setting.spec("learned", self.models[0]),
             method="learned",
             batches=self.setting.training,
             **self.setting.options,

@@ -10,9 +10,9 @@ from torch import nn
 
 from .._progress import Progress
 from ..matching import Matching, activation_matching, learned_matching, weight_matching
-from ..symmetry import PermutationSpec, derive_spec
+from ..symmetry import PermutationSpec, derive_spec, fold_norms, verify_spec
 from .datasets import Batches, Dataset
-from .transformers import mean_loss, pure_form, rotation_spec
+from .transformers import mean_loss, rotation_spec
 
 __all__ = ["WAYS", "Setting", "held_out", "laid_over", "with_heads_permuted"]
 
@@ -36,12 +36,29 @@ class Setting:
         judging: batches that no model was trained on and that are none of the test part's.
         batch: examples of a step of learning.
         learning: more options of `learned_matching`.
+        specs: what may be moved in models of one recipe, by what may: found and verified when first asked for.
     """
 
     data: Dataset
     judging: Iterable[Any]
     batch: int = 128
     learning: dict[str, Any] = field(default_factory=dict)
+    specs: dict[str, PermutationSpec] = field(default_factory=dict)
+
+    def spec(self, way: str, model: nn.Module) -> PermutationSpec:
+        """What a way moves in a model."""
+        name = way.split(",")[0]
+        if name not in self.specs:
+            inputs = self.data.train_inputs[:2]
+            if name == "permutations":
+                found = derive_spec(model, inputs)
+            else:
+                found = rotation_spec(model)
+                if name == "stream turned":
+                    found = with_heads_permuted(found)
+                verify_spec(model, found, inputs)
+            self.specs[name] = found
+        return self.specs[name]
 
     @property
     def training(self) -> Batches:
@@ -73,13 +90,9 @@ def laid_over(
     """
     if way == "nothing":
         return model_a, model_b, None
-    inputs = setting.data.train_inputs
-    if way.startswith("permutations"):
-        a, b, spec = model_a, model_b, derive_spec(model_a, inputs[:2])
-    else:
-        a, b, spec = pure_form(model_a), pure_form(model_b), rotation_spec(model_a)
-    if way.startswith("stream turned"):
-        spec = with_heads_permuted(spec)
+    a, b, spec = model_a, model_b, setting.spec(way, model_a)
+    if spec.folds:
+        a, b = fold_norms(a, spec), fold_norms(b, spec)
     if way.endswith("weights"):
         match = weight_matching(a, b, spec)
     elif way.endswith("activations"):
@@ -98,4 +111,4 @@ def with_heads_permuted(spec: PermutationSpec) -> PermutationSpec:
         name: replace(group, kind="permutation") if group.owner is not None and group.kind != "phases" else group
         for name, group in spec.groups.items()
     }
-    return PermutationSpec(groups, spec.axes, spec.unsaved)
+    return PermutationSpec(groups, spec.axes, spec.unsaved, spec.folds)

@@ -64,10 +64,13 @@ def test_turning_keeps_what_the_pure_form_computes(kind: str, seed: int) -> None
         assert torch.equal(tensor, pure.state_dict()[name]) == still, name
 
 
-def test_turning_what_is_not_pure_changes_it() -> None:
-    model, inputs = built("vit-ln")
-    turned = lmc.Transforms.random(rotation_spec(model), 0).apply(model)
-    assert not torch.allclose(turned(inputs), model(inputs), atol=0.1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_spec_by_hand_keeps_the_function_and_is_of_pure_models_alone(kind: str) -> None:
+    model, inputs = built(kind)
+    spec = rotation_spec(model)
+    assert lmc.verify_spec(model, spec, inputs) < 1e-10
+    with pytest.raises(ValueError, match="must be in pure form"):
+        lmc.Transforms.random(spec, 0).apply(model)
 
 
 def test_kinds_of_groups_are_those_that_norms_and_positions_permit() -> None:
