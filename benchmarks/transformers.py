@@ -110,7 +110,7 @@ def _status(kind: str, method: str, row: dict[str, Any]) -> str:
     by_activations, learned, each = GOALS[kind]
     is_mean = row["seeds"] == "mean"
     goal = {
-        "stream and heads turned, activations": by_activations if is_mean else None,
+        "heads turned too, activations": by_activations if is_mean else None,
         "learned": learned if is_mean else each,
         "three learned": 0.1 if kind.startswith("vit") else None,
     }.get(method)

@@ -191,7 +191,7 @@ def _train_one(common: tuple[TransformerRecipe, Dataset], seed: int, tell: Calla
 
 def _panels(curves: Mapping[str, BarrierCurve]) -> list[Panel]:
     """Loss and accuracy along the path, a line a way; broken ones turn nothing."""
-    styles = ["-" if "turned" in way or way == "learned" else "--" for way in curves]
+    styles = ["--" if way == "nothing" or way.startswith("permutations") else "-" for way in curves]
 
     def panel(quantity: str, values: Callable[[BarrierCurve], Sequence[float]]) -> Panel:
         lines = [

@@ -22,7 +22,7 @@ WAYS = (
     "permutations, activations",
     "stream turned, weights",
     "stream turned, activations",
-    "stream and heads turned, activations",
+    "heads turned too, activations",
     "learned",
 )
 
@@ -48,6 +48,7 @@ class Setting:
     def spec(self, way: str, model: nn.Module) -> PermutationSpec:
         """What a way moves in a model."""
         name = way.split(",")[0]
+        name = name if name in ("permutations", "stream turned") else "all that turns"
         if name not in self.specs:
             inputs = self.data.train_inputs[:2]
             if name == "permutations":
