@@ -17,7 +17,7 @@ import lmc_fast as lmc
 from lmc_fast._results import plain
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def net(seed: int) -> nn.Module:
