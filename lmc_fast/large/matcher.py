@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +16,14 @@ from torch import Tensor
 from .._models import counted_names, equal_names
 from .._tensors import FLOATS
 from ..checkpoints.aligned import MatchedPart, matched_part
-from ..matching import Matching, match_many
+from ..matching import ManyMatching, Matching, match_many
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.measures import distance_between, distance_from
+from ..matching.engine.turning import TurningDescent
 from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.transforms import choice_for
 from .inputs import Input
 from .journal import Journal, choices_from, choices_to
 from .memory import give_back
@@ -39,6 +43,7 @@ class Matcher:
         device: where gains are computed; None: the CPU.
         journal: what has been done before, and where to note what is done.
         watch: is told of what is done.
+        scratch: a folder for matchings with rotations, which are too large for a journal.
     """
 
     def __init__(
@@ -52,10 +57,11 @@ class Matcher:
         device: torch.device | None,
         journal: Journal,
         watch: Watch,
+        scratch: Path,
     ) -> None:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
-        self.device, self.journal, self.watch = device, journal, watch
+        self.device, self.journal, self.watch, self.scratch = device, journal, watch, scratch
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -72,6 +78,8 @@ class Matcher:
         began = time.perf_counter()
         part, names = self.part(m)
         overlaps = self._overlaps(m, part, names)
+        if not self.spec.only_permutes:
+            return self._turned(m, part, names, overlaps)
         inner = sum(each.dot for each in overlaps.values())
         descent = CoordinateDescent(
             part.spec,
@@ -109,6 +117,34 @@ class Matcher:
             verified=self.spec.verified,
         )
 
+    def _turned(self, m: int, part: MatchedPart, names: Sequence[str], overlaps: Mapping[str, Overlap]) -> Matching:
+        """`matched` for groups of every kind: one search in one step, with one parameter turned at a time."""
+        label = self.inputs[m].label
+        path = self.scratch / f"matching-{label}.safetensors"
+        if not path.exists():
+            self.watch.begin("matching", model=str(self.inputs[m].path))
+            began, weights, identity = time.perf_counter(), dict.fromkeys(names, 1.0), choice_for(part.spec)
+            pair = (part.tensors_a, part.tensors_b, weights)
+            descent = TurningDescent(part.spec, *pair, identity, self.freeze, self.device, overlaps)
+            found = descent.settle(None, self.max_sweeps, False)
+            inner = sum(each.dot for each in overlaps.values())
+            squares = sum(each.a + each.b for each in overlaps.values())
+            moved = choice_for(part.spec, descent.elements)
+            Matching(
+                choice=moved.bound_to(self.spec),
+                objective=found.objective,
+                l2_before=distance_from(squares, inner, lambda: distance_between(*pair, identity)),
+                l2_after=distance_from(squares, found.objective, lambda: distance_between(*pair, moved)),
+                converged=found.converged,
+                history=tuple(sweeps_of(found.steps, found.objective)),
+                seconds=time.perf_counter() - began,
+                method="weight matching",
+                verified=self.spec.verified,
+            ).save(path)
+            self._let_go()
+        match = Matching.load(path)
+        return replace(match, choice=match.choice.bound_to(self.spec))
+
     def _overlaps(self, m: int, part: MatchedPart, names: Sequence[str]) -> dict[str, Overlap]:
         """Norms and inner products of all parameters, and whether all are finite."""
         label = self.inputs[m].label
@@ -134,6 +170,8 @@ class Matcher:
         parts = [self.part(m) for m in range(1, len(self.inputs))]
         spec = parts[0][0].spec
         tensors: list[dict[str, Tensor]] = [parts[0][0].tensors_a, *(part.tensors_b for part, _ in parts)]
+        if not self.spec.only_permutes:
+            return self._turned_together(method, tensors, spec)
         done = self.journal.get(["match all"])
         if done is None:
             self.watch.begin("matching all models")
@@ -165,6 +203,30 @@ class Matcher:
                 history=(),
                 seconds=0.0,
                 method=done["method"],
+                verified=self.spec.verified,
+            )
+            for m in range(1, len(self.inputs))
+        ]
+
+    def _turned_together(
+        self, method: str, tensors: Sequence[dict[str, Tensor]], spec: PermutationSpec
+    ) -> list[Matching]:
+        """`matched_together` for groups of every kind."""
+        path = self.scratch / "matching-all.safetensors"
+        if not path.exists():
+            self.watch.begin("matching all models")
+            match_many(tensors, spec, method=method, max_sweeps=self.max_sweeps, device=self.device).save(path)
+        many = ManyMatching.load(path)
+        return [
+            Matching(
+                choice=many.permutations[m].bound_to(self.spec),
+                objective=many.objective,
+                l2_before=float(many.l2_before[0, m]),
+                l2_after=float(many.l2_after[0, m]),
+                converged=many.converged,
+                history=(),
+                seconds=0.0,
+                method=many.method,
                 verified=self.spec.verified,
             )
             for m in range(1, len(self.inputs))

@@ -16,7 +16,7 @@ from ..matching.weight import check_freeze
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input
-from .options import Listener, MergeResult, Options, names_of
+from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import Plan, calibrated, plan_of
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
@@ -100,10 +100,10 @@ def merge_checkpoints(
     out = Path(out)
     check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
     inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
-    bound.check_only_permutes("merge_checkpoints")
+    check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
-    needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+    needed = plan.written + sum(scratch_bytes(each, bound) for each in inputs)
     task = task_of("merge", inputs, bound, options, device, weights=shares)
     with begun(out, task, resume=resume, force=force, needed=needed) as staging:
         run = Run(inputs, bound, options, device, staging, listener)
@@ -111,7 +111,7 @@ def merge_checkpoints(
             matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
         else:
             matches = run.matcher.matched_together(method)
-        moved = [None, *(match.permutations for match in matches)]
+        moved = [None, *(match.choice for match in matches)]
         total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
         named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
         card = _card(inputs, shares, matches, options, bound)
@@ -146,7 +146,7 @@ def plan_merge(
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
     inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
-    bound.check_only_permutes("plan_merge")
+    check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(
@@ -170,9 +170,10 @@ def _card(
     spec: PermutationSpec,
 ) -> str:
     names = [each.path.name for each in inputs]
+    how = "permuted" if spec.only_permutes else "permuted and turned"
     if options.align_only:
-        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units permuted to lie over {names[0]}'s."
+        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units {how} to lie over {names[0]}'s."
     else:
         title = " + ".join(names)
-        what = "The weighted mean of models whose units were laid over each other by permutation first."
+        what = f"The weighted mean of models whose units were {how} first, to lie over each other."
     return card_of(inputs, shares, [None, *matches], title=title, what=what, options=options.lines(spec))
