@@ -71,7 +71,10 @@ class LossLandscape(Result):
         drawn = axes.contourf(self.x, self.y, self.loss, levels=levels, cmap="viridis", extend="both")
         for name, (x, y) in zip(names, self.positions, strict=True):
             axes.plot(x, y, "o", color="white", markeredgecolor="black")
-            axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
+            # Towards the middle, where there is room.
+            is_right = x > (self.x[0] + self.x[-1]) / 2
+            where = {"xytext": (-6 if is_right else 6, 6), "ha": "right" if is_right else "left"}
+            axes.annotate(name, (x, y), textcoords="offset points", color="white", weight="bold", **where)
         axes.set(xlabel="distance between weights", aspect="equal")
         figure = axes.get_figure()
         assert figure is not None
