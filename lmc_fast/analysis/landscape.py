@@ -73,8 +73,9 @@ class LossLandscape(Result):
             axes.plot(x, y, "o", color="white", markeredgecolor="black")
             # Towards the middle, where there is room.
             is_right = x > (self.x[0] + self.x[-1]) / 2
-            where = {"xytext": (-6 if is_right else 6, 6), "ha": "right" if is_right else "left"}
-            axes.annotate(name, (x, y), textcoords="offset points", color="white", weight="bold", **where)
+            side, place = ("right", (-6, 6)) if is_right else ("left", (6, 6))
+            told = axes.annotate(name, (x, y), place, textcoords="offset points", color="white", weight="bold")
+            told.set_horizontalalignment(side)
         axes.set(xlabel="distance between weights", aspect="equal")
         figure = axes.get_figure()
         assert figure is not None
