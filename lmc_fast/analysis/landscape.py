@@ -73,9 +73,9 @@ class LossLandscape(Result):
             axes.plot(x, y, "o", color="white", markeredgecolor="black")
             # Towards the middle, where there is room.
             is_right = x > (self.x[0] + self.x[-1]) / 2
-            side, place = ("right", (-6, 6)) if is_right else ("left", (6, 6))
+            place = (-6 if is_right else 6, 6)
             told = axes.annotate(name, (x, y), place, textcoords="offset points", color="white", weight="bold")
-            told.set_horizontalalignment(side)
+            told.set_horizontalalignment("right" if is_right else "left")
         axes.set(xlabel="distance between weights", aspect="equal")
         figure = axes.get_figure()
         assert figure is not None
