@@ -217,6 +217,8 @@ def test_demo_quick(quick_demo: tuple[Path, Result], tmp_path: Path, monkeypatch
 
 def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("_draw", "_draw_alignment"):
+        monkeypatch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
     result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
     rows = json.loads(Path("my demo/results.json").read_text())["methods"]
     assert [row["method"] for row in rows] == ["wm", "am", "ste"] * 2
