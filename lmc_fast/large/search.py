@@ -100,7 +100,7 @@ class Searcher:
             if done is None:
                 before = dict(self.descent.choices)
                 whole = self.descent.settle_one(root, known, order)
-                self.descent.solvers.clear()
+                self._over()
                 moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
                 done = self._note(at, {"whole": whole, "choices": choices_to(moved)})
                 self.let_go()
@@ -142,7 +142,7 @@ class Searcher:
         if done is None:
             self.watch.begin("Frank-Wolfe")
             frank_wolfe(self.descent, self.max_sweeps, False)
-            self.descent.solvers.clear()
+            self._over()
             done = self._note(["frank_wolfe"], {"choices": choices_to(self.descent.choices)})
             self.let_go()
         self._put(choices_from(done["choices"]))
@@ -162,8 +162,8 @@ class Searcher:
                     at: Place = [name, len(steps), root]
                     done = self._done(at)
                     if done is None:
-                        self.descent.solvers.clear()
                         ((gained, moved),) = self.descent.improve([root], workers)
+                        self._over()
                         choices = (
                             {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
                         )
@@ -223,6 +223,11 @@ class Searcher:
             self.descent.choose(
                 root, {name: c for name, c in choices.items() if self.descent.spec.root_of(name) == root}
             )
+
+    def _over(self) -> None:
+        """A step is done: the next one knows nothing of its assignments, and sums its gains where these were."""
+        self.descent.solvers.clear()
+        self.descent.gains.take_back()
 
     def _done(self, at: Place) -> Any:
         return None if self.journal is None else self.journal.get([self.name, *at])
