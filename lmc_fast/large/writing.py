@@ -299,9 +299,11 @@ def write_sidecars(
         config[key] = str(total.dtype).removeprefix("torch.")
     if total.dtype is not None or source is not first:
         write_text(folder / "config.json", config_text(config))
-    if len(parts) > 1:
+    whole = next(iter(parts)).removesuffix(".safetensors")
+    stem = re.sub(r"-\d+-of-\d+$", "", whole)
+    # One file by the name of a shard is looked for in an index as well.
+    if len(parts) > 1 or stem != whole:
         sizes = stored_sizes(first, total)
-        stem = re.sub(r"-\d+-of-\d+$", "", next(iter(parts)).removesuffix(".safetensors"))
         places = {name: file for file, held in parts.items() for name in held}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")
