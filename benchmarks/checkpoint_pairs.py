@@ -74,6 +74,8 @@ class LlamaSize:
 SIZES = {
     "1m": LlamaSize(128, 352, 4, 2, 2, 500),
     "119m": LlamaSize(1024, 2816, 16, 16, 8, 8192),
+    "119m-deep": LlamaSize(1024, 2816, 16, 16, 32, 8192),
+    "119m-wide": LlamaSize(2048, 5632, 32, 32, 8, 8192),
     "0.3b": LlamaSize(1024, 2816, 16, 4, 22),
     "0.3b-deep": LlamaSize(1024, 2816, 16, 4, 88),
     "0.3b-wide": LlamaSize(2048, 5632, 32, 8, 22),

@@ -63,7 +63,7 @@ def merge_checkpoints(
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
-            all together, as `match_many` does, with gains of all pairs in memory. "none": units stay where they are,
+            all together, as `match_many` does; "c2m3" keeps float32 copies of all models in memory. "none": units stay where they are,
             and the plain mean is written.
         search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
             no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`

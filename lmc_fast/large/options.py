@@ -75,6 +75,8 @@ class Options:
             check_int("shard_size", self.shard_size, 1)
         if self.method == "none" and (self.align_only or self.freeze):
             raise ValueError("method='none' moves nothing: it goes with neither align_only nor freeze")
+        if self.method == "c2m3" and self.freeze:
+            raise ValueError("freeze does not go with method='c2m3', which moves all groups at once")
         if self.align_only:
             if count != 2 or self.lam is not None or self.weights is not None:
                 raise ValueError("align_only takes two models, and neither lam nor weights")

@@ -7,10 +7,11 @@ where the groups are: what a journal has, a run that goes on need not do again, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from ..matching.engine.descent import LEADING_SWEEPS, CoordinateDescent, Step
 from ..matching.engine.frank_wolfe import frank_wolfe
@@ -20,7 +21,7 @@ from ..symmetry.views import Leaf, Units
 from .journal import Choices, Journal, Place, choices_from, choices_to
 from .watch import Watch
 
-__all__ = ["SEARCHES", "Found", "Searcher"]
+__all__ = ["SEARCHES", "Found", "Searcher", "work_of"]
 
 SEARCHES = ("auto", "spectral", "coordinate_descent", "frank_wolfe")
 # Leading parts of all weights at once are held in so many bytes at most, unless they are asked for.
@@ -208,14 +209,7 @@ class Searcher:
         return self._work_of({name: self.descent.leaves[name] for name in self.descent.units[root]})
 
     def _work_of(self, leaves: Mapping[Units, Sequence[Leaf]]) -> float:
-        """Operations of the products that the gains of these leaves take."""
-        return float(
-            sum(
-                2 * math.prod(self.descent.a[leaf.parameter].shape) * self.descent.a[leaf.parameter].shape[leaf.axis]
-                for of in leaves.values()
-                for leaf in of
-            )
-        )
+        return work_of(self.descent.a, leaves)
 
     def _put(self, choices: Choices) -> None:
         roots = {self.descent.spec.root_of(name) for name in choices}
@@ -234,3 +228,14 @@ class Searcher:
 
     def _note(self, at: Place, found: Any) -> Any:
         return found if self.journal is None else self.journal.add([self.name, *at], found)
+
+
+def work_of(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> float:
+    """Operations of the products that the gains of these leaves take."""
+    return float(
+        sum(
+            2 * tensors[leaf.parameter].numel() * tensors[leaf.parameter].shape[leaf.axis]
+            for of in leaves.values()
+            for leaf in of
+        )
+    )

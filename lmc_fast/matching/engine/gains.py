@@ -18,7 +18,7 @@ from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
 from .columns import Columns, columns_of
-from .operands import Operands, Sums
+from .operands import Operands, Workspace
 from .sums import gain_times, matrix_times
 from .transfers import moved_between
 
@@ -126,6 +126,7 @@ class GainCache:
         index_of: the gathers of model b as they are at each call. An index that has changed is another tensor.
         room: entries of all gains that are kept; None: some of the largest group's size. With 0 every gain is a sum
             of its own, and the same whatever was asked for before.
+        workspace: where they are summed; None: in one of its own.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class GainCache:
         leaves: Mapping[Units, Sequence[Leaf]],
         index_of: IndexOf,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
@@ -142,7 +144,7 @@ class GainCache:
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
         self._calls = 0
-        self._operands, self._sums = Operands(), Sums(come_back=room == 0)
+        self._workspace = Workspace(come_back=room == 0) if workspace is None else workspace
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
         self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
 
@@ -151,6 +153,8 @@ class GainCache:
         uses = self._uses[group]
         if not uses:
             return None
+        if self._room == 0:
+            return self._up_to_date(group, range(len(uses)))
         if group not in self._columns:
             leaves, a, b = ([getattr(use, name) for use in uses] for name in ("leaf", "a", "b"))
             self._columns[group] = columns_of(leaves, a, b)
@@ -209,7 +213,7 @@ class GainCache:
         """The gain of leaves, one at least, all of the same units; not kept."""
         uses = [_use(leaf, self._a, self._b) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
-        return _added(terms, self._empty(uses), self._operands, True)
+        return _added(terms, self._empty(uses), self._workspace.operands, True)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -240,7 +244,7 @@ class GainCache:
 
     def take_back(self) -> None:
         """With ``room=0``: no gain that was given out is looked at any more, and memory of it serves for the next."""
-        self._sums.take_back()
+        self._workspace.sums.take_back()
 
     def forget(self, group: Units) -> None:
         """Drop a group's gain: the next one is summed anew."""
@@ -272,7 +276,7 @@ class GainCache:
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
-        return self._keep(plan, _added(plan.terms, plan.gain, self._operands, plan.is_new))
+        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new))
 
     def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
         for plan in plans:
@@ -310,7 +314,7 @@ class GainCache:
         dtype = torch.float32
         for use in uses:
             dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
-        return self._sums.empty(uses[0].count, dtype, uses[0].a.device)
+        return self._workspace.sums.empty(uses[0].count, dtype, uses[0].a.device)
 
     def _makes_room(self, entries: int) -> bool:
         free = self._room - sum(kept.gain.numel() for kept in self._kept.values())

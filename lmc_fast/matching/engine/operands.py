@@ -15,7 +15,7 @@ from torch import Tensor
 from ...ops.gain_matrix import Term
 from ...ops.laid_out import laid_out
 
-__all__ = ["Operands", "Sums"]
+__all__ = ["Operands", "Sums", "Workspace"]
 
 
 class Operands:
@@ -69,7 +69,8 @@ class Sums:
     def __init__(self, come_back: bool) -> None:
         self._come_back = come_back
         self._spare: Tensor | None = None
-        self._lent: list[Tensor] = []
+        # The largest of those that are out; the others go when nobody holds them.
+        self._lent: Tensor | None = None
 
     def empty(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[count, count] of anything."""
@@ -80,11 +81,23 @@ class Sums:
             self._spare = None
         else:
             held = torch.empty(count * count, dtype=dtype)
-        self._lent.append(held)
+        if self._lent is None or held.nbytes > self._lent.nbytes:
+            self._lent = held
         return held[: count * count].view(count, count)
 
     def take_back(self) -> None:
         """Nobody looks at what was given out any more."""
-        held = [*self._lent, *([] if self._spare is None else [self._spare])]
+        held = [one for one in (self._lent, self._spare) if one is not None]
         self._spare = max(held, key=lambda one: one.nbytes, default=None)
-        self._lent.clear()
+        self._lent = None
+
+
+class Workspace:
+    """Where gains are summed, by one search after another or by several that take turns.
+
+    Args:
+        come_back: as `Sums` takes it.
+    """
+
+    def __init__(self, come_back: bool) -> None:
+        self.operands, self.sums = Operands(), Sums(come_back)
