@@ -1,4 +1,4 @@
-"""What the build of the site does beside MkDocs: pages and docstrings hold no HTML, and `<a, b>` is what it looks like."""
+"""What the build of the site does beside MkDocs: pages and docstrings hold no HTML, so that `<a, b>` is shown."""
 
 from __future__ import annotations
 
