@@ -16,7 +16,7 @@ import lmc_fast as lmc
 from lmc_fast import Group, PermutationSpec, Segment, Transforms
 from lmc_fast.checkpoints.directories import ModelDirectory
 from lmc_fast.checkpoints.shards import shards_of
-from lmc_fast.large import inputs, matcher, plan_merge
+from lmc_fast.large import inputs, plan_merge
 from lmc_fast.matching.engine.turning import TurningDescent
 from lmc_fast.symmetry import Fold, Reader
 
@@ -124,7 +124,7 @@ def test_what_was_matched_is_not_matched_again(
             lmc.merge_checkpoints(*two, **options)
     # What was folded and found is in files.
     monkeypatch.setattr(TurningDescent, "settle", stop)
-    monkeypatch.setattr(matcher, "match_many", stop)
+    monkeypatch.setattr("lmc_fast.large.turned.match_many", stop)
     monkeypatch.setattr("lmc_fast.symmetry.PureForm.tensor", stop)
     lmc.merge_checkpoints(*two, **options, resume=True)
     assert models.contents(tmp_path / "out") == models.contents(whole)
