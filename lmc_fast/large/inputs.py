@@ -43,6 +43,9 @@ class Input:
         metadata: of a file's header.
         directory: where the library that made it was asked for its module.
         stored: where each tensor is, by its stored name; empty for a torch file, whose tensors are in `held`.
+        tied: names of tensors that are not stored, each with that of the same one that is.
+        untied: those of them that the output has as tensors of their own.
+        config_changed: whether the output's configuration says something else than the file.
     """
 
     path: Path
@@ -57,6 +60,8 @@ class Input:
     stored: Mapping[str, StoredTensor] = field(default_factory=dict)
     held: Mapping[str, Tensor] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
+    untied: Mapping[str, str] = field(default_factory=dict)
+    config_changed: bool = False
 
     def attach(self, scratch: Path | None = None) -> None:
         """Map the weights; `tensors` and `let_go` can be used then.
@@ -69,6 +74,8 @@ class Input:
         self.raw = raw
         self.tensors: dict[str, Tensor] = {}
         for number, each in enumerate(self.conversions):
+            if each.targets[0] in self.untied:
+                continue
             if each.is_plain:
                 self.tensors |= each.load(raw)
                 continue
@@ -80,8 +87,13 @@ class Input:
             self._mapped.append(put_together)
             self.tensors |= {name: put_together[name] for name in each.targets}
             self._mapped[0].let_go()
-        for name, other in self.tied.items():
+        for name, other in {**self.tied, **self.untied}.items():
             self.tensors[name] = self.tensors[other]
+
+    def read_instead(self, mapped: MappedTensors) -> None:
+        """Take some of the `tensors` from another file from now on."""
+        self._mapped.append(mapped)
+        self.tensors |= mapped
 
     def let_go(self) -> None:
         """Take what was read out of this process's memory."""
@@ -300,7 +312,7 @@ def spec_for(first: Input, spec: PermutationSpec | str | Path | None) -> Permuta
             )
         found = derive_spec(first.directory.module, first.directory.example_inputs)
         axes = {name: axes for name, axes in found.axes.items() if name in first.shapes}
-        return PermutationSpec(found.groups, axes).with_origin(found.origin).bind(first.shapes)
+        return PermutationSpec(found.groups, axes, folds=found.folds).with_origin(found.origin).bind(first.shapes)
     if isinstance(spec, PermutationSpec):
         return spec.bind(first.shapes)
     read = PermutationSpec.from_json(spec)

@@ -16,7 +16,7 @@ from ..matching.weight import check_freeze
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input
-from .options import Listener, MergeResult, Options, names_of
+from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import Plan, calibrated, plan_of
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
@@ -58,11 +58,15 @@ def merge_checkpoints(
             files: safetensors, the index of several, files of torch.save (which are read into memory). None is changed.
         out: the directory, or for files the safetensors file, to write. It comes to be by one rename when all is
             written: it is whole or not there.
-        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration.
+        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration, or
+            not needed, for "none".
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
-            all together, as `match_many` does, with gains of all pairs in memory.
+            all together, as `match_many` does; "c2m3" keeps float32 copies of all models in memory. "none": units stay
+            where they are, and the plain mean is written. With a spec of other groups than of permutations models are
+            put into pure form first (`fold_norms`), tied embeddings come out untied, and "wm" and "merge_many" turn one
+            tensor at a time; the elements and one gain of a group are in memory.
         search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
             no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
             takes them. No random start is made, and the result does not depend on threads.
@@ -99,21 +103,22 @@ def merge_checkpoints(
     device = check_device("device", device)
     out = Path(out)
     check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-    inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
-    bound.check_only_permutes("merge_checkpoints")
+    inputs, bound, notes = opened(paths, spec, method=method, key=key, trust_remote_code=trust_remote_code)
+    check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
-    needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+    needed = plan.written + sum(scratch_bytes(each, bound) for each in inputs)
     task = task_of("merge", inputs, bound, options, device, weights=shares)
     with begun(out, task, resume=resume, force=force, needed=needed) as staging:
         run = Run(inputs, bound, options, device, staging, listener)
+        matches: list[Matching] = []
         if method == "wm":
             matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
-        else:
+        elif method != "none":
             matches = run.matcher.matched_together(method)
-        moved = [None, *(match.permutations for match in matches)]
-        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
-        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
+        moved = [None, *(match.choice for match in matches)] if matches else [None] * len(inputs)
+        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0, is_finite=bool(matches))
+        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=False)}
         card = _card(inputs, shares, matches, options, bound)
         checksums = run.write(total, named, card, with_code=trust_remote_code)
     run.watch.end(out=str(out))
@@ -145,8 +150,10 @@ def plan_merge(
     paths = [model_a, model_b, *others]
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
-    inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
-    bound.check_only_permutes("plan_merge")
+    inputs, bound, _ = opened(
+        paths, spec, method=options.method, key=key, trust_remote_code=trust_remote_code, needs_weights=False
+    )
+    check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(
@@ -170,9 +177,13 @@ def _card(
     spec: PermutationSpec,
 ) -> str:
     names = [each.path.name for each in inputs]
+    how = "permuted" if spec.only_permutes else "permuted and turned"
     if options.align_only:
-        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units permuted to lie over {names[0]}'s."
+        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units {how} to lie over {names[0]}'s."
     else:
         title = " + ".join(names)
-        what = "The weighted mean of models whose units were laid over each other by permutation first."
-    return card_of(inputs, shares, [None, *matches], title=title, what=what, options=options.lines(spec))
+        what = f"The weighted mean of models whose units were {how} first, to lie over each other."
+        if not matches:
+            what = "The weighted mean of models, entry by entry."
+    told = [None, *matches] if matches else [None] * len(inputs)
+    return card_of(inputs, shares, told, title=title, what=what, options=options.lines(spec))

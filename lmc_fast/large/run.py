@@ -17,6 +17,7 @@ from .._files import write_text
 from .._version import __version__
 from ..matching import Matching
 from ..symmetry import PermutationSpec
+from .folding import fold, folded_bytes, is_untying, untie
 from .inputs import Input, check_alike, open_input, spec_for
 from .matcher import Matcher
 from .options import Listener, Options
@@ -34,12 +35,20 @@ def opened(
     paths: Sequence[str | Path],
     spec: PermutationSpec | str | Path | None,
     *,
+    method: str = "wm",
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
-    """Inputs that fit each other, the spec bound to them, and notes."""
+    """Inputs that fit each other, the spec bound to them, and notes.
+
+    Under `method` "none" there is nothing in the spec, and no module is asked for one.
+    """
+    if method == "none" and spec is not None:
+        raise ValueError("spec must be left out for method='none', which moves nothing")
     inputs: list[Input] = []
+    # What is tied is for a module to tell.
+    needs_module = method != "none" if spec is None else is_untying(spec)
     for number, path in enumerate(paths):
         check_type(f"model {letter(number)}", path, (str, Path), "a path")
         inputs.append(
@@ -47,23 +56,27 @@ def opened(
                 path,
                 letter(number),
                 like=inputs[0] if inputs else None,
-                needs_module=spec is None,
+                needs_module=needs_module,
                 needs_weights=needs_weights,
                 key=key,
                 trust_remote_code=trust_remote_code,
             )
         )
     notes = list(check_alike(inputs))
-    return inputs, spec_for(inputs[0], spec), notes
+    bound = PermutationSpec() if method == "none" else spec_for(inputs[0], spec)
+    for each in inputs:
+        untie(each, bound.folds)
+    return inputs, bound, notes
 
 
 def letter(number: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[number] if number < 26 else str(number)
 
 
-def scratch_bytes(each: Input) -> int:
-    """Bytes of what has to be put together before it can be read."""
-    return sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+def scratch_bytes(each: Input, spec: PermutationSpec) -> int:
+    """Bytes of what has to be put together, or folded, before it can be read."""
+    joined = sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+    return joined + folded_bytes(each, spec.folds)
 
 
 def task_of(
@@ -133,12 +146,15 @@ class Run:
             device=device,
             journal=staging.journal,
             watch=self.watch,
+            scratch=staging.scratch,
         )
         for each in inputs:
             each.attach(staging.scratch)
+            fold(each, spec.folds, staging.scratch)
         first = inputs[0]
         derived = derived_weights(first.tensors, first.tensors)
-        if derived:
+        # Where nothing moves, the mean of what they are computed from is as good as any.
+        if derived and spec.axes:
             raise ValueError(
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
@@ -171,7 +187,8 @@ class Run:
         sums = write_shards(out, parts, total, metadata, journal=journal, watch=self.watch)
 
         def write_more() -> None:
-            (out / MATCHES).mkdir(exist_ok=True)
+            if matches:
+                (out / MATCHES).mkdir(exist_ok=True)
             for label, match in matches.items():
                 # Without times: the same run gives the same bytes.
                 timeless = replace(match, seconds=0.0, history=tuple(replace(s, seconds=0.0) for s in match.history))

@@ -258,7 +258,7 @@ class _Work:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
-        choices = [between(found.choices[0], of_model) for of_model in found.choices]
+        choices = [choice_for(self.spec), *(between(found.choices[0], of_model) for of_model in found.choices[1:])]
         total, before, after = 0.0, np.zeros((count, count)), np.zeros((count, count))
         for (i, j), overlaps in self.overlaps.items():
             norms = sum(part.a + part.b for part in overlaps.values())

@@ -95,17 +95,32 @@ class Transforms(Mapping[str, Tensor]):
         return {name: element.clone() for name, element in self._elements.items()}
 
     @property
+    def total(self) -> int:
+        """Units in all groups together."""
+        return sum(self.spec.units(name) for name in self.spec.groups)
+
+    @property
+    def moved(self) -> int:
+        """Units whose element is not what leaves all as it is, with those of a map that mixes them, over all groups."""
+        count = 0
+        for name, group in self.spec.groups.items():
+            shape = self.spec.shape(name)
+            other = (self._elements[name] != KINDS[group.kind].identity(shape)).reshape(self.spec.units(name), -1)
+            count += int(other.any(1).sum())
+        return count
+
+    @property
     def summary(self) -> str:
         """How many groups of which kind there are, in words."""
         counts = Counter(group.kind for group in self.spec.groups.values())
         return f"{len(self)} groups: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
     def apply_to(self, parameter: str, tensor: Tensor) -> Tensor:
-        """A new tensor: `tensor` with every axis moved; same shape, dtype and device.
+        """A new tensor: `tensor` with every axis moved; same shape, dtype and device, contiguous.
 
         Products are summed in float64 for float64 and in float32 for all else, and rounded once an axis.
         """
-        return moved(self.spec, parameter, tensor, self._elements)
+        return moved(self.spec, parameter, tensor, self._elements).contiguous()
 
     @neutral
     def apply(self, model: ModelT) -> ModelT:

@@ -23,6 +23,7 @@ from .gains import GainCache
 from .layout import Layout
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
+from .operands import Workspace
 from .steps import Settled, Step
 from .transfers import Leaving, placed
 from .workers import SideBySide
@@ -50,7 +51,7 @@ class CoordinateDescent(Layout):
         frozen: groups that keep their choice.
         device: where gains are computed; None: where model a's tensors are.
         norms: ||.||^2 of each parameter in both models, where that is known already.
-        room: as `GainCache` takes it.
+        room, workspace: as `GainCache` takes them.
 
     Raises:
         ValueError: weights so large that their products overflow.
@@ -67,11 +68,12 @@ class CoordinateDescent(Layout):
         device: torch.device | None,
         norms: Mapping[str, Overlap] | None = None,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         super().__init__(spec, tensors_a, tensors_b, weights, frozen, device, norms)
         self.choices: Choices = start.choices
         self._identity: Choices = Permutations.identity(spec).choices
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
+        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}

@@ -54,8 +54,7 @@ class TurnedGains:
 
     def _whole(self, leaf: Leaf) -> Leaf:
         """The leaf, with all entries of a unit whose kind takes them together."""
-        inner = leaf.around[-1]
-        if KINDS[self.spec.groups[inner].kind].moves_whole:
+        if self._entries(leaf.around[-1]) == 1:
             return leaf
         return replace(leaf, tail=(0, leaf.levels[-1][3]))
 
