@@ -40,8 +40,7 @@ __all__ = ["RECIPES", "Bench", "register"]
 # What learns is judged by so many examples of the training part, which no model is trained on.
 JUDGING = 1000
 TRAINED = 7500
-CHUNKS = 24_576
-TEST_CHUNKS = 512
+CHUNKS, JUDGING_CHUNKS = 24_576, 128
 
 RECIPES = {
     "vit-ln": TransformerRecipe("vit-ln", 64, 3, passes=8, learning_rate=2e-3),
@@ -79,7 +78,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="M", help=str(METHODS))
     parser.add_argument("--pairs", type=int, default=6, help="pairs of trained models, of as few as do (default 6)")
     parser.add_argument("--steps", type=int, default=300, help="of learning (default 300)")
-    parser.add_argument("--batch", type=int, default=128, help="examples of a step (default 128)")
+    parser.add_argument(
+        "--batch", type=int, default=128, help="images of a step, and four times the texts (default 128)"
+    )
     parser.add_argument("--passes", type=int, help="of training over the data (default: the recipe's)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help=f"trained models (default {DEFAULT_CACHE})")
     parser.add_argument("--append", action="store_true", help="to the rows that the file has already")
@@ -147,9 +148,11 @@ class Bench:
     @classmethod
     def of(cls, kind: str, arguments: argparse.Namespace) -> Bench:
         """Train, or read, the models of a kind."""
-        recipe = RECIPES[kind]
+        recipe, batch = RECIPES[kind], arguments.batch
         if kind.startswith("lm"):
-            whole, judging = sources(CHUNKS + TEST_CHUNKS, TEST_CHUNKS), TEST_CHUNKS
+            whole, judging = sources(CHUNKS + JUDGING_CHUNKS), JUDGING_CHUNKS
+            # As many tokens as of images, a step.
+            batch = max(1, batch // 4)
         else:
             whole = load_dataset("digits" if arguments.data is None else arguments.data)
             judging = min(JUDGING, len(whole.train_inputs) // 8)
@@ -167,7 +170,7 @@ class Bench:
         cache = ModelCache(arguments.cache, print)
         return cls(
             kind,
-            Setting(data, judges, arguments.batch, {"steps": arguments.steps}),
+            Setting(data, judges, batch, {"steps": arguments.steps}),
             [cache.get(recipe, data, seed) for seed in range(count)],
             list(combinations(range(count), 2))[: arguments.pairs],
         )

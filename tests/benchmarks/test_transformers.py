@@ -20,7 +20,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         for kind, recipe in transformers.RECIPES.items()
     }
     monkeypatch.setattr(transformers, "RECIPES", recipes)
-    for name, value in (("TRAINED", 128), ("JUDGING", 32), ("CHUNKS", 64), ("TEST_CHUNKS", 8)):
+    for name, value in (("TRAINED", 128), ("JUDGING", 32), ("CHUNKS", 64), ("JUDGING_CHUNKS", 8)):
         monkeypatch.setattr(transformers, name, value)
     monkeypatch.setattr(transformers, "GOALS", dict.fromkeys(transformers.GOALS, (1.0, -1.0, 99.0)))
 
