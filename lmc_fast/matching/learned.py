@@ -23,6 +23,7 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
+from ..symmetry.bench import generators_kept
 from ..symmetry.kinds import KINDS
 from ..symmetry.transforms import Choice, choice_for
 from .activation import activation_matching
@@ -36,9 +37,9 @@ from .verification import ensure_verified
 from .weight import weight_matching
 
 __all__ = [
-    "JUDGING",
     "check_learning",
     "check_turns",
+    "first_of",
     "inner_points",
     "learned_matching",
     "start_of",
@@ -46,7 +47,7 @@ __all__ = [
     "tasks_of",
 ]
 
-POINTS = ("midpoint", "random", "grid")
+POINTS = ("excess", "midpoint", "random", "grid")
 STARTS = ("activations", "weights", "identity")
 # Of the batches, those that judge where no others are given.
 JUDGING = 4
@@ -65,7 +66,7 @@ def learned_matching(
     validation: Iterable[Any] | None = None,
     steps: int = 300,
     lr: float = 1e-2,
-    points: str = "midpoint",
+    points: str = "excess",
     lambdas: int = 9,
     checks: int = 10,
     patience: int = 5,
@@ -93,8 +94,9 @@ def learned_matching(
         validation: batches by whose loss along the path the best choice is kept; None: the first four of `batches`.
         steps: at most.
         lr: Adam's rate at the start; it falls to zero along a half cosine.
-        points: where on the line the loss of a step is taken: "midpoint", "random" (by `seed`), or "grid" (the points
-            that are judged, in random order).
+        points: where on the line the loss of a step is taken: "excess" (a point that is judged, drawn by how far it
+            lay above the line between the ends at the last look), "midpoint", "random" (any), or "grid" (the points
+            that are judged, in random order); by `seed`.
         lambdas: how many evenly spaced points inside the path are judged.
         checks: how often, the start apart.
         patience: end after so many looks in a row without a better one.
@@ -140,7 +142,7 @@ def learned_matching(
     check_numbers("model_b", tensors_b, spec.axes)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     (tensors_a, tensors_b), names = view.tensors, view.names
-    few = list(islice(iter(batches), JUDGING))
+    few = first_of(batches)
     task, judge = tasks_of(model_a, batches, few, validation, loss_fn, names, where, forward)
     verified = ensure_verified("learned_matching", model_a, spec, batches=batches, forward=forward, loss_fn=loss_fn)
     start = start_of(init, model_a, model_b, few, spec, forward, where)
@@ -173,6 +175,12 @@ def learned_matching(
         method=f"learned matching, {points} points",
         **verified._asdict(),
     )
+
+
+def first_of(batches: Iterable[Any]) -> list[Any]:
+    """The first batches, which start the search, and judge where no others are given."""
+    with generators_kept():
+        return list(islice(iter(batches), JUDGING))
 
 
 def inner_points(count: int) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ..symmetry import PermutationSpec
 from ..symmetry.transforms import Choice, between, choice_for
 from .engine.learning import Turning, train_turnings
 from .engine.task import LossFn, TaskLoss
-from .learned import JUDGING, check_learning, inner_points, start_of, sweeps_of_checks, tasks_of
+from .learned import check_learning, first_of, inner_points, start_of, sweeps_of_checks, tasks_of
 from .results.matching import Sweep
 from .verification import Verified, ensure_verified
 
@@ -39,7 +38,7 @@ class Learning:
         cls, method: str, rate: float | None, mixing: str | None, patience: int | None, steps: int, seed: int
     ) -> Learning:
         """What was given, and else the method's own."""
-        own = (1e-2, "midpoint", 5) if method == "learned" else (3e-3, "random", 3)
+        own = (1e-2, "excess", 5) if method == "learned" else (3e-3, "random", 3)
         found = cls(
             own[0] if rate is None else rate,
             own[1] if mixing is None else mixing,
@@ -76,7 +75,7 @@ class LearningTask:
     ) -> LearningTask:
         """For the reference, a module."""
         assert isinstance(model, nn.Module)
-        few = list(islice(iter(batches), JUDGING))
+        few = first_of(batches)
         task, judge = tasks_of(model, batches, few, validation, loss_fn, names, device, forward)
         return cls(model, task, judge, few, loss_fn, forward)
 

@@ -97,7 +97,7 @@ def match_many(
             count. None: what is the default there.
         mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
             (equal ones); None: "random". For "learned", where on the line between two models a step is taken: as
-            `points` of `learned_matching`, the lines in turn; None: "midpoint".
+            `points` of `learned_matching`, None: "excess".
         steps: for "learned", at most.
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.

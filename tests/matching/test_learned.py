@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ import lmc_fast as lmc
 from lmc_fast.experiments.transformers import Decoder, VisionTransformer, mean_loss, pure_form, rotation_spec
 from lmc_fast.matching import learned
 from lmc_fast.matching.engine import learning
-from lmc_fast.matching.engine.learning import Path, Turning, points_of
+from lmc_fast.matching.engine.learning import Check, Path, Points, Turning
 
 Batches = list[tuple[Tensor, Tensor]]
 CPU = torch.device("cpu")
@@ -69,7 +71,7 @@ def test_a_planted_turn_is_undone_as_far_as_the_loss_tells(kind: str) -> None:
     assert path_of(model, moved, batches) < 0.25 * before
     for inputs, _ in batches:
         assert torch.allclose(moved(inputs), model(inputs), atol=1e-4)
-    assert match.method == "learned matching, midpoint points"
+    assert match.method == "learned matching, excess points"
     # Rebuilt in float64, far nearer to orthogonal than float32 is.
     for name, group in spec.groups.items():
         if group.kind.startswith("orthogonal"):
@@ -77,7 +79,7 @@ def test_a_planted_turn_is_undone_as_far_as_the_loss_tells(kind: str) -> None:
             assert torch.allclose(turn @ turn.mT, torch.eye(turn.shape[-1], dtype=torch.float64), atol=1e-12)
 
 
-@pytest.mark.parametrize("points", ["midpoint", "random", "grid"])
+@pytest.mark.parametrize("points", ["excess", "midpoint", "random", "grid"])
 def test_same_seed_same_result_and_nothing_of_the_callers_changes(points: str) -> None:
     model, spec, batches = made("layernorm")
     other = perturbed(model, spec, 3, 0.8).apply(model)
@@ -105,6 +107,24 @@ def test_same_seed_same_result_and_nothing_of_the_callers_changes(points: str) -
         assert all(torch.equal(tensor, before[name]) for name, tensor in m.state_dict().items())
         assert all(p.grad is None for p in m.parameters())
     assert len(first.history) == 3 and math.isfinite(first.objective)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["inference_mode", "no_grad", "autocast"],
+)
+def test_the_callers_modes_change_nothing(mode: Callable[[], AbstractContextManager[object]]) -> None:
+    model, spec, batches = made("rmsnorm")
+    other = perturbed(model, spec, 3, 0.8).apply(model)
+
+    def found() -> lmc.Matching:
+        return lmc.learned_matching(model, other, batches, spec, loss_fn=mean_loss, init="identity", steps=2)
+
+    plain = found()
+    with mode():
+        again = found()
+    assert again.choice == plain.choice != lmc.Transforms.identity(spec)
 
 
 def test_the_gradient_of_a_step_is_that_of_differences() -> None:
@@ -170,7 +190,7 @@ def test_the_best_by_the_whole_path_is_kept_and_patience_ends_it(monkeypatch: py
         choice = self.between.turnings[0].choice()
         assert isinstance(choice, lmc.Transforms)
         seen.append(choice)
-        return learning.Check(step, (next(told),), (0.0,), 0.0)
+        return learning.Check(step, ((next(told),),), 0.0)
 
     monkeypatch.setattr(learning._Judge, "__call__", look)
     match = lmc.learned_matching(
@@ -197,8 +217,8 @@ def test_steps_are_taken_where_they_should_be() -> None:
     paths = [Path(0, 1, (0.25, 0.75)), Path(0, 2, (0.25, 0.75)), Path(1, 2, (0.25, 0.75))]
 
     def shares(points: str, count: int) -> list[list[float]]:
-        drawn = points_of(points, paths, 3, 0)
-        return [next(drawn) for _ in range(count)]
+        drawn = Points(points, paths, 3, 0)
+        return [drawn.draw() for _ in range(count)]
 
     rounds = [shares("midpoint", 60)[k : k + 3] for k in range(0, 60, 3)]
     assert all(sorted(each) == [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]] for each in rounds)
@@ -209,6 +229,21 @@ def test_steps_are_taken_where_they_should_be() -> None:
     drawn = shares("random", 60)
     assert all(sum(row) == pytest.approx(1.0) and row.count(0.0) == 1 for row in drawn)
     assert len({tuple(share > 0 for share in row) for row in drawn}) == 3
+
+
+def test_steps_go_where_the_judge_saw_the_loss_above_the_line() -> None:
+    paths = [Path(0, 1, (0.25, 0.5, 0.75)), Path(0, 2, (0.25, 0.5, 0.75))]
+    points = Points("excess", paths, 3, 0)
+    points.see(Check(0, ((0.0, -1.0, 0.3), (0.9, 0.0, 0.0)), 0.0))
+    drawn = [points.draw() for _ in range(600)]
+    counts = {str(row): drawn.count(row) for row in drawn}
+    # A sixth of 1.2 is the mean: a fifth of that, 0.04, is added to each of six weights.
+    assert counts[str([0.75, 0.0, 0.25])] == pytest.approx(600 * 0.94 / 1.44, rel=0.15)
+    assert counts[str([0.25, 0.75, 0.0])] == pytest.approx(600 * 0.34 / 1.44, rel=0.25)
+    assert len(counts) == 6
+    # Without any excess no point is left out.
+    points.see(Check(1, ((-1.0, -1.0, -1.0), (-1.0, -1.0, -1.0)), 0.0))
+    assert len({str(points.draw()) for _ in range(100)}) == 6
 
 
 def test_progress_is_told() -> None:
@@ -238,7 +273,11 @@ class TestErrors:
             ({"patience": 0}, ValueError, "patience must be"),
             ({"lr": 0.0}, ValueError, r"lr must be above 0, got 0\.0"),
             ({"tolerance": math.nan}, ValueError, "tolerance must be"),
-            ({"points": "ends"}, ValueError, "points must be one of 'midpoint', 'random', 'grid', got 'ends'"),
+            (
+                {"points": "ends"},
+                ValueError,
+                "points must be one of 'excess', 'midpoint', 'random', 'grid', got 'ends'",
+            ),
             ({"seed": -1}, ValueError, "seed must be"),
             ({"init": "best"}, ValueError, "init must be one of 'activations', 'weights', 'identity', Transforms"),
             ({"init": 3}, TypeError, "init must be a name, Transforms or a Matching, got"),

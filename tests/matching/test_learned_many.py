@@ -41,7 +41,7 @@ def test_all_lines_become_lower_and_the_reference_stays() -> None:
     for model, other in zip(models, moved, strict=True):
         for inputs, _ in batches:
             assert torch.allclose(model(inputs), other(inputs), atol=1e-4)
-    assert many.method == "learned, midpoint"
+    assert many.method == "learned, excess"
     # The best look is the one that is kept.
     best = max(look.objective for look in many.history)
     assert -best == pytest.approx(sum(after) / 3, rel=1e-3, abs=1e-6)
@@ -98,7 +98,7 @@ def test_starts_are_activations_unless_others_are_asked_for(monkeypatch: pytest.
     ("options", "error", "message"),
     [
         ({"batches": None}, ValueError, "batches must be given for method='learned'"),
-        ({"mixing": "ends"}, ValueError, "points must be one of 'midpoint'"),
+        ({"mixing": "ends"}, ValueError, "points must be one of 'excess', 'midpoint'"),
         ({"steps": 0}, ValueError, "steps must be"),
         ({"patience": 0}, ValueError, "patience must be"),
         ({"method": "merge_many", "batches": None, "init": "activations"}, ValueError, "init='activations' must come"),

@@ -19,7 +19,10 @@ from ...symmetry.spec import PermutationSpec
 from ...symmetry.transforms import Choice, choice_for, moved
 from .task import TaskLoss
 
-__all__ = ["Check", "Path", "Turning", "points_of", "train_turnings"]
+__all__ = ["Check", "Path", "Points", "Turning", "paths_between", "train_turnings"]
+
+# Of the mean excess of a path's points, what each is drawn by in addition to its own; and where there is none.
+SEEN, TINY = 0.2, 1e-12
 
 
 class Turning:
@@ -122,21 +125,18 @@ class Check:
 
     Attributes:
         step: after how many steps.
-        barriers: of each path, the largest excess of the loss at its inner points over the line between its ends;
-            below 0 where all are better than that.
-        losses: of each path, the mean loss of its inner points.
+        excess: of each path, by how much the loss at its inner points lies above the line between its ends.
         seconds: since the last one.
     """
 
     step: int
-    barriers: tuple[float, ...]
-    losses: tuple[float, ...]
+    excess: tuple[tuple[float, ...], ...]
     seconds: float
 
     @property
     def barrier(self) -> float:
-        """The mean over the paths."""
-        return math.fsum(self.barriers) / len(self.barriers)
+        """The largest excess of each path, the mean over these; below 0 where all points are better than the line."""
+        return math.fsum(max(of_path) for of_path in self.excess) / len(self.excess)
 
 
 def paths_between(models: int, lambdas: Sequence[float]) -> list[Path]:
@@ -144,26 +144,47 @@ def paths_between(models: int, lambdas: Sequence[float]) -> list[Path]:
     return [Path(i, j, tuple(lambdas)) for i, j in combinations(range(models), 2)]
 
 
-def points_of(points: str, paths: Sequence[Path], models: int, seed: int) -> Iterator[list[float]]:
-    """Shares of every model for one step after another.
+class Points:
+    """Where steps are taken: shares of every model, for one after another.
 
     Args:
-        points: "midpoint" (of every path), "random" (a random point of a random path) or "grid" (the inner points of
-            every path). Those that are all gone through are in an order that is drawn anew every time: batches come in
-            theirs, and no path is to see some of them alone.
+        how: "excess" (an inner point of a path, drawn by how far it lay above the line between the ends when the judge
+            last looked), "midpoint" (of every path), "random" (a random point of a random path) or "grid" (the inner
+            points of every path). Those that are all gone through are in an order that is drawn anew every time:
+            batches come in theirs, and no path is to see some of them alone.
+        paths: between the models.
+        models: how many.
+        seed: of what is drawn.
     """
-    generator = torch.Generator().manual_seed(seed)
 
-    def drawn(count: int) -> int:
-        return int(torch.randint(count, (), generator=generator))
+    def __init__(self, how: str, paths: Sequence[Path], models: int, seed: int) -> None:
+        self.how, self.paths, self.models = how, paths, models
+        self.generator = torch.Generator().manual_seed(seed)
+        lambdas = [(0.5,) if how == "midpoint" else path.lambdas for path in paths]
+        self.grid = [(path, lam) for path, of_path in zip(paths, lambdas, strict=True) for lam in of_path]
+        self.weights = torch.ones(len(self.grid), dtype=torch.float64)
+        self.order: list[int] = []
 
-    while points == "random":
-        path = paths[drawn(len(paths))]
-        yield path.shares(models, float(torch.rand((), generator=generator, dtype=torch.float64)))
-    while True:
-        grid = [(path, lam) for path in paths for lam in ((0.5,) if points == "midpoint" else path.lambdas)]
-        for place in torch.randperm(len(grid), generator=generator).tolist():
-            yield grid[place][0].shares(models, grid[place][1])
+    def see(self, check: Check) -> None:
+        """What the judge saw, for the steps from now on."""
+        if self.how == "excess":
+            excess = torch.tensor([value for of_path in check.excess for value in of_path], dtype=torch.float64)
+            # Points that are low are not to rise unseen.
+            self.weights = excess.clamp(min=0.0) + SEEN * excess.clamp(min=0.0).mean() + TINY
+
+    def draw(self) -> list[float]:
+        """Shares for the next step."""
+        if self.how == "random":
+            path = self.paths[int(torch.randint(len(self.paths), (), generator=self.generator))]
+            return path.shares(self.models, float(torch.rand((), generator=self.generator, dtype=torch.float64)))
+        if self.how == "excess":
+            place = int(torch.multinomial(self.weights, 1, generator=self.generator))
+        else:
+            if not self.order:
+                self.order = torch.randperm(len(self.grid), generator=self.generator).tolist()
+            place = self.order.pop(0)
+        path, lam = self.grid[place]
+        return path.shares(self.models, lam)
 
 
 class _Between:
@@ -232,17 +253,19 @@ def train_turnings(
     look = _Judge(judge, between, paths)
     history = [look(0)]
     best, choices, waited = history[0], [turning.choice() for turning in turnings], 0
-    shares_of, batches = points_of(points, paths, models, seed), _again(task.once)
+    where, batches = Points(points, paths, models, seed), _again(task.once)
+    where.see(best)
     looks = {round(steps * (k + 1) / checks) for k in range(checks)}
     ended = best.barrier <= tolerance
     with tracking(progress, "learning", steps) as advance:
         for step in range(1, steps + 1):
             if ended:
                 break
-            loss = _step(task, between, next(shares_of), next(batches), optimizer)
+            loss = _step(task, between, where.draw(), next(batches), optimizer)
             schedule.step()
             if step in looks:
                 history.append(look(step))
+                where.see(history[-1])
                 waited += 1
                 if history[-1].barrier < best.barrier:
                     best, choices, waited = history[-1], [turning.choice() for turning in turnings], 0
@@ -294,16 +317,14 @@ class _Judge:
 
         if self.ends is None:
             self.ends = [loss_at([float(m == k) for m in range(models)]) for k in range(models)]
-        barriers, means = [], []
+        excess = []
         for path in self.paths:
-            losses = [loss_at(path.shares(models, lam)) for lam in path.lambdas]
             first, second = self.ends[path.first], self.ends[path.second]
-            barriers.append(
-                max(loss - ((1 - lam) * first + lam * second) for loss, lam in zip(losses, path.lambdas, strict=True))
+            excess.append(
+                tuple(loss_at(path.shares(models, lam)) - ((1 - lam) * first + lam * second) for lam in path.lambdas)
             )
-            means.append(math.fsum(losses) / len(losses))
         now = time.perf_counter()
-        check = Check(step, tuple(barriers), tuple(means), now - self.began)
+        check = Check(step, tuple(excess), now - self.began)
         self.began = now
         return check
 
