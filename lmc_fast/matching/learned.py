@@ -85,7 +85,8 @@ def learned_matching(
         model_b: a module or a state dict of the same architecture, in pure form too; not changed.
         batches: (inputs, targets) pairs, gone through again and again, one step each. `_batches` tells what else a
             batch may be.
-        spec: what may be turned and permuted (`derive_spec` finds it with ``rotations=True``); bound to the models here.
+        spec: what may be turned and permuted (`derive_spec` finds it with ``rotations=True``); bound to the models
+            here.
         loss_fn, forward: as of `straight_through_matching`.
         init: where to start: at what activation matching finds on the first batches ("activations"), at what weight
             matching finds ("weights"), at the models as they are ("identity"), or at these Transforms, or Matching.
