@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._models import counted_names, equal_names
@@ -21,9 +20,11 @@ from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from .inputs import Input
-from .journal import Journal, choices_from, choices_to
+from .journal import Record, choices_from, choices_to
 from .memory import give_back
-from .search import Searcher
+from .search import Searcher, needs_all
+from .shares import Shares
+from .team import Team
 from .watch import Watch
 
 __all__ = ["Matcher"]
@@ -36,7 +37,8 @@ class Matcher:
         inputs: attached; the first is the one that stays.
         spec: bound to them.
         search, freeze, max_sweeps: as `merge_checkpoints` takes them.
-        device: where gains are computed; None: the CPU.
+        shares: which tensors go together, and who has them.
+        team: who works on it, and where gains are computed.
         journal: what has been done before, and where to note what is done.
         watch: is told of what is done.
     """
@@ -49,13 +51,14 @@ class Matcher:
         search: str,
         freeze: Sequence[str],
         max_sweeps: int,
-        device: torch.device | None,
-        journal: Journal,
+        shares: Shares,
+        team: Team,
+        journal: Record,
         watch: Watch,
     ) -> None:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
-        self.device, self.journal, self.watch = device, journal, watch
+        self.shares, self.team, self.journal, self.watch = shares, team, journal, watch
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -73,14 +76,15 @@ class Matcher:
         part, names = self.part(m)
         overlaps = self._overlaps(m, part, names)
         inner = sum(each.dot for each in overlaps.values())
+        a, b = self._placed(part, names)
         descent = CoordinateDescent(
             part.spec,
-            part.tensors_a,
-            part.tensors_b,
+            a,
+            b,
             dict.fromkeys(names, 1.0),
             Permutations.identity(part.spec),
             self.freeze,
-            self.device,
+            None,
             overlaps,
             room=0,
         )
@@ -92,6 +96,8 @@ class Matcher:
             journal=self.journal,
             name=f"match {self.inputs[m].label}",
             watch=self.watch,
+            shares=self.shares,
+            team=self.team,
             let_go=self._let_go,
         ).run()
         moved, identity = Permutations(part.spec, found.choices), Permutations.identity(part.spec)
@@ -115,18 +121,24 @@ class Matcher:
         done = self.journal.get(["norms", label])
         if done is None:
             self.watch.begin("reading", model=str(self.inputs[m].path))
-            self.watch.expect(read=sum(2 * part.tensors_a[name].nbytes for name in names))
-            done = {}
+            whole = sum(part.tensors_a[name].nbytes + part.tensors_b[name].nbytes for name in names)
+            self.watch.expect(read=whole)
+            mine = {}
             for name in names:
+                if self.shares.rank_of(name) != self.team.rank:
+                    continue
                 a, b = part.tensors_a[name], part.tensors_b[name]
                 found = overlap(a, b)
                 if not math.isfinite(found.a) or not math.isfinite(found.b):
                     for each, tensors in ((self.inputs[0], part.tensors_a), (self.inputs[m], part.tensors_b)):
                         check_finite_weights(f"model {str(each.path)!r}", tensors, [name])
-                done[name] = list(found)
+                mine[name] = list(found)
                 self._let_go()
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
-            self.journal.add(["norms", label], done)
+                whole -= a.nbytes + b.nbytes
+            done = {name: each for some in self.team.gathered(mine) for name, each in some.items()}
+            self.watch.did("read", whole)
+            self.journal.add(["norms", label], {name: done[name] for name in names})
         return {name: Overlap(*done[name]) for name in names}
 
     def matched_together(self, method: str) -> list[Matching]:
@@ -137,24 +149,25 @@ class Matcher:
         done = self.journal.get(["match all"])
         if done is None:
             self.watch.begin("matching all models")
-            many = match_many(
-                tensors,
-                spec,
-                method=method,
-                max_sweeps=self.max_sweeps,
-                device=self.device,
-            )
-            done = self.journal.add(
-                ["match all"],
-                {
+
+            def together() -> dict[str, Any]:
+                many = match_many(
+                    tensors,
+                    spec,
+                    method=method,
+                    max_sweeps=self.max_sweeps,
+                    device=self.team.device,
+                )
+                return {
                     "choices": [choices_to(each.choices) for each in many.permutations],
                     "before": many.l2_before[0].tolist(),
                     "after": many.l2_after[0].tolist(),
                     "objective": many.objective,
                     "converged": many.converged,
                     "method": many.method,
-                },
-            )
+                }
+
+            done = self.journal.add(["match all"], self.team.told(together))
         return [
             Matching(
                 permutations=Permutations(self.spec, choices_from(done["choices"][m])),
@@ -169,6 +182,23 @@ class Matcher:
             )
             for m in range(1, len(self.inputs))
         ]
+
+    def _placed(self, part: MatchedPart, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both models' tensors, those that this rank computes gains of on its device."""
+        device = self.team.device
+        if device is None:
+            return part.tensors_a, part.tensors_b
+        alone = self.team.is_first and needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names})
+
+        def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: tensors[name].to(device)
+                if alone or self.shares.rank_of(name) == self.team.rank
+                else tensors[name]
+                for name in names
+            }
+
+        return placed(part.tensors_a), placed(part.tensors_b)
 
     def _let_go(self) -> None:
         give_back()

@@ -18,6 +18,7 @@ from .card import card_of
 from .inputs import Input
 from .options import Listener, MergeResult, Options, names_of
 from .plan import Plan, calibrated, plan_of
+from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
 from .writing import Sum, layout_of
@@ -98,23 +99,24 @@ def merge_checkpoints(
     check_type("out", out, (str, Path), "a path")
     device = check_device("device", device)
     out = Path(out)
-    check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-    inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
-    check_freeze(options.freeze, bound)
-    plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
-    needed = plan.written + sum(scratch_bytes(each) for each in inputs)
-    task = task_of("merge", inputs, bound, options, device, weights=shares)
-    with begun(out, task, resume=resume, force=force, needed=needed) as staging:
-        run = Run(inputs, bound, options, device, staging, listener)
-        if method == "wm":
-            matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
-        else:
-            matches = run.matcher.matched_together(method)
-        moved = [None, *(match.permutations for match in matches)]
-        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
-        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
-        card = _card(inputs, shares, matches, options, bound)
-        checksums = run.write(total, named, card, with_code=trust_remote_code)
+    with joined(device) as team:
+        check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
+        inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
+        check_freeze(options.freeze, bound)
+        plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
+        needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+        task = task_of("merge", inputs, bound, options, device, weights=shares)
+        with begun(out, task, team, resume=resume, force=force, needed=needed) as staging:
+            run = Run(inputs, bound, options, team, staging, listener)
+            if method == "wm":
+                matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
+            else:
+                matches = run.matcher.matched_together(method)
+            moved = [None, *(match.permutations for match in matches)]
+            total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
+            named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
+            card = _card(inputs, shares, matches, options, bound)
+            checksums = run.write(total, named, card, with_code=trust_remote_code)
     run.watch.end(out=str(out))
     return MergeResult(out, tuple(matches), tuple(notes), checksums, time.perf_counter() - began)
 

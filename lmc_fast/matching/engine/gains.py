@@ -202,7 +202,7 @@ class GainCache:
 
     def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves, one at least, all of the same units; not kept."""
-        uses = [_use(leaf, self._a, self._b) for leaf in leaves]
+        uses = [self.use_of(leaf) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
         return _added(terms, _zeros(uses))
 
@@ -232,6 +232,14 @@ class GainCache:
     def uses(self, group: Units) -> Sequence[Use]:
         """Where the group's own entries are."""
         return self._uses[group]
+
+    def use_of(self, leaf: Leaf) -> Use:
+        """Where a leaf's entries are in both models."""
+        return _use(leaf, self._a, self._b)
+
+    def dtype_of(self, leaves: Iterable[Leaf]) -> torch.dtype:
+        """The dtype of the gain of leaves."""
+        return _dtype_of(map(self.use_of, leaves))
 
     def forget(self, group: Units) -> None:
         """Drop a group's gain: the next one is summed anew."""
@@ -389,10 +397,14 @@ def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
 
 def _zeros(uses: Sequence[Use]) -> Tensor:
     """A gain of nothing, in the dtype that sums over all these uses take."""
+    return torch.zeros(uses[0].count, uses[0].count, dtype=_dtype_of(uses), device=uses[0].a.device)
+
+
+def _dtype_of(uses: Iterable[Use]) -> torch.dtype:
     dtype = torch.float32
     for use in uses:
         dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
-    return torch.zeros(uses[0].count, uses[0].count, dtype=dtype, device=uses[0].a.device)
+    return dtype
 
 
 def _at_once(tensor: Tensor) -> bool:
