@@ -103,7 +103,7 @@ def merge_checkpoints(
         check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
         inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
         check_freeze(options.freeze, bound)
-        plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
+        plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, left_out=inputs[0].tied)
         needed = plan.written + sum(scratch_bytes(each) for each in inputs)
         task = task_of("merge", inputs, bound, options, device, weights=shares)
         with begun(out, task, team, resume=resume, force=force, needed=needed) as staging:
@@ -159,6 +159,7 @@ def plan_merge(
         shards=len(layout_of(inputs[0], total, options.shard_size)),
         rates=calibrated() if calibrate else None,
         ranks=ranks,
+        left_out=inputs[0].tied,
     )
 
 

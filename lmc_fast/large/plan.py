@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from .._models import accumulate_dtype
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
+from .shares import Shares, parts_of, shared_out, tree
 from .watch import Rates, Work
 
 __all__ = ["GroupPlan", "Plan", "RankPlan", "calibrated", "plan_of"]
@@ -21,6 +22,10 @@ __all__ = ["GroupPlan", "Plan", "RankPlan", "calibrated", "plan_of"]
 SWEEPS = 2
 # A process of torch before it has done anything, about.
 BASE_BYTES = 300 << 20
+# Bytes of an entry of a partial gain, as ranks send it.
+WHOLE_BYTES = 8
+# Ranks up to so many have a line each.
+MOST_LINES = 16
 # Bytes of an operand's two pieces, by columns (see matching.engine.gains).
 COLUMNS, PIECE = 512, 1 << 18
 
@@ -33,6 +38,7 @@ class GroupPlan:
         name: of the root.
         units: of each group of the tree, in all units of its owners.
         tensors: that it shows up in.
+        parts: how many parts these lie in (see `shares`).
         read: bytes of these, of both models.
         operations: of the products that its gains take.
         memory: bytes of its gains, operands and assignments.
@@ -41,28 +47,80 @@ class GroupPlan:
     name: str
     units: Mapping[str, int]
     tensors: tuple[str, ...]
+    parts: int
     read: int
     operations: float
     memory: int
+
+    @property
+    def gain(self) -> int:
+        """Entries of the gains of all its units."""
+        return sum(units**2 for units in self.units.values())
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What one process of several does: parameters by bytes, and what is exchanged in a sweep.
+    """What each process of several does: tensors by bytes and by group, and what is exchanged in a sweep.
 
     Attributes:
-        ranks: how many processes.
-        read: the most bytes that one of them reads, of all models.
-        operations: the most that one of them does in a sweep.
-        traffic: the most bytes of partial gains that one of them sends in a sweep.
-        memory: of one of them.
+        owner: for each tensor the rank that has it.
+        groups_apart: root groups whose tensors are all on one rank, which solves them and sends no gain.
+        read: by rank, the bytes of its tensors, of all models.
+        operations: by rank, of the products that it takes in a sweep over all groups.
+        sent, received: by rank, bytes of partial gains in a sweep over all groups.
+        choices: bytes that all ranks are told in a sweep in which every group moves.
+        memory: by rank, the process's own at its largest.
     """
 
-    ranks: int
-    read: int
-    operations: float
-    traffic: int
-    memory: int
+    owner: Mapping[str, int]
+    groups_apart: int
+    read: tuple[int, ...]
+    operations: tuple[float, ...]
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+    choices: int
+    memory: tuple[int, ...]
+
+    @property
+    def ranks(self) -> int:
+        """How many processes."""
+        return len(self.read)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of partial gains that go from process to process in a sweep over all groups."""
+        return sum(self.sent)
+
+    def lines(self, groups: int) -> list[str]:
+        """What is printed of it, of so many root groups."""
+        tensors = [0] * self.ranks
+        for rank in self.owner.values():
+            tensors[rank] += 1
+        rows: list[tuple[str, Sequence[float]]] = [
+            (str(rank), (tensors[rank], *(column[rank] for column in self._columns()))) for rank in range(self.ranks)
+        ]
+        if self.ranks > MOST_LINES:
+            columns = [tensors, *self._columns()]
+            rows = [
+                (name, [of(column) for column in columns])
+                for name, of in (("least", min), ("mean", lambda c: sum(c) / len(c)), ("most", max))
+            ]
+        found = [
+            f"on {self.ranks} ranks, in a sweep over all groups: {self.groups_apart} groups are solved where all their "
+            f"tensors are, {groups - self.groups_apart} from partial gains of several ranks, "
+            f"{_bytes(self.traffic)} of these in all",
+            "",
+            f"{'rank':<6} {'tensors':>7} {'reads':>9} {'products':>10} {'sends':>9} {'receives':>9} {'memory':>9}",
+        ]
+        for name, (held, read, operations, sent, received, memory) in rows:
+            found.append(
+                f"{name:<6} {held:>7.0f} {_bytes(read):>9} {_short(operations) + 'FLOP':>10} {_bytes(sent):>9} "
+                f"{_bytes(received):>9} {_bytes(memory):>9}"
+            )
+        return [*found, "", f"each rank is told {_bytes(self.choices)} of choices, where every group moves"]
+
+    def _columns(self) -> tuple[Sequence[float], ...]:
+        return self.read, self.operations, self.sent, self.received, self.memory
 
 
 @dataclass(frozen=True)
@@ -124,11 +182,7 @@ class Plan:
             f"{_bytes(int(self.rates.read))}/s",
         ]
         if self.ranks is not None:
-            r = self.ranks
-            lines.append(
-                f"on {r.ranks} ranks, each at most: reads {_bytes(r.read)}, {_short(r.operations)}FLOP and "
-                f"{_bytes(r.traffic)} of partial gains a sweep, own memory {_bytes(r.memory)}"
-            )
+            lines += ["", *self.ranks.lines(len(self.groups))]
         return "\n".join(lines)
 
 
@@ -143,6 +197,7 @@ def plan_of(
     shards: int = 1,
     rates: Rates | None = None,
     ranks: int = 1,
+    left_out: Collection[str] = (),
 ) -> Plan:
     """Plan a run.
 
@@ -156,12 +211,14 @@ def plan_of(
         shards: how many files are written.
         rates: of the machine; None: assumed ones.
         ranks: processes to share it out over.
+        left_out: names of `shapes` that are other names of tensors.
     """
     rates = Rates() if rates is None else rates
     size = sum(tensor.nbytes for tensor in shapes.values())
     sizes = tuple([size] * models if nbytes is None else nbytes)
+    shares = shared_out(parts_of(spec, shapes, left_out), shapes, ranks)
     groups = tuple(
-        _group(spec, root, shapes)
+        _group(spec, root, {name: tensor for name, tensor in shapes.items() if name not in left_out}, shares)
         for root in spec.roots
         if not set(freeze) >= {name for name in spec.groups if spec.root_of(name) == root}
     )
@@ -189,11 +246,11 @@ def plan_of(
         memory=memory,
         rates=rates,
         seconds=work.seconds(rates),
-        ranks=None if ranks == 1 else _shared(groups, shapes, models, ranks),
+        ranks=None if ranks == 1 else _shared(groups, shares, models, ranks),
     )
 
 
-def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor]) -> GroupPlan:
+def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], shares: Shares) -> GroupPlan:
     tree = [name for name in spec.groups if spec.root_of(name) == root]
     found = list(leaves(spec, root))
     found = [leaf for leaf in found if leaf.parameter in shapes and shapes[leaf.parameter].is_floating_point()]
@@ -209,12 +266,14 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor]) -> Gr
         columns = max(COLUMNS, PIECE // max(1, units))
         operands = max(operands, 2 * units * min(entries, columns) * width)
     tensors = tuple(dict.fromkeys(leaf.parameter for leaf in found))
-    # A gain, and beside it the solver's copies of rows and its lists of candidates.
-    memory = sum(4 * units * units for units in gains.values()) + operands
+    parts = len({shares.part_of[name] for name in tensors})
+    # A gain, and beside it the sum over parts in whole numbers, where there are several.
+    memory = sum((4 if parts < 2 else 12) * units * units for units in gains.values()) + operands
     return GroupPlan(
         root,
         {name: spec.units(name) for name in tree},
         tensors,
+        parts,
         2 * sum(shapes[name].nbytes for name in tensors),
         operations,
         memory,
@@ -233,25 +292,36 @@ def _extent(leaf: Leaf, tensor: Tensor) -> tuple[int, int]:
     return units, part * (tensor.numel() // max(1, tensor.shape[leaf.axis]))
 
 
-def _shared(groups: Sequence[GroupPlan], shapes: Mapping[str, Tensor], models: int, ranks: int) -> RankPlan:
-    """Tensors go to the rank that has the fewest bytes so far, the largest first; gains are summed where they are."""
-    held = [0] * ranks
-    owner: dict[str, int] = {}
-    for name in sorted(shapes, key=lambda name: (-shapes[name].nbytes, name)):
-        rank = held.index(min(held))
-        owner[name] = rank
-        held[rank] += shapes[name].nbytes
-    done, sent = [0.0] * ranks, [0] * ranks
+def _shared(groups: Sequence[GroupPlan], shares: Shares, models: int, ranks: int) -> RankPlan:
+    """How a run is shared out: what each rank does with the parts that it has."""
+    read, memory = [0] * ranks, [BASE_BYTES] * ranks
+    done, sent, received = [0.0] * ranks, [0] * ranks, [0] * ranks
+    apart = 0
+    for name, size in shares.nbytes.items():
+        read[shares.rank_of(name)] += models * size
     for group in groups:
-        size = sum(shapes[name].numel() for name in group.tensors) or 1
-        ranks_of = {owner[name] for name in group.tensors}
-        gain = sum(4 * units * units for units in group.units.values())
+        size = sum(shares.nbytes[name] for name in group.tensors) or 1
         for name in group.tensors:
-            done[owner[name]] += group.operations * shapes[name].numel() / size
-        for rank in ranks_of if len(ranks_of) > 1 else ():
-            sent[rank] += gain
-    memory = BASE_BYTES + max((group.memory for group in groups), default=0)
-    return RankPlan(ranks, models * max(held), max(done), max(sent), memory)
+            done[shares.rank_of(name)] += group.operations * shares.nbytes[name] / size
+        home, *others = shares.ranks_of(group.tensors) or [0]
+        apart += not others
+        for rank in (home, *others):
+            memory[rank] = max(memory[rank], BASE_BYTES + group.memory)
+            below, above = tree(home, others, rank)
+            received[rank] += len(below) * WHOLE_BYTES * group.gain
+            sent[rank] += 0 if above is None else WHOLE_BYTES * group.gain
+    # As text of 6 bits a letter.
+    choices = sum(-(-16 * units // 3) for group in groups for units in group.units.values())
+    return RankPlan(
+        {name: shares.rank_of(name) for name in shares.nbytes},
+        apart,
+        tuple(read),
+        tuple(done),
+        tuple(sent),
+        tuple(received),
+        choices,
+        tuple(memory),
+    )
 
 
 def calibrated(*, seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:
@@ -292,7 +362,7 @@ def _short(number: float) -> str:
     return f"{number:.3g} "
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     size = float(count)
     for name in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:

@@ -24,6 +24,7 @@ from .._files import this_process
 from .._signals import explain
 from .faults import Fault, error_of, fault_of, sentence_of
 from .pulse import SILENCE, Pulse
+from .shares import tree
 from .team import Team
 
 # What a build without them lacks, and what it does not say that it has.
@@ -381,25 +382,6 @@ class Ranks(Team):
         while self._pulse.fault is None and time.monotonic() < until:
             time.sleep(LONGEST)
         return self._pulse.fault
-
-
-def tree(home: int, ranks: Sequence[int], rank: int) -> tuple[list[int], int | None]:
-    """From which ranks one of a binomial tree gets something, and to which it sends that; None at its root.
-
-    Args:
-        home: the root.
-        ranks: the others (and it).
-        rank: one of these.
-    """
-    members = [home, *(other for other in sorted(set(ranks)) if other != home)]
-    place, below, step = members.index(rank), list[int](), 1
-    while step < len(members):
-        if place & step:
-            return below, members[place - step]
-        if place + step < len(members):
-            below.append(members[place + step])
-        step *= 2
-    return below, None
 
 
 def _own_device(device: torch.device | None, found: Launch) -> torch.device | None:

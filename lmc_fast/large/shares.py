@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..symmetry import PermutationSpec
 
-__all__ = ["Shares", "parts_of", "shared_out"]
+__all__ = ["Shares", "parts_of", "shared_out", "tree"]
 
 # Of all bytes: tensors of one group are kept together as long as no part has more than this share of them,
 LARGEST = 1 / 4
@@ -104,3 +104,22 @@ def shared_out(parts: Sequence[Sequence[str]], shapes: Mapping[str, Tensor], ran
         owner[k] = held.index(min(held))
         held[owner[k]] += sizes[k]
     return Shares({name: k for k, part in enumerate(parts) for name in part}, tuple(owner), nbytes)
+
+
+def tree(home: int, ranks: Sequence[int], rank: int) -> tuple[list[int], int | None]:
+    """From which ranks one of a binomial tree gets something, and to which it sends that; None at its root.
+
+    Args:
+        home: the root.
+        ranks: the others (and it).
+        rank: one of these.
+    """
+    members = [home, *(other for other in sorted(set(ranks)) if other != home)]
+    place, below, step = members.index(rank), list[int](), 1
+    while step < len(members):
+        if place & step:
+            return below, members[place - step]
+        if place + step < len(members):
+            below.append(members[place + step])
+        step *= 2
+    return below, None
