@@ -152,7 +152,7 @@ class Ranks(Team):
                 return _dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
             except RuntimeError:
                 raise ConnectionError(
-                    f"rank {self.rank} of {self.size} waited {ARRIVAL:.0f} s for rank 0 at {host}:{port} in vain"
+                    f"waited {ARRIVAL:.0f} s for rank 0 of {self.size} at {host}:{port} in vain"
                 ) from None
 
         return connect
@@ -167,14 +167,15 @@ class Ranks(Team):
             "apart": found.is_hosted and not self.is_begun,
         }
         self._store.set(f"here/{self.rank}", json.dumps(me))
-        until = time.monotonic() + ARRIVAL
+        # Whoever has the store gives up last.
+        until = time.monotonic() + ARRIVAL + (LEAVING if self._server is not None else 0.0)
         missing = list(range(self.size))
         while missing:
             missing = [rank for rank in missing if not self._store.check([f"here/{rank}"])]
             if missing and time.monotonic() > until:
                 raise ConnectionError(
-                    f"rank {self.rank} of {self.size} waited {ARRIVAL:.0f} s for rank "
-                    f"{', '.join(map(str, missing))} in vain: all ranks must make the same call"
+                    f"waited {ARRIVAL:.0f} s for rank {', '.join(map(str, missing))} of {self.size} in vain: all ranks "
+                    "must make the same call"
                 )
             if missing:
                 time.sleep(LONGEST)
