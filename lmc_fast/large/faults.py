@@ -26,8 +26,12 @@ def fault_of(error: BaseException, rank: int) -> Fault:
         return {"kind": "system", "number": error.errno, "text": error.strerror, "about": name}
     text = " ".join(str(error).split())
     if isinstance(error, KNOWN):
-        # The nearest of Python's own: what another library has derived from it cannot be made again.
-        plain = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
+        # The nearest of Python's own that is made of a sentence alone.
+        plain = next(
+            kind
+            for kind in type(error).__mro__
+            if getattr(builtins, kind.__name__, None) is kind and not issubclass(kind, UnicodeError)
+        )
         return {"kind": plain.__name__, "text": text}
     return {"kind": "RuntimeError", "text": f"rank {rank} failed: {type(error).__name__}: {text}"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,114 +12,15 @@ from torch import Tensor
 from .._models import accumulate_dtype
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
-from .shares import Shares, parts_of, shared_out, tree
+from .amounts import duration, in_bytes, short
+from .rank_plan import BASE_BYTES, SWEEPS, GroupPlan, RankPlan, shared_plan
+from .shares import Shares, parts_of, shared_out
 from .watch import Rates, Work
 
-__all__ = ["GroupPlan", "Plan", "RankPlan", "calibrated", "plan_of"]
+__all__ = ["Plan", "calibrated", "plan_of"]
 
-# Sweeps over all groups that the expected time counts with: the pass outwards, and one in which something moved.
-SWEEPS = 2
-# A process of torch before it has done anything, about.
-BASE_BYTES = 300 << 20
-# Bytes of an entry of a partial gain, as ranks send it.
-WHOLE_BYTES = 8
-# Ranks up to so many have a line each.
-MOST_LINES = 16
 # Bytes of an operand's two pieces, by columns (see matching.engine.gains).
 COLUMNS, PIECE = 512, 1 << 18
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """One root group with all that it owns.
-
-    Attributes:
-        name: of the root.
-        units: of each group of the tree, in all units of its owners.
-        tensors: that it shows up in.
-        parts: how many parts these lie in (see `shares`).
-        read: bytes of these, of both models.
-        operations: of the products that its gains take.
-        memory: bytes of its gains, operands and assignments.
-    """
-
-    name: str
-    units: Mapping[str, int]
-    tensors: tuple[str, ...]
-    parts: int
-    read: int
-    operations: float
-    memory: int
-
-    @property
-    def gain(self) -> int:
-        """Entries of the gains of all its units."""
-        return sum(units**2 for units in self.units.values())
-
-
-@dataclass(frozen=True)
-class RankPlan:
-    """What each process of several does: tensors by bytes and by group, and what is exchanged in a sweep.
-
-    Attributes:
-        owner: for each tensor the rank that has it.
-        groups_apart: root groups whose tensors are all on one rank, which solves them and sends no gain.
-        read: by rank, the bytes of its tensors, of all models.
-        operations: by rank, of the products that it takes in a sweep over all groups.
-        sent, received: by rank, bytes of partial gains in a sweep over all groups.
-        choices: bytes that all ranks are told in a sweep in which every group moves.
-        memory: by rank, the process's own at its largest.
-    """
-
-    owner: Mapping[str, int]
-    groups_apart: int
-    read: tuple[int, ...]
-    operations: tuple[float, ...]
-    sent: tuple[int, ...]
-    received: tuple[int, ...]
-    choices: int
-    memory: tuple[int, ...]
-
-    @property
-    def ranks(self) -> int:
-        """How many processes."""
-        return len(self.read)
-
-    @property
-    def traffic(self) -> int:
-        """Bytes of partial gains that go from process to process in a sweep over all groups."""
-        return sum(self.sent)
-
-    def lines(self, groups: int) -> list[str]:
-        """What is printed of it, of so many root groups."""
-        tensors = [0] * self.ranks
-        for rank in self.owner.values():
-            tensors[rank] += 1
-        rows: list[tuple[str, Sequence[float]]] = [
-            (str(rank), (tensors[rank], *(column[rank] for column in self._columns()))) for rank in range(self.ranks)
-        ]
-        if self.ranks > MOST_LINES:
-            columns = [tensors, *self._columns()]
-            rows = [
-                (name, [of(column) for column in columns])
-                for name, of in (("least", min), ("mean", lambda c: sum(c) / len(c)), ("most", max))
-            ]
-        found = [
-            f"on {self.ranks} ranks, in a sweep over all groups: {self.groups_apart} groups are solved where all their "
-            f"tensors are, {groups - self.groups_apart} from partial gains of several ranks, "
-            f"{_bytes(self.traffic)} of these in all",
-            "",
-            f"{'rank':<6} {'tensors':>7} {'reads':>9} {'products':>10} {'sends':>9} {'receives':>9} {'memory':>9}",
-        ]
-        for name, (held, read, operations, sent, received, memory) in rows:
-            found.append(
-                f"{name:<6} {held:>7.0f} {_bytes(read):>9} {_short(operations) + 'FLOP':>10} {_bytes(sent):>9} "
-                f"{_bytes(received):>9} {_bytes(memory):>9}"
-            )
-        return [*found, "", f"each rank is told {_bytes(self.choices)} of choices, where every group moves"]
-
-    def _columns(self) -> tuple[Sequence[float], ...]:
-        return self.read, self.operations, self.sent, self.received, self.memory
 
 
 @dataclass(frozen=True)
@@ -160,8 +60,8 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.models} models of {_short(self.parameters)} parameters, "
-            f"{' and '.join(_bytes(size) for size in self.nbytes)}",
+            f"{self.models} models of {short(self.parameters)} parameters, "
+            f"{' and '.join(in_bytes(size) for size in self.nbytes)}",
             f"{len(self.groups)} groups that nothing owns, {sum(len(g.units) for g in self.groups)} in all; "
             f"{self.pinned} tensors that no group touches",
             "",
@@ -171,15 +71,15 @@ class Plan:
             units = " + ".join(str(size) for size in group.units.values())
             lines.append(
                 f"{_cut(group.name, 44):<44} {count:>7} {_cut(units, 18):>18} {len(group.tensors):>7} "
-                f"{_bytes(group.read):>9} {_short(group.operations) + 'FLOP':>10} {_bytes(group.memory):>9}"
+                f"{in_bytes(group.read):>9} {short(group.operations) + 'FLOP':>10} {in_bytes(group.memory):>9}"
             )
         lines += [
             "",
-            f"one sweep over all groups: {_short(self.operations)}FLOP; later ones visit what is stale then",
-            f"own memory: {_bytes(self.memory)}, page cache aside",
-            f"output: {_bytes(self.written)} in {self.shards} file{'s' if self.shards > 1 else ''}",
-            f"expected: {_duration(self.seconds)} at {_short(self.rates.operations)}FLOP/s and "
-            f"{_bytes(int(self.rates.read))}/s",
+            f"one sweep over all groups: {short(self.operations)}FLOP; later ones visit what is stale then",
+            f"own memory: {in_bytes(self.memory)}, page cache aside",
+            f"output: {in_bytes(self.written)} in {self.shards} file{'s' if self.shards > 1 else ''}",
+            f"expected: {duration(self.seconds)} at {short(self.rates.operations)}FLOP/s and "
+            f"{in_bytes(int(self.rates.read))}/s",
         ]
         if self.ranks is not None:
             lines += ["", *self.ranks.lines(len(self.groups))]
@@ -246,7 +146,7 @@ def plan_of(
         memory=memory,
         rates=rates,
         seconds=work.seconds(rates),
-        ranks=None if ranks == 1 else _shared(groups, shares, models, ranks),
+        ranks=None if ranks == 1 else shared_plan(groups, shares, models, ranks, work, rates),
     )
 
 
@@ -292,38 +192,6 @@ def _extent(leaf: Leaf, tensor: Tensor) -> tuple[int, int]:
     return units, part * (tensor.numel() // max(1, tensor.shape[leaf.axis]))
 
 
-def _shared(groups: Sequence[GroupPlan], shares: Shares, models: int, ranks: int) -> RankPlan:
-    """How a run is shared out: what each rank does with the parts that it has."""
-    read, memory = [0] * ranks, [BASE_BYTES] * ranks
-    done, sent, received = [0.0] * ranks, [0] * ranks, [0] * ranks
-    apart = 0
-    for name, size in shares.nbytes.items():
-        read[shares.rank_of(name)] += models * size
-    for group in groups:
-        size = sum(shares.nbytes[name] for name in group.tensors) or 1
-        for name in group.tensors:
-            done[shares.rank_of(name)] += group.operations * shares.nbytes[name] / size
-        home, *others = shares.ranks_of(group.tensors) or [0]
-        apart += not others
-        for rank in (home, *others):
-            memory[rank] = max(memory[rank], BASE_BYTES + group.memory)
-            below, above = tree(home, others, rank)
-            received[rank] += len(below) * WHOLE_BYTES * group.gain
-            sent[rank] += 0 if above is None else WHOLE_BYTES * group.gain
-    # As text of 6 bits a letter.
-    choices = sum(-(-16 * units // 3) for group in groups for units in group.units.values())
-    return RankPlan(
-        {name: shares.rank_of(name) for name in shares.nbytes},
-        apart,
-        tuple(read),
-        tuple(done),
-        tuple(sent),
-        tuple(received),
-        choices,
-        tuple(memory),
-    )
-
-
 def calibrated(*, seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:
     """What this machine does in a second: products of float32 on all threads, and reads from memory."""
     n = 512
@@ -353,27 +221,3 @@ def _alike(groups: Sequence[GroupPlan]) -> list[tuple[GroupPlan, int]]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def _short(number: float) -> str:
-    for step, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= step:
-            return f"{number / step:.3g} {name}"
-    return f"{number:.3g} "
-
-
-def _bytes(count: float) -> str:
-    size = float(count)
-    for name in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {name}"
-        size /= 1024
-    return f"{size:.4g} TiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, math.ceil(seconds))} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
