@@ -45,6 +45,8 @@ PIECE = 64 << 20
 
 # Runs of this process so far: those of all ranks have the same number.
 _runs = 0
+# The stores that are here, by the port that was asked for. They stay: others may come to the next run before this one.
+_stores: dict[int, Any] = {}
 
 
 def is_first_rank() -> bool:
@@ -128,22 +130,24 @@ class Ranks(Team):
         """Have the store be there; returns what makes a connection to it."""
         timeout = timedelta(seconds=ARRIVAL)
 
-        def server(port: int) -> Any:
-            return _dist.TCPStore(
-                "localhost", port, is_master=True, wait_for_workers=False, timeout=timeout, multi_tenant=True
-            )
+        def here(port: int) -> Any:
+            if port not in _stores:
+                _stores[port] = _dist.TCPStore(
+                    "localhost", port, is_master=True, wait_for_workers=False, timeout=timeout, multi_tenant=True
+                )
+            return _stores[port]
 
         host, port = found.host, found.port
         if self.is_begun:
             # Of the group's own store nothing is known.
             place: list[Any] = [None]
             if self.rank == 0:
-                self._server = server(0)
+                self._server = here(0)
                 place = [[host or platform.node(), self._server.port]]
             dist.broadcast_object_list(place, src=0)
             host, port = place[0]
         elif self.rank == 0 and not found.is_hosted:
-            self._server = server(port)
+            self._server = here(port)
         if self._server is not None:
             host = "localhost"
 

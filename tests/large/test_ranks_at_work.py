@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make, spec in (
         ("grouped", networks.FreeGroupedNet, networks.FreeGroupedNet.spec()),
         ("inputs", networks.SharedInputs, networks.SharedInputs.spec()),
+        ("crossed", Crossed, Crossed.spec()),
         ("mlp", mlp, lmc.architectures.mlp(mlp())),
     ):
         spec.to_json(folder / f"{name}.json")
@@ -69,10 +70,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mlp() -> nn.Module:
-    """With weights large enough to be led by their leading parts."""
+    """With weights large enough to be led by their leading parts, which stand out."""
     sizes = [150, 300, 260, 180]
-    layers = [layer for m, n in pairwise(sizes) for layer in (nn.Linear(m, n), nn.ReLU())]
+    layers: list[nn.Module] = []
+    for m, n in pairwise(sizes):
+        layer = nn.Linear(m, n)
+        layer.weight.data += torch.randn(n, 6) @ torch.randn(6, m) / 10
+        layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+class Crossed(nn.Module):
+    """Units that are numbered by two groups, each in one order for all of the other's, and found nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.mix = nn.Linear(7, 30, bias=False), nn.Linear(30, 9, bias=False)
+
+    @staticmethod
+    def spec() -> lmc.PermutationSpec:
+        both = lmc.Segment("outer", inner=(lmc.Segment("inner"),))
+        axes = {"read.weight": (both, None), "mix.weight": (None, both)}
+        return lmc.PermutationSpec.from_axes(axes, [lmc.Group("outer", 5), lmc.Group("inner", 6)])
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> dict[str, torch.Tensor]:
@@ -101,6 +120,7 @@ def cases(folder: Path) -> dict[str, Callable[[Path], object]]:
         "relaxed.safetensors": of("mlp", 2, search="frank_wolfe"),
         "together.safetensors": of("mlp", 3, method="c2m3"),
         "inside each other.safetensors": of("grouped", 2),
+        "crossed.safetensors": of("crossed", 2, search="coordinate_descent"),
         "around each other.safetensors": of("inputs", 2, search="coordinate_descent"),
     }
 
