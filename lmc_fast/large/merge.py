@@ -54,6 +54,9 @@ def merge_checkpoints(
     Weights are read by memory map, and no model is ever held whole: with two models, or several under "wm", the
     process's own memory is set by the largest group's gain matrix and its operands.
 
+    Where torchrun has started this process with others, or `init_process_group` has been called, all ranks make the
+    call and work on it together; the bytes written are those of one process. All must see the same files.
+
     Args:
         model_a, model_b, others: model directories (config.json and safetensors, whole or in shards), or all single
             files: safetensors, the index of several, files of torch.save (which are read into memory). None is changed.
@@ -70,7 +73,8 @@ def merge_checkpoints(
         freeze: names of groups that stay in place.
         max_sweeps: end each search after so many passes over the groups.
         dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.
-        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole.
+        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole; of several
+            ranks each moves what it has, to a GPU of its own.
         align_only: write the second model with its units permuted, in its own form, and merge nothing.
         shard_size: bytes that a file of weights has at most (one tensor may have more); None: as the first model's.
         resume: go on with what an interrupted run for `out` left. The bytes written are those of an undisturbed run.
@@ -78,7 +82,7 @@ def merge_checkpoints(
         key: of torch files, as `load_checkpoint` takes it.
         trust_remote_code: whether a directory's own code may be run to build its module, and is copied along.
         listener: called with each event of the run as a dict (phase, bytes read and written, groups settled, seconds
-            gone and expected).
+            gone and expected); of several ranks that of the first.
 
     Returns:
         A `MergeResult`. Beside the weights a directory gets the first model's configuration and tokenizer files, a
@@ -89,7 +93,7 @@ def merge_checkpoints(
         ValueError: models that do not fit each other or the spec, weights that are not finite (the tensor is named), a
             file that is not whole, or an option out of range.
         FileNotFoundError, FileExistsError: an input that is not there; an output that is.
-        OSError: a full disk, say. What was done is kept for ``resume=True``.
+        OSError: a full disk, say, or a rank that has died (ConnectionError). What was done is kept for ``resume=True``.
         ImportError: transformers or diffusers is needed for the spec, and is not installed.
     """
     began = time.perf_counter()

@@ -168,7 +168,8 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], share
     tensors = tuple(dict.fromkeys(leaf.parameter for leaf in found))
     parts = len({shares.part_of[name] for name in tensors})
     # A gain, and beside it the sum over parts in whole numbers, where there are several.
-    memory = sum((4 if parts < 2 else 12) * units * units for units in gains.values()) + operands
+    gain = sum(units * units for units in gains.values())
+    memory = (4 if parts < 2 else 12) * gain + operands
     return GroupPlan(
         root,
         {name: spec.units(name) for name in tree},
@@ -177,6 +178,7 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], share
         2 * sum(shapes[name].nbytes for name in tensors),
         operations,
         memory,
+        gain,
     )
 
 

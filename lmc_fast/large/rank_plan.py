@@ -35,6 +35,7 @@ class GroupPlan:
         read: bytes of these, of both models.
         operations: of the products that its gains take.
         memory: bytes of its gains, operands and assignments.
+        gain: entries of its gains.
     """
 
     name: str
@@ -44,11 +45,7 @@ class GroupPlan:
     read: int
     operations: float
     memory: int
-
-    @property
-    def gain(self) -> int:
-        """Entries of the gains of all its units."""
-        return sum(units**2 for units in self.units.values())
+    gain: int
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,8 @@ class RankPlan:
                 for name, of in (("least", min), ("mean", lambda c: sum(c) / len(c)), ("most", max))
             ]
         found = [
-            f"on {self.ranks} ranks, in a sweep over all groups: {self.groups_apart} groups are solved where all their "
-            f"tensors are, {groups - self.groups_apart} from partial gains of several ranks, "
-            f"{in_bytes(self.traffic)} of these in all",
+            f"on {self.ranks} ranks: {self.groups_apart} groups are solved where all their tensors are, "
+            f"{groups - self.groups_apart} from partial gains of several ranks",
             "",
             f"{'rank':<6} {'tensors':>7} {'reads':>9} {'products':>10} {'sends':>9} {'receives':>9} {'memory':>9}",
         ]
@@ -115,7 +111,8 @@ class RankPlan:
         return [
             *found,
             "",
-            f"each rank is told {in_bytes(self.choices)} of choices, where every group moves",
+            f"in a sweep over all groups {in_bytes(self.traffic)} of partial gains are sent, and each rank is told "
+            f"{in_bytes(self.choices)} of choices",
             f"expected: {duration(self.seconds)}, where each rank has such a machine and gets {in_bytes(NETWORK)}/s "
             "from others",
         ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lmc_fast import _safetensors
+from lmc_fast import _safetensors, _signals
 from lmc_fast.large import merge_checkpoints, ranks
 from lmc_fast.large.ranks import Ranks
 
@@ -190,6 +193,25 @@ def test_a_bad_tensor_of_one_rank_is_one_sentence_of_all_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "said"]
 
 
+def test_a_rank_that_hears_nothing_is_ended_with_the_sentence_of_all(
+    pair: tuple[Path, Path], tmp_path: Path, said: Path
+) -> None:
+    def work(rank: int) -> object:
+        if rank:
+            plain, count = Ranks._heed, iter(range(10**9))
+            # It waits for the other.
+            Ranks._heed = lambda self: fill_disk() if next(count) == 150 else plain(self)  # type: ignore[method-assign]
+        else:
+            # As native code does that does not listen.
+            after(5, lambda: ctypes.CDLL(None).sleep(60))()
+            _signals.GRACE = 0.5
+        return merge(pair, tmp_path / "out")(rank)
+
+    ended = launched(2, work, said)
+    assert [one.code for one in ended] == [2, 2], ended
+    assert len(sentences(ended)) == 1
+
+
 def test_a_fault_of_the_program_itself_ends_all(pair: tuple[Path, Path], tmp_path: Path, said: Path) -> None:
     def break_down() -> None:
         raise ZeroDivisionError("that should not be")
@@ -246,3 +268,23 @@ def test_a_group_that_was_begun_is_worked_in_and_left_as_it_was(
     ended = launched(2, work, said)
     assert [one.code for one in ended] == [0, 0], ended
     assert models.contents(tmp_path / "first") == models.contents(tmp_path / "second") == whole
+
+
+@pytest.mark.slow
+def test_torchrun_runs_the_same_command(pair: tuple[Path, Path], whole: dict[str, bytes], tmp_path: Path) -> None:
+    options = ["--shard-size", "900B", "--log", "json"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+            *("-m", "lmc_fast", *words(pair, tmp_path / "out", *options)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1
+    assert done.stderr.count('"event": "done"') == 1
+    assert models.contents(tmp_path / "out") == whole
