@@ -277,7 +277,8 @@ def test_torchrun_runs_the_same_command(pair: tuple[Path, Path], whole: dict[str
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *("-m", "lmc_fast", *words(pair, tmp_path / "out", *options)),
+            # It would take --log for its own otherwise.
+            *("-m", "--", "lmc_fast", *words(pair, tmp_path / "out", *options)),
         ],
         capture_output=True,
         text=True,
