@@ -48,8 +48,8 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
     A, B, ... are model directories (config.json and safetensors), or all single files. Memory is set by the largest
     group of units, not by the models. OUT comes to be whole or not at all.
 
-    Under torchrun (torchrun --nproc-per-node 8 -m -- lmc_fast merge ...) all ranks work on it, on one machine or many that
-    share a file system, and the bytes of OUT are those that one process writes.
+    Under torchrun (torchrun --nproc-per-node 8 -m -- lmc_fast merge ...) all ranks work on it, on one machine or many
+    that share a file system, and the bytes of OUT are those that one process writes.
     """
     with one_line_errors(RESUME):
         from ..large import Options, merge_checkpoints, plan_merge
