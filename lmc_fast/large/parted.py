@@ -18,6 +18,7 @@ from torch import Tensor
 from .._chunks import rows_at_once
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.gains import GainCache
+from ..matching.engine.operands import Workspace
 from ..symmetry.views import Leaf, Units
 from .shares import Shares
 from .team import Team
@@ -41,6 +42,10 @@ class PartedGains(GainCache):
 
     def __init__(self, descent: CoordinateDescent, shares: Shares, team: Team) -> None:
         super().__init__(descent.a, descent.b, descent.leaves, descent.index, room=0)
+        # What one part adds is looked at once, and its memory serves for the next part.
+        parts = Workspace(come_back=True)
+        parts.operands = self._workspace.operands
+        self._one_part = GainCache(descent.a, descent.b, {}, descent.index, room=0, workspace=parts)
         self._shares, self._team, self._norms = shares, team, descent.norms
         # Sums with others that are about to be asked for, by their leaves.
         self._ready: dict[frozenset[Leaf], Tensor | None] = {}
@@ -97,6 +102,8 @@ class PartedGains(GainCache):
                 continue
             assert found is not None
             self._ready[frozenset(leaves)] = found if len(parts) == 1 else self._from_whole(found, leaves)
+        if me != home:
+            self.take_back()
 
     def _by_part(self, leaves: Iterable[Leaf]) -> dict[int, list[Leaf]]:
         parts: dict[int, list[Leaf]] = {}
@@ -105,7 +112,7 @@ class PartedGains(GainCache):
         return parts
 
     def _summed(self, leaves: Sequence[Leaf]) -> Tensor:
-        """The sum over leaves of one part."""
+        """The gain of leaves of one part."""
         with _threads_for(self.use_of(leaves[0]).count):
             return super().gain_of(leaves)
 
@@ -113,19 +120,19 @@ class PartedGains(GainCache):
         """The sum over some parts of a gain in whole multiples of `_unit`: int64 [units, units]. None without parts."""
         scale, total = 1 / self._unit(leaves), None
         for some in parts:
-            gain = self._summed(some)
+            with _threads_for(self.use_of(leaves[0]).count):
+                gain = self._one_part.gain_of(some)
             if total is None:
                 total = torch.zeros(gain.shape, dtype=torch.int64, device=gain.device)
             rows = rows_at_once(gain)
             for to, part in zip(torch.split(total, rows), torch.split(gain, rows), strict=True):
                 to.add_(part.double().mul_(scale).to(torch.int64))
-            # Its memory serves for the next.
-            del gain, part
+            self._one_part.take_back()
         return total
 
     def _from_whole(self, whole: Tensor, leaves: Sequence[Leaf]) -> Tensor:
         """The gain that `_whole` stands for."""
-        gain = torch.empty(whole.shape, dtype=self.dtype_of(leaves), device=whole.device)
+        gain = self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device)
         rows, unit = rows_at_once(whole), self._unit(leaves)
         for to, part in zip(torch.split(gain, rows), torch.split(whole, rows), strict=True):
             to.copy_(part.double().mul_(unit))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
+from ..matching.engine.gains import COLUMNS, PIECE
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
 from .amounts import duration, in_bytes, short
@@ -18,9 +19,6 @@ from .shares import Shares, parts_of, shared_out
 from .watch import Rates, Work
 
 __all__ = ["Plan", "calibrated", "plan_of"]
-
-# Bytes of an operand's two pieces, by columns (see matching.engine.gains).
-COLUMNS, PIECE = 512, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,8 @@ def plan_of(
     )
     block = 1 << 26
     memory = BASE_BYTES + max([group.memory for group in groups] + [3 * block])
-    passes = 3
+    # Norms, gains, objective and the sum; the sum alone where nothing is aligned.
+    passes = 3 if groups else 1
     work = Work(
         read=passes * sum(sizes),
         written=written,

@@ -11,7 +11,6 @@ others have tensors of it too, these sum their part of its gains and send that t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ from .shares import Shares
 from .team import Team
 from .watch import Watch
 
-__all__ = ["SEARCHES", "Found", "Searcher", "needs_all"]
+__all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
 
 SEARCHES = ("auto", "spectral", "coordinate_descent", "frank_wolfe")
 # Leading parts of all weights at once are held in so many bytes at most, unless they are asked for.
@@ -203,7 +202,7 @@ class Searcher:
 
     def _relaxed(self) -> dict[str, Any]:
         frank_wolfe(self.descent, self.max_sweeps, False)
-        self.descent.solvers.clear()
+        self._over()
         return {"choices": choices_to(self.descent.choices)}
 
     def _sweep(self, name: str, order: Sequence[str], stale: set[str]) -> tuple[list[Step], bool]:
@@ -238,7 +237,7 @@ class Searcher:
         def do() -> dict[str, Any]:
             before = dict(self.descent.choices)
             whole = self.descent.settle_one(root, known, order)
-            self.descent.solvers.clear()
+            self._over()
             moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
             return {"whole": whole, "choices": choices_to(moved)}
 
@@ -249,8 +248,8 @@ class Searcher:
             return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
 
         def do() -> dict[str, Any]:
-            self.descent.solvers.clear()
             ((gained, moved),) = self.descent.improve([root], workers)
+            self._over()
             choices = {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
             return {"gained": gained, "moved": moved, "choices": choices_to(choices)}
 
@@ -338,14 +337,7 @@ class Searcher:
         return self._work_of({name: self.descent.leaves[name] for name in self.descent.units[root]})
 
     def _work_of(self, found: Mapping[Units, Sequence[Leaf]]) -> float:
-        """Operations of the products that the gains of these leaves take."""
-        return float(
-            sum(
-                2 * math.prod(self.descent.a[leaf.parameter].shape) * self.descent.a[leaf.parameter].shape[leaf.axis]
-                for of in found.values()
-                for leaf in of
-            )
-        )
+        return work_of(self.descent.a, found)
 
     def _put(self, choices: Choices) -> None:
         roots = {self.descent.spec.root_of(name) for name in choices}
@@ -354,8 +346,24 @@ class Searcher:
                 root, {name: c for name, c in choices.items() if self.descent.spec.root_of(name) == root}
             )
 
+    def _over(self) -> None:
+        """A step is done: the next one knows nothing of its assignments, and sums its gains where these were."""
+        self.descent.solvers.clear()
+        self.descent.gains.take_back()
+
     def _done(self, at: Place) -> Any:
         return None if self.journal is None else self.journal.get([self.name, *at])
 
     def _note(self, at: Place, found: Any) -> Any:
         return found if self.journal is None else self.journal.add([self.name, *at], found)
+
+
+def work_of(tensors: Mapping[str, Tensor], found: Mapping[Units, Sequence[Leaf]]) -> float:
+    """Operations of the products that the gains of these leaves take."""
+    return float(
+        sum(
+            2 * tensors[leaf.parameter].numel() * tensors[leaf.parameter].shape[leaf.axis]
+            for of in found.values()
+            for leaf in of
+        )
+    )
