@@ -27,7 +27,7 @@ from .journal import Choices, Journal
 from .memory import give_back
 from .search import Found, Searcher
 from .together import Together
-from .watch import Watch
+from .watch import Watch, Work
 
 __all__ = ["Matcher"]
 
@@ -59,6 +59,8 @@ class Matcher:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
         self.device, self.journal, self.watch = device, journal, watch
+        # What the watch was told of for each of the searches that follow the first.
+        self._expected = Work()
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -100,7 +102,7 @@ class Matcher:
             overlaps,
             room=0,
         )
-        return Searcher(
+        searcher = Searcher(
             descent,
             sum(each.dot for each in overlaps.values()),
             search=self.search,
@@ -109,7 +111,12 @@ class Matcher:
             name=f"match {self.inputs[m].label}",
             watch=self.watch,
             let_go=self._let_go,
-        ).run()
+            expected=self._expected,
+            others=len(self.inputs) - 2 if m == 1 else 0,
+        )
+        if m == 1:
+            self._expected = searcher.whole
+        return searcher.run()
 
     def _matching(
         self,
