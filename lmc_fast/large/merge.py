@@ -65,9 +65,9 @@ def merge_checkpoints(
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
             all together, as `match_many` does from its anchored start. "none": units stay where they are, and the plain
             mean is written.
-        search: of a model over the first: "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
-            no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
-            takes them. No random start is made, and the result does not depend on threads.
+        search: of a model over the first: "auto" looks at leading parts first, as "spectral" does, where those of the
+            whole model take no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as
+            `weight_matching` takes them. No random start is made, and the result does not depend on threads.
         freeze: names of groups that stay in place.
         max_sweeps: end each search after so many passes over the groups.
         dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.

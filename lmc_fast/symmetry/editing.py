@@ -46,6 +46,7 @@ def edited(
         {name: group for name, group in every.items() if name in used or name in added},
         {name: read[name] for name in found.axes},
         {name: read[name] for name in found.unsaved},
+        spec.folds,
     )
     if shapes is not None:
         made = made.bind({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
@@ -84,7 +85,8 @@ def _pinned(spec: PermutationSpec, pin: Iterable[str]) -> PermutationSpec:
             continue
         axes = _fixed(spec, group)
         gone = {name for name in spec.groups if group in spec.chain(name)}
-        spec = type(spec)({name: each for name, each in spec.groups.items() if name not in gone}, axes, spec.unsaved)
+        kept = {name: each for name, each in spec.groups.items() if name not in gone}
+        spec = type(spec)(kept, axes, spec.unsaved, spec.folds)
     return spec
 
 
@@ -138,7 +140,7 @@ def _renamed(spec: PermutationSpec, rename: Mapping[str, str]) -> PermutationSpe
         names[name]: replace(group, name=names[name], owner=None if group.owner is None else names[group.owner])
         for name, group in spec.groups.items()
     }
-    return type(spec)(groups, axes_of(spec.axes), axes_of(spec.unsaved))
+    return type(spec)(groups, axes_of(spec.axes), axes_of(spec.unsaved), spec.folds)
 
 
 def _check_group(argument: str, group: object, groups: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
-from .look import CARRIES, READS, RULES, Dims, Look, Numbers, Rule, packet_name
+from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
 
@@ -80,7 +80,10 @@ def walk(
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state, identities, prefix)
+            place = places.get(node.name)
+            known[node] = _entering(walked, node, place, state, identities, prefix)
+            if place is not None and place.kind == InputKind.CONSTANT_TENSOR:
+                node.meta[HELD] = program.constants.get(str(place.target))
         elif node.op == "call_function":
             known[node] = _called(walked, node, known, numbered)
         elif node.op == "get_attr":
