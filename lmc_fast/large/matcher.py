@@ -30,7 +30,7 @@ from .search import Found, Searcher, needs_all
 from .shares import Shares
 from .team import Team
 from .together import Together
-from .watch import Watch
+from .watch import Watch, Work
 
 __all__ = ["Matcher"]
 
@@ -64,6 +64,8 @@ class Matcher:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
         self.shares, self.team, self.journal, self.watch = shares, team, journal, watch
+        # What the watch was told of for each of the searches that follow the first.
+        self._expected = Work()
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -106,7 +108,7 @@ class Matcher:
             overlaps,
             room=0,
         )
-        return Searcher(
+        searcher = Searcher(
             descent,
             sum(each.dot for each in overlaps.values()),
             search=self.search,
@@ -117,7 +119,12 @@ class Matcher:
             shares=self.shares,
             team=self.team,
             let_go=self._let_go,
-        ).run()
+            expected=self._expected,
+            others=len(self.inputs) - 2 if m == 1 else 0,
+        )
+        if m == 1:
+            self._expected = searcher.whole
+        return searcher.run()
 
     def _matching(
         self,
