@@ -24,7 +24,12 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20
 @click.option("--spec", type=PATH, help="Permutation spec (JSON).  [default: derived from A's configuration]")
 @click.option("--lambda", "lam", type=float, help="Weight of B, of two models.  [default: 0.5]")
 @click.option("--weights", help="Weights of all models, with commas between; they sum to 1.  [default: equal ones]")
-@click.option("--method", default="wm", show_default=True, help="wm (each over A), merge_many or c2m3 (together).")
+@click.option(
+    "--method",
+    default="wm",
+    show_default=True,
+    help="wm (each over A), merge_many or c2m3 (together), none (no units move).",
+)
 @click.option("--search", default="auto", show_default=True, help="auto, spectral, coordinate_descent or frank_wolfe.")
 @click.option("--freeze", multiple=True, metavar="GROUP", help="A group that stays in place; again for more.")
 @click.option("--max-sweeps", type=click.IntRange(1), default=100, show_default=True)

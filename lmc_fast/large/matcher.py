@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._models import counted_names, equal_names
 from .._tensors import FLOATS
 from ..checkpoints.aligned import MatchedPart, matched_part
-from ..matching import Matching, match_many
+from ..matching import Matching
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.measures import distance_between, distance_from
+from ..matching.engine.merge_many import ManyDescent
 from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.views import check_owners_around
 from .inputs import Input
-from .journal import Journal, choices_from, choices_to
+from .journal import Choices, Journal
 from .memory import give_back
-from .search import Searcher
+from .search import Found, Searcher
+from .together import Together
 from .watch import Watch
 
 __all__ = ["Matcher"]
@@ -71,8 +74,21 @@ class Matcher:
         """Lay a model over the first by weight matching."""
         began = time.perf_counter()
         part, names = self.part(m)
-        overlaps = self._overlaps(m, part, names)
-        inner = sum(each.dot for each in overlaps.values())
+        overlaps = self._overlaps(0, m, part, names)
+        found = self._search(m, part, names, overlaps)
+        return self._matching(
+            part,
+            names,
+            overlaps,
+            found.choices,
+            found.objective,
+            converged=found.converged,
+            history=tuple(sweeps_of(found.steps, found.objective)),
+            seconds=time.perf_counter() - began,
+            method="weight matching",
+        )
+
+    def _search(self, m: int, part: MatchedPart, names: Sequence[str], overlaps: Mapping[str, Overlap]) -> Found:
         descent = CoordinateDescent(
             part.spec,
             part.tensors_a,
@@ -84,9 +100,9 @@ class Matcher:
             overlaps,
             room=0,
         )
-        found = Searcher(
+        return Searcher(
             descent,
-            inner,
+            sum(each.dot for each in overlaps.values()),
             search=self.search,
             max_sweeps=self.max_sweeps,
             journal=self.journal,
@@ -94,25 +110,33 @@ class Matcher:
             watch=self.watch,
             let_go=self._let_go,
         ).run()
-        moved, identity = Permutations(part.spec, found.choices), Permutations.identity(part.spec)
-        squares = sum(each.a + each.b for each in overlaps.values())
+
+    def _matching(
+        self,
+        part: MatchedPart,
+        names: Sequence[str],
+        overlaps: Mapping[str, Overlap],
+        choices: Choices,
+        objective: float,
+        **told: Any,
+    ) -> Matching:
+        """What was found for a model, with its distances to the first."""
+        moved, identity = Permutations(part.spec, choices), Permutations.identity(part.spec)
+        squares, inner = (sum(each.a + each.b for each in overlaps.values()), sum(o.dot for o in overlaps.values()))
         direct = partial(distance_between, part.tensors_a, part.tensors_b, dict.fromkeys(names, 1.0))
         return Matching(
-            permutations=Permutations(self.spec, found.choices),
-            objective=found.objective,
+            permutations=Permutations(self.spec, choices),
+            objective=objective,
             l2_before=distance_from(squares, inner, partial(direct, identity)),
-            l2_after=distance_from(squares, found.objective, partial(direct, moved)),
-            converged=found.converged,
-            history=tuple(sweeps_of(found.steps, found.objective)),
-            seconds=time.perf_counter() - began,
-            method="weight matching",
+            l2_after=distance_from(squares, objective, partial(direct, moved)),
             verified=self.spec.verified,
+            **told,
         )
 
-    def _overlaps(self, m: int, part: MatchedPart, names: Sequence[str]) -> dict[str, Overlap]:
-        """Norms and inner products of all parameters, and whether all are finite."""
-        label = self.inputs[m].label
-        done = self.journal.get(["norms", label])
+    def _overlaps(self, k: int, m: int, part: MatchedPart, names: Sequence[str]) -> dict[str, Overlap]:
+        """Norms and inner products of all parameters of two models, and whether all are finite."""
+        at = ["norms", *(self.inputs[n].label for n in (k, m) if n)]
+        done = self.journal.get(at)
         if done is None:
             self.watch.begin("reading", model=str(self.inputs[m].path))
             self.watch.expect(read=sum(2 * part.tensors_a[name].nbytes for name in names))
@@ -121,53 +145,58 @@ class Matcher:
                 a, b = part.tensors_a[name], part.tensors_b[name]
                 found = overlap(a, b)
                 if not math.isfinite(found.a) or not math.isfinite(found.b):
-                    for each, tensors in ((self.inputs[0], part.tensors_a), (self.inputs[m], part.tensors_b)):
-                        check_finite_weights(f"model {str(each.path)!r}", tensors, [name])
+                    for n, tensors in ((k, part.tensors_a), (m, part.tensors_b)):
+                        check_finite_weights(f"model {str(self.inputs[n].path)!r}", tensors, [name])
                 done[name] = list(found)
                 self._let_go()
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
-            self.journal.add(["norms", label], done)
+            self.journal.add(at, done)
         return {name: Overlap(*done[name]) for name in names}
 
     def matched_together(self, method: str) -> list[Matching]:
-        """Lay all inputs over the first at once, as `match_many` does."""
-        parts = [self.part(m) for m in range(1, len(self.inputs))]
-        spec = parts[0][0].spec
-        tensors: list[dict[str, Tensor]] = [parts[0][0].tensors_a, *(part.tensors_b for part, _ in parts)]
-        done = self.journal.get(["match all"])
-        if done is None:
-            self.watch.begin("matching all models")
-            many = match_many(
-                tensors,
-                spec,
-                method=method,
-                max_sweeps=self.max_sweeps,
-                device=self.device,
-            )
-            done = self.journal.add(
-                ["match all"],
-                {
-                    "choices": [choices_to(each.choices) for each in many.permutations],
-                    "before": many.l2_before[0].tolist(),
-                    "after": many.l2_after[0].tolist(),
-                    "objective": many.objective,
-                    "converged": many.converged,
-                    "method": many.method,
-                },
-            )
+        """Lay all inputs over the first at once, as `match_many` does from its anchored start.
+
+        Raises:
+            ValueError: C2M3 does not take the spec.
+        """
+        if method == "c2m3":
+            check_owners_around(self.spec, "method='c2m3'")
+        count = len(self.inputs)
+        of = {m: self.part(m) for m in range(1, count)}
+        spec = of[1][0].spec
+        tensors = [of[1][0].tensors_a, *(part.tensors_b for part, _ in of.values())]
+        # What is one tensor under two names in all models counts once.
+        names = [name for name in tensors[0] if any(name in some for _, some in of.values())]
+        overlaps = {
+            (k, m): self._overlaps(k, m, MatchedPart(spec, tensors[k], tensors[m]), names)
+            for k, m in combinations(range(count), 2)
+        }
+        starts = [Permutations.identity(spec).choices]
+        starts += [self._search(m, of[m][0], names, overlaps[0, m]).choices for m in range(1, count)]
+        descent = ManyDescent(spec, tensors, names, overlaps, self.device or torch.device("cpu"), self.freeze, room=0)
+        found = Together(
+            descent,
+            method=method,
+            max_sweeps=self.max_sweeps,
+            journal=self.journal,
+            watch=self.watch,
+            let_go=self._let_go,
+        ).run(starts)
+        # All are moved alike, which changes no objective.
+        back = Permutations(spec, found.choices[0]).inverse()
         return [
-            Matching(
-                permutations=Permutations(self.spec, choices_from(done["choices"][m])),
-                objective=done["objective"],
-                l2_before=done["before"][m],
-                l2_after=done["after"][m],
-                converged=done["converged"],
+            self._matching(
+                of[m][0],
+                names,
+                overlaps[0, m],
+                back.after(Permutations(spec, found.choices[m])).choices,
+                found.objectives[0, m],
+                converged=found.converged,
                 history=(),
                 seconds=0.0,
-                method=done["method"],
-                verified=self.spec.verified,
+                method=method,
             )
-            for m in range(1, len(self.inputs))
+            for m in range(1, count)
         ]
 
     def _let_go(self) -> None:

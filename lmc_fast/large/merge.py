@@ -58,11 +58,13 @@ def merge_checkpoints(
             files: safetensors, the index of several, files of torch.save (which are read into memory). None is changed.
         out: the directory, or for files the safetensors file, to write. It comes to be by one rename when all is
             written: it is whole or not there.
-        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration.
+        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration, or
+            not needed, for "none".
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
-            all together, as `match_many` does, with gains of all pairs in memory.
+            all together, as `match_many` does; "c2m3" keeps float32 copies of all models in memory. "none": units stay where they are,
+            and the plain mean is written.
         search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
             no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
             takes them. No random start is made, and the result does not depend on threads.
@@ -99,20 +101,21 @@ def merge_checkpoints(
     device = check_device("device", device)
     out = Path(out)
     check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-    inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
+    inputs, bound, notes = opened(paths, spec, method=method, key=key, trust_remote_code=trust_remote_code)
     check_freeze(options.freeze, bound)
     plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
     needed = plan.written + sum(scratch_bytes(each) for each in inputs)
     task = task_of("merge", inputs, bound, options, device, weights=shares)
     with begun(out, task, resume=resume, force=force, needed=needed) as staging:
         run = Run(inputs, bound, options, device, staging, listener)
+        matches: list[Matching] = []
         if method == "wm":
             matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
-        else:
+        elif method != "none":
             matches = run.matcher.matched_together(method)
-        moved = [None, *(match.permutations for match in matches)]
-        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
-        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
+        moved = [None, *(match.permutations for match in matches)] if matches else [None] * len(inputs)
+        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0, is_finite=bool(matches))
+        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=False)}
         card = _card(inputs, shares, matches, options, bound)
         checksums = run.write(total, named, card, with_code=trust_remote_code)
     run.watch.end(out=str(out))
@@ -144,7 +147,9 @@ def plan_merge(
     paths = [model_a, model_b, *others]
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
-    inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
+    inputs, bound, _ = opened(
+        paths, spec, method=options.method, key=key, trust_remote_code=trust_remote_code, needs_weights=False
+    )
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(
@@ -173,4 +178,7 @@ def _card(
     else:
         title = " + ".join(names)
         what = "The weighted mean of models whose units were laid over each other by permutation first."
-    return card_of(inputs, shares, [None, *matches], title=title, what=what, options=options.lines(spec))
+        if not matches:
+            what = "The weighted mean of models, entry by entry."
+    told = [None, *matches] if matches else [None] * len(inputs)
+    return card_of(inputs, shares, told, title=title, what=what, options=options.lines(spec))

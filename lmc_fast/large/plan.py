@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
+from ..matching.engine.gains import COLUMNS, PIECE
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
 from .watch import Rates, Work
@@ -21,8 +22,6 @@ __all__ = ["GroupPlan", "Plan", "RankPlan", "calibrated", "plan_of"]
 SWEEPS = 2
 # A process of torch before it has done anything, about.
 BASE_BYTES = 300 << 20
-# Bytes of an operand's two pieces, by columns (see matching.engine.gains).
-COLUMNS, PIECE = 512, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,8 @@ def plan_of(
     )
     block = 1 << 26
     memory = BASE_BYTES + max([group.memory for group in groups] + [3 * block])
-    passes = 3
+    # Norms, gains, objective and the sum; the sum alone where nothing is aligned.
+    passes = 3 if groups else 1
     work = Work(
         read=passes * sum(sizes),
         written=written,

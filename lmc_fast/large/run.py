@@ -34,11 +34,17 @@ def opened(
     paths: Sequence[str | Path],
     spec: PermutationSpec | str | Path | None,
     *,
+    method: str = "wm",
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
-    """Inputs that fit each other, the spec bound to them, and notes."""
+    """Inputs that fit each other, the spec bound to them, and notes.
+
+    Under `method` "none" there is nothing in the spec, and no module is asked for one.
+    """
+    if method == "none" and spec is not None:
+        raise ValueError("spec must be left out for method='none', which moves nothing")
     inputs: list[Input] = []
     for number, path in enumerate(paths):
         check_type(f"model {letter(number)}", path, (str, Path), "a path")
@@ -47,14 +53,14 @@ def opened(
                 path,
                 letter(number),
                 like=inputs[0] if inputs else None,
-                needs_module=spec is None,
+                needs_module=spec is None and method != "none",
                 needs_weights=needs_weights,
                 key=key,
                 trust_remote_code=trust_remote_code,
             )
         )
     notes = list(check_alike(inputs))
-    return inputs, spec_for(inputs[0], spec), notes
+    return inputs, PermutationSpec() if method == "none" else spec_for(inputs[0], spec), notes
 
 
 def letter(number: int) -> str:
@@ -138,7 +144,8 @@ class Run:
             each.attach(staging.scratch)
         first = inputs[0]
         derived = derived_weights(first.tensors, first.tensors)
-        if derived:
+        # Where nothing moves, the mean of what they are computed from is as good as any.
+        if derived and spec.axes:
             raise ValueError(
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
@@ -171,7 +178,8 @@ class Run:
         sums = write_shards(out, parts, total, metadata, journal=journal, watch=self.watch)
 
         def write_more() -> None:
-            (out / MATCHES).mkdir(exist_ok=True)
+            if matches:
+                (out / MATCHES).mkdir(exist_ok=True)
             for label, match in matches.items():
                 # Without times: the same run gives the same bytes.
                 timeless = replace(match, seconds=0.0, history=tuple(replace(s, seconds=0.0) for s in match.history))

@@ -7,10 +7,11 @@ where the groups are: what a journal has, a run that goes on need not do again, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from ..matching.engine.descent import LEADING_SWEEPS, CoordinateDescent, Step
 from ..matching.engine.frank_wolfe import frank_wolfe
@@ -20,7 +21,7 @@ from ..symmetry.views import Leaf, Units
 from .journal import Choices, Journal, Place, choices_from, choices_to
 from .watch import Watch
 
-__all__ = ["SEARCHES", "Found", "Searcher"]
+__all__ = ["SEARCHES", "Found", "Searcher", "work_of"]
 
 SEARCHES = ("auto", "spectral", "coordinate_descent", "frank_wolfe")
 # Leading parts of all weights at once are held in so many bytes at most, unless they are asked for.
@@ -100,7 +101,7 @@ class Searcher:
             if done is None:
                 before = dict(self.descent.choices)
                 whole = self.descent.settle_one(root, known, order)
-                self.descent.solvers.clear()
+                self._over()
                 moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
                 done = self._note(at, {"whole": whole, "choices": choices_to(moved)})
                 self.let_go()
@@ -142,7 +143,7 @@ class Searcher:
         if done is None:
             self.watch.begin("Frank-Wolfe")
             frank_wolfe(self.descent, self.max_sweeps, False)
-            self.descent.solvers.clear()
+            self._over()
             done = self._note(["frank_wolfe"], {"choices": choices_to(self.descent.choices)})
             self.let_go()
         self._put(choices_from(done["choices"]))
@@ -162,8 +163,8 @@ class Searcher:
                     at: Place = [name, len(steps), root]
                     done = self._done(at)
                     if done is None:
-                        self.descent.solvers.clear()
                         ((gained, moved),) = self.descent.improve([root], workers)
+                        self._over()
                         choices = (
                             {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
                         )
@@ -208,14 +209,7 @@ class Searcher:
         return self._work_of({name: self.descent.leaves[name] for name in self.descent.units[root]})
 
     def _work_of(self, leaves: Mapping[Units, Sequence[Leaf]]) -> float:
-        """Operations of the products that the gains of these leaves take."""
-        return float(
-            sum(
-                2 * math.prod(self.descent.a[leaf.parameter].shape) * self.descent.a[leaf.parameter].shape[leaf.axis]
-                for of in leaves.values()
-                for leaf in of
-            )
-        )
+        return work_of(self.descent.a, leaves)
 
     def _put(self, choices: Choices) -> None:
         roots = {self.descent.spec.root_of(name) for name in choices}
@@ -224,8 +218,24 @@ class Searcher:
                 root, {name: c for name, c in choices.items() if self.descent.spec.root_of(name) == root}
             )
 
+    def _over(self) -> None:
+        """A step is done: the next one knows nothing of its assignments, and sums its gains where these were."""
+        self.descent.solvers.clear()
+        self.descent.gains.take_back()
+
     def _done(self, at: Place) -> Any:
         return None if self.journal is None else self.journal.get([self.name, *at])
 
     def _note(self, at: Place, found: Any) -> Any:
         return found if self.journal is None else self.journal.add([self.name, *at], found)
+
+
+def work_of(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> float:
+    """Operations of the products that the gains of these leaves take."""
+    return float(
+        sum(
+            2 * tensors[leaf.parameter].numel() * tensors[leaf.parameter].shape[leaf.axis]
+            for of in leaves.values()
+            for leaf in of
+        )
+    )

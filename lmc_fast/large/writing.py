@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from .._files import write_aside, write_text
+from .._models import accumulate_dtype
 from .._safetensors import write_stream
 from .._tensors import FLOATS
+from ..matching.weight import check_finite_weights
 from ..ops.permuted_lerp import permuted_lerp
 from ..symmetry import Permutations
 from .inputs import Input, config_text
@@ -64,6 +67,7 @@ class Sum:
         permutations: of each; None where units stay.
         dtype: of the floating tensors; None: the first input's own.
         model: whose form the output has, and whose tensors are written where nothing is summed.
+        is_finite: whether all weights are known to be; if not, they are looked at as they are summed.
     """
 
     inputs: Sequence[Input]
@@ -71,6 +75,7 @@ class Sum:
     permutations: Sequence[Permutations | None]
     dtype: torch.dtype | None = None
     model: int = 0
+    is_finite: bool = True
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype of a tensor of the output."""
@@ -109,7 +114,13 @@ class Sum:
         rows = max(1, BLOCK // max(1, own.nbytes // max(1, length)))
         for start in range(0, length, rows):
             count = min(rows, length - start)
-            yield _summed(parts, gathers, shares, start, count, target)
+            block = _summed(parts, gathers, shares, start, count, target)
+            # One that is not finite makes the sum such, and so may a sum that overflows.
+            if not self.is_finite and not math.isfinite(float(block.sum(dtype=accumulate_dtype(target)))):
+                for m, _ in weights:
+                    each = self.inputs[m]
+                    check_finite_weights(f"model {str(each.path)!r}", each.tensors, [name])
+            yield block
 
 
 def _summed(
@@ -288,9 +299,11 @@ def write_sidecars(
         config[key] = str(total.dtype).removeprefix("torch.")
     if total.dtype is not None or source is not first:
         write_text(folder / "config.json", config_text(config))
-    if len(parts) > 1:
+    whole = next(iter(parts)).removesuffix(".safetensors")
+    stem = re.sub(r"-\d+-of-\d+$", "", whole)
+    # One file by the name of a shard is looked for in an index as well.
+    if len(parts) > 1 or stem != whole:
         sizes = stored_sizes(first, total)
-        stem = re.sub(r"-\d+-of-\d+$", "", next(iter(parts)).removesuffix(".safetensors"))
         places = {name: file for file, held in parts.items() for name in held}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")

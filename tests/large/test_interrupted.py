@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from lmc_fast.large import merge_checkpoints
 from lmc_fast.large.journal import Journal
 from lmc_fast.large.staging import Staging
 
+from .. import forked
 from . import models
 
 STEPS = 40
@@ -196,7 +195,7 @@ def test_a_file_comes_to_be_whole_too(tmp_path: Path, cut_at: Any, monkeypatch: 
 def command(pair: tuple[Path, Path], out: Path, *more: str) -> list[str]:
     spec = str(pair[0].parent / "spec.json")
     options = ["--spec", spec, "--shard-size", "900B", "--log", "json", *more]
-    return [sys.executable, "-m", "lmc_fast", "merge", *map(str, pair), "-o", str(out), *options]
+    return ["-m", "lmc_fast", "merge", *map(str, pair), "-o", str(out), *options]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -212,7 +211,7 @@ def test_a_process_that_is_ended_leaves_nothing_half_done(
     rng = random.Random(0)
     for attempt in range(tries):
         out = tmp_path / str(attempt)
-        process = subprocess.Popen(command(pair, out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = forked.start(command(pair, out), stderr=forked.PIPE, stdout=forked.PIPE)
         assert process.stderr is not None
         # It has begun; a moment after that.
         process.stderr.readline()
@@ -229,7 +228,7 @@ def test_a_process_that_is_ended_leaves_nothing_half_done(
         if out.exists():
             assert models.contents(out) == whole
             continue
-        done = subprocess.run(command(pair, out, "--resume"), capture_output=True, text=True, check=False)
+        done = forked.run(command(pair, out, "--resume"))
         assert done.returncode == 0, done.stderr
         assert models.contents(out) == whole
         assert not list(tmp_path.glob(f".{attempt}.*"))

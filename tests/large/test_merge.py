@@ -418,7 +418,7 @@ def test_bad_input_is_told_in_a_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "am"}, "method must be one of 'wm', 'merge_many', 'c2m3', got 'am'"),
+        ({"method": "am"}, "method must be one of 'wm', 'merge_many', 'c2m3', 'none', got 'am'"),
         ({"search": "random"}, "search must be one of"),
         ({"dtype": "int8"}, "dtype must be one of 'bfloat16'"),
         ({"lam": 0.5, "weights": [0.5, 0.5]}, "lam is for two models, and not beside weights"),

@@ -18,6 +18,8 @@ from lmc_fast.symmetry.derive import look
 from lmc_fast.symmetry.derive.look import Dims, Look
 from lmc_fast.symmetry.derive.table import table
 
+from .derive.side_by_side import Case, side_by_side
+
 
 def image(size: int, channels: int = 1) -> Tensor:
     return torch.randn(2, channels, size, size)
@@ -279,13 +281,12 @@ def random_module(seed: int) -> tuple[nn.Module, Tensor]:
 
 
 # By another generator than that of derive/test_rules_random.py, which tries two hundred with --slow.
-@pytest.mark.parametrize("start", [0, 20])
+@pytest.mark.parametrize("start", [0, pytest.param(20, marks=pytest.mark.slow)])
 def test_no_false_symmetry_in_random_modules(start: int) -> None:
-    for seed in range(start, start + 20):
-        model, inputs = random_module(seed)
-        spec = lmc.derive_spec(model, inputs, verify=False)
-        if spec.groups:
-            assert lmc.verify_spec(model, spec, inputs) < 1e-10, seed
+    cases = {str(seed): Case(*random_module(seed), ()) for seed in range(start, start + 20)}
+    together, inputs = side_by_side(cases)
+    spec = lmc.derive_spec(together, inputs, verify=False)
+    assert spec.groups and lmc.verify_spec(together, spec, inputs) < 1e-10
 
 
 WRONG: Mapping[str, tuple[str, Callable[[Look], Dims]]] = {

@@ -26,6 +26,7 @@ from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
+from .operands import Workspace
 from .sums import squared_norm
 from .transfers import Leaving, placed
 from .workers import SideBySide
@@ -71,7 +72,7 @@ class CoordinateDescent:
         frozen: groups that keep their choice.
         device: where gains are computed; None: where model a's tensors are.
         norms: ||.||^2 of each parameter in both models, where that is known already.
-        room: as `GainCache` takes it.
+        room, workspace: as `GainCache` takes them.
 
     Raises:
         ValueError: weights so large that their products overflow.
@@ -88,6 +89,7 @@ class CoordinateDescent:
         device: torch.device | None,
         norms: Mapping[str, Overlap] | None = None,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self.spec, self.frozen = spec, frozenset(frozen)
         self.a: dict[str, Tensor] = {}
@@ -124,7 +126,7 @@ class CoordinateDescent:
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
+        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}

@@ -185,7 +185,7 @@ def _linear_optimum(descent: ManyDescent, models: Sequence[_Relaxed]) -> list[Ch
                     for b in [leaf.view(model.but(leaf.parameter, leaf.axis))]
                 ]
                 gains[name] = gain_matrix(terms).cpu().numpy() if terms else None
-            best |= best_choices(descent.spec, root, gains, best, descent.solvers[m][root])[0]
+            best |= best_choices(descent.spec, root, gains, best, descent.solver(m, root))[0]
         vertices.append(best)
     return vertices
 
