@@ -43,19 +43,19 @@ def is_cut(look: Look, node: Any) -> bool:
     if not isinstance(node, Node) or packet_name(node.target) not in VIEWS or look.numbers(node.args[0]) is not None:
         return False
     along = {_cut_along(look, user, node) for user in node.users}
-    return len(along) == 1 and None not in along and len(_split_off(node, *along)) > 1
+    (dim, *others) = along or {None}
+    return dim is not None and not others and 0 not in _shape(node) and len(_split_off(node, dim)) > 1
 
 
 def _cut_along(look: Look, user: Node, node: Node) -> int | None:
     """The dimension of a value along which an operation takes a run, or several; None for any other."""
-    name, args, shape = packet_name(user.target), user.args, _shape(node)
+    name, given, shape = packet_name(user.target), bound(user), _shape(node)
     if name == "aten.slice":
-        given = bound(user)
         is_run = given["step"] == 1 and not any(isinstance(given[side], Node) for side in ("start", "end"))
         return int(given["dim"]) % len(shape) if is_run else None
     if name == "aten.index":
-        at = [d for d, each in enumerate(args[1]) if each is not None]
-        return at[0] if len(at) == 1 and look.run(args[1][at[0]], shape[at[0]]) is not None else None
+        at = [d for d, each in enumerate(given["indices"]) if each is not None]
+        return at[0] if len(at) == 1 and look.run(given["indices"][at[0]], shape[at[0]]) is not None else None
     return None
 
 
