@@ -153,6 +153,8 @@ def test_what_takes_permutations_alone_says_so(two: tuple[Path, Path], tmp_path:
     for options in ({"method": "c2m3"}, {"search": "frank_wolfe"}):
         with pytest.raises(ValueError, match="takes groups of permutations alone, but 'D' is of kind 'orthogonal'"):
             lmc.merge_checkpoints(*two, out=tmp_path / "out", spec=turning_spec(), **options)
+    with pytest.raises(ValueError, match="freeze beside method='merge_many' takes groups of permutations alone"):
+        lmc.merge_checkpoints(*two, out=tmp_path / "out", spec=turning_spec(), method="merge_many", freeze=["D"])
     assert not (tmp_path / "out").exists()
 
 
