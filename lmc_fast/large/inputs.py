@@ -299,18 +299,24 @@ def check_alike(inputs: Sequence[Input]) -> Iterator[str]:
         yield f"{said}: sums are taken in float32 or wider and written in the dtypes of {str(first.path)!r}"
 
 
-def spec_for(first: Input, spec: PermutationSpec | str | Path | None) -> PermutationSpec:
+def spec_for(first: Input, spec: PermutationSpec | str | Path | None, *, rotations: bool = False) -> PermutationSpec:
     """The spec of a run: the one that was given, or that of the first input's module.
 
+    Args:
+        rotations: whether one that is derived has rotations.
+
     Raises:
-        ValueError: it does not fit the tensors; none was given, and the input is a file.
+        ValueError: it does not fit the tensors; none was given, and the input is a file; or one was, with rotations.
     """
+    if rotations and spec is not None:
+        raise ValueError("rotations are looked for where a spec is derived, and one was given: it has them, or has not")
     if spec is None:
         if first.directory is None:
             raise ValueError(
                 f"model {str(first.path)!r} does not tell its spec, being a file: give one (spec=, --spec)"
             )
-        found = derive_spec(first.directory.module, first.directory.example_inputs)
+        options: dict[str, Any] = {"rotations": True} if rotations else {}
+        found = derive_spec(first.directory.module, first.directory.example_inputs, **options)
         axes = {name: axes for name, axes in found.axes.items() if name in first.shapes}
         return PermutationSpec(found.groups, axes, folds=found.folds).with_origin(found.origin).bind(first.shapes)
     if isinstance(spec, PermutationSpec):

@@ -32,6 +32,7 @@ def merge_checkpoints(
     *others: str | Path,
     out: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     lam: float | None = None,
     weights: Sequence[float] | None = None,
     method: str = "wm",
@@ -60,6 +61,7 @@ def merge_checkpoints(
             written: it is whole or not there.
         spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration, or
             not needed, for "none".
+        rotations: whether to look for what may turn as well where the spec is derived, and not for permutations alone.
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
@@ -103,7 +105,9 @@ def merge_checkpoints(
     device = check_device("device", device)
     out = Path(out)
     check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-    inputs, bound, notes = opened(paths, spec, method=method, key=key, trust_remote_code=trust_remote_code)
+    inputs, bound, notes = opened(
+        paths, spec, method=method, rotations=rotations, key=key, trust_remote_code=trust_remote_code
+    )
     check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
@@ -131,6 +135,7 @@ def plan_merge(
     model_b: str | Path,
     *others: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     options: Options | None = None,
     ranks: int = 1,
     key: str | None = None,
@@ -140,6 +145,7 @@ def plan_merge(
     """What `merge_checkpoints` would do. Directories need no weights for it.
 
     Args:
+        rotations: as of `merge_checkpoints`.
         ranks: processes to share it out over.
         calibrate: whether to measure this machine for a second first.
 
@@ -151,7 +157,13 @@ def plan_merge(
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
     inputs, bound, _ = opened(
-        paths, spec, method=options.method, key=key, trust_remote_code=trust_remote_code, needs_weights=False
+        paths,
+        spec,
+        method=options.method,
+        rotations=rotations,
+        key=key,
+        trust_remote_code=trust_remote_code,
+        needs_weights=False,
     )
     check_kinds(options, bound)
     check_freeze(options.freeze, bound)

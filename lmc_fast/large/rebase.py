@@ -49,6 +49,7 @@ def rebase_checkpoints(
     *,
     out: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     alpha: float = 1.0,
     search: str = "auto",
     freeze: Iterable[str] = (),
@@ -75,8 +76,8 @@ def rebase_checkpoints(
         out: as of `merge_checkpoints`. For an adapter an adapter is written. A directory gets the new model's
             configuration and the fine-tune's other files (its tokenizer).
         alpha: how much of the fine-tune.
-        spec, search, freeze, max_sweeps, dtype, device, shard_size, resume, force, key, trust_remote_code, listener: as
-            of `merge_checkpoints`; an adapter keeps its dtypes and is one file.
+        spec, rotations, search, freeze, max_sweeps, dtype, device, shard_size, resume, force, key, trust_remote_code,
+            listener: as of `merge_checkpoints`; an adapter keeps its dtypes and is one file.
 
     Returns:
         A `MergeResult`.
@@ -95,7 +96,7 @@ def rebase_checkpoints(
     adapter = _Adapter.of(tuned)
     is_file = not (Path(new) if adapter is None else tuned).is_dir()
     check_output(out, [tuned, Path(base), Path(new)], is_file=is_file, force=force)
-    inputs, bound, notes = opened([new, base], spec, key=key, trust_remote_code=trust_remote_code)
+    inputs, bound, notes = opened([new, base], spec, rotations=rotations, key=key, trust_remote_code=trust_remote_code)
     check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     if adapter is not None and bound.folds:

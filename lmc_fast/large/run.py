@@ -39,6 +39,7 @@ def opened(
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
+    rotations: bool = False,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
     """Inputs that fit each other, the spec bound to them, and notes.
 
@@ -63,7 +64,7 @@ def opened(
             )
         )
     notes = list(check_alike(inputs))
-    bound = PermutationSpec() if method == "none" else spec_for(inputs[0], spec)
+    bound = PermutationSpec() if method == "none" else spec_for(inputs[0], spec, rotations=rotations)
     for each in inputs:
         untie(each, bound.folds)
     return inputs, bound, notes
