@@ -116,6 +116,7 @@ def activation_matching(
     _check_choice("unseen", unseen, UNSEEN)
     device = check_device("device", device)
     given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward)
+    given.check_only_permutes("activation_matching")
     spec = given.bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
@@ -147,7 +148,7 @@ def activation_matching(
     objective = objective_of(tensors_a, tensors_b, weights, moved)
     seconds = time.perf_counter() - began
     return Matching(
-        permutations=permutations,
+        choice=permutations,
         objective=objective,
         l2_before=direct(Permutations.identity(view.spec)),
         l2_after=direct(moved),

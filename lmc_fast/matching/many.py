@@ -1,4 +1,4 @@
-"""Several models at once: permutations that carry all of them into one common frame."""
+"""Several models at once: permutations, and rotations, that carry all of them into one common frame."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
-from ..symmetry import Permutations, PermutationSpec
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
+from ..symmetry.transforms import Choice, between, choice_for, random_choice
 from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
 from .engine.merge_many import ManyDescent
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
+from .engine.turning import TurningDescent
+from .engine.turning_many import TurningMany
 from .engine.universe import frank_wolfe_many
 from .given import spec_of
 from .results.many import ManyMatching
@@ -48,7 +51,7 @@ def match_many(
     *,
     method: str = "merge_many",
     reference: int = 0,
-    init: str | Sequence[Permutations] | ManyMatching = "anchored",
+    init: str | Sequence[Choice] | ManyMatching = "anchored",
     max_sweeps: int = 100,
     batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
@@ -64,7 +67,7 @@ def match_many(
     progress: Progress = False,
     example_inputs: Any = None,
 ) -> ManyMatching:
-    """Find one permutation of each model that carries all of them into one frame, for merging them.
+    """Find what of a spec's permutations, rotations and the like carries models into one frame, for merging them.
 
     Args:
         models: two at least, modules or state dicts of one architecture; none is changed.
@@ -76,10 +79,10 @@ def match_many(
             (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there; it takes groups inside their
             owners alone. "ste_mm": learned by the loss
             of mixtures of all models (Ito et al., "STE-MM", ICML 2025), which needs `batches` and a reference that is
-            a module.
+            a module. The last two take groups of permutations alone.
         reference: the model that keeps its units where they are.
         init: where to start: "anchored" (each over the reference by weight matching), "identity", "random" (by
-            `seed`), Permutations of all models, or another result.
+            `seed`), Permutations or Transforms of all models, or another result.
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
         batches: for "ste_mm", (inputs, targets) pairs; one step each.
         loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
@@ -132,6 +135,8 @@ def match_many(
         loss_fn=loss_fn,
     )
     work = _Work.of(models, chosen, reference, where)
+    if method in ("c2m3", "ste_mm"):
+        work.spec.check_only_permutes(f"method={method!r}")
     if method == "c2m3":
         check_owners_around(work.spec, "method='c2m3'")
     starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
@@ -171,9 +176,9 @@ def match_many(
 
 @dataclass(frozen=True)
 class _Found:
-    """What a search led to, the reference's permutations first."""
+    """What a search led to, the reference's choice first."""
 
-    permutations: Sequence[Permutations]
+    choices: Sequence[Choice]
     history: Sequence[Sweep]
     converged: bool
 
@@ -209,6 +214,7 @@ class _Work:
         bound = told.bind(tensors[0])
         for m, of_model in enumerate(tensors):
             check_numbers(f"models[{m}]", of_model, bound.axes)
+            check_pure(f"models[{m}]", of_model, bound)
         view = seen(models, tensors, bound)
         tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
@@ -226,14 +232,13 @@ class _Work:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
-        back = found.permutations[0].inverse()
-        permutations = [back.after(of_model) for of_model in found.permutations]
+        choices = [choice_for(self.spec), *(between(found.choices[0], of_model) for of_model in found.choices[1:])]
         total, before, after = 0.0, np.zeros((count, count)), np.zeros((count, count))
         for (i, j), overlaps in self.overlaps.items():
             norms = sum(part.a + part.b for part in overlaps.values())
             for distances, relative in (
-                (before, Permutations.identity(self.spec)),
-                (after, permutations[i].inverse().after(permutations[j])),
+                (before, choice_for(self.spec)),
+                (after, between(choices[i], choices[j])),
             ):
                 pair = (self.tensors[i], self.tensors[j], weights, relative)
                 objective = objective_of(*pair)
@@ -241,7 +246,7 @@ class _Work:
                 distance = distance_from(norms, objective, partial(distance_between, *pair))
                 distances[here] = [[0.0, distance], [distance, 0.0]]
             total += objective
-        given = {m: Permutations(self.told, of.choices) for m, of in zip(self.order, permutations, strict=True)}
+        given = {m: choice_for(self.told, of) for m, of in zip(self.order, choices, strict=True)}
         return ManyMatching(
             permutations=tuple(given[m] for m in range(count)),
             objective=total,
@@ -256,59 +261,55 @@ class _Work:
         )
 
 
-def _starts(init: object, work: _Work, seed: int) -> list[Permutations]:
+def _starts(init: object, work: _Work, seed: int) -> list[Choice]:
     """Where each model begins, the reference first; the anchored start begins at the identity."""
     spec, count = work.spec, len(work.order)
     if isinstance(init, str):
         if init not in STARTS:
             raise ValueError(
-                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations or a result, got {init!r}"
+                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations, Transforms or a result, "
+                f"got {init!r}"
             )
-        identity = Permutations.identity(spec)
+        identity = choice_for(spec)
         seeds = np.random.SeedSequence(seed).generate_state(count - 1).tolist()
-        return [identity, *(Permutations.random(spec, s) if init == "random" else identity for s in seeds)]
+        return [identity, *(random_choice(spec, s) if init == "random" else identity for s in seeds)]
     given = init.permutations if isinstance(init, ManyMatching) else init
     if not isinstance(given, Sequence):
-        fail_type("init", "a name, Permutations of all models, or a ManyMatching", init)
+        fail_type("init", "a name, Permutations or Transforms of all models, or a ManyMatching", init)
     if len(given) != count:
         raise ValueError(f"init must have one entry for each of the {count} models, got {len(given)}")
-    for m, permutations in enumerate(given):
-        check_type(f"init[{m}]", permutations, Permutations, "Permutations")
+    for m, choice in enumerate(given):
+        check_type(f"init[{m}]", choice, (Permutations, Transforms), "Permutations or Transforms")
     # Checked against this spec: they may have been made for another model.
-    return [Permutations(spec, given[m].choices) for m in work.order]
+    return [choice_for(spec, given[m]) for m in work.order]
 
 
-def _relative(starts: Sequence[Permutations], m: int) -> Permutations:
-    """What carries a model onto the reference."""
-    return starts[0].inverse().after(starts[m])
-
-
-def _pairwise(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int, progress: Progress) -> _Found:
+def _pairwise(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int, progress: Progress) -> _Found:
     """Each model over the reference, by itself."""
-    found, converged, sweeps = [Permutations.identity(work.spec)], True, []
+    found, converged, sweeps = [choice_for(work.spec)], True, []
+    weights = dict.fromkeys(work.names, 1.0)
     for m in range(1, len(starts)):
-        descent = CoordinateDescent(
-            work.spec,
-            work.tensors[0],
-            work.tensors[m],
-            dict.fromkeys(work.names, 1.0),
-            _relative(starts, m),
-            (),
-            work.device,
-            work.overlaps[0, m],
-        )
-        settled = descent.settle(how == "anchored", max_sweeps, progress)
+        pair, start = (work.spec, work.tensors[0], work.tensors[m], weights), between(starts[0], starts[m])
+        reached: Mapping[str, Any]
+        if isinstance(start, Permutations):
+            descent = CoordinateDescent(*pair, start, (), work.device, work.overlaps[0, m])
+            settled, reached = descent.settle(how == "anchored", max_sweeps, progress), descent.choices
+        else:
+            turning = TurningDescent(*pair, start, (), work.device, work.overlaps[0, m])
+            settled = turning.settle(turning.in_order if how != "anchored" else None, max_sweeps, progress)
+            reached = turning.elements
         sweeps += sweeps_of(settled.steps, settled.objective)
         converged = converged and settled.converged
-        found.append(Permutations(work.spec, descent.choices))
+        found.append(choice_for(work.spec, reached))
     return _Found(found, sweeps, converged)
 
 
-def _hats(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int) -> list[Hat]:
+def _hats(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int) -> list[Hat]:
     """A hat for each model but the reference, laid over that by weight matching unless the start is given."""
     hats = []
     for m in range(1, len(starts)):
-        hat = Hat(work.spec, work.tensors[0], work.tensors[m], work.names, _relative(starts, m), work.device)
+        start = Permutations(work.spec, between(starts[0], starts[m]))
+        hat = Hat(work.spec, work.tensors[0], work.tensors[m], work.names, start, work.device)
         if how != "given":
             hat.descent.settle(how == "anchored", max_sweeps, False)
         hats.append(hat)
@@ -317,23 +318,29 @@ def _hats(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int
 
 def _together(
     work: _Work,
-    starts: Sequence[Permutations],
+    starts: Sequence[Choice],
     how: str,
     max_sweeps: int,
     seed: int | None,
     progress: Progress,
 ) -> _Found:
     """Each model in turn over the sum of the others; with a seed, after Frank-Wolfe from there."""
+    if not work.spec.only_permutes:
+        if how == "anchored":
+            starts = _pairwise(work, starts, how, max_sweeps, False).choices
+        turned = TurningMany(work.spec, work.tensors, work.names, starts, work.device)
+        steps, converged = turned.run(max_sweeps, progress)
+        return _Found(turned.choices, sweeps_of(steps, turned.objective()), converged)
     descent = ManyDescent(work.spec, work.tensors, work.names, work.overlaps, work.device)
     if how == "anchored":
         descent.anchor(max_sweeps)
     else:
-        descent.begin_at([start.choices for start in starts])
+        descent.begin_at([start.choices for start in starts if isinstance(start, Permutations)])
     if seed is not None:
         before, reached = [dict(choices) for choices in descent.choices], descent.objective()
         frank_wolfe_many(descent, seed, max_sweeps, progress)
         if descent.objective() < reached:
             descent.begin_at(before)
     steps, converged = descent.run(max_sweeps, progress)
-    permutations = [Permutations(work.spec, choices) for choices in descent.choices]
-    return _Found(permutations, sweeps_of(steps, descent.objective()), converged)
+    choices = [Permutations(work.spec, of_model) for of_model in descent.choices]
+    return _Found(choices, sweeps_of(steps, descent.objective()), converged)

@@ -26,12 +26,14 @@ class Kind(ABC):
         name: what `Group.kind` calls it.
         entries: how many numbers of a unit an element takes together.
         moves_whole: whether an element puts entries elsewhere and leaves their values, signs apart: then it acts on any
-            dtype exactly, and its group may own others.
+            dtype exactly, and other groups may lie inside its units.
+        may_own: whether its group may own others: then an element is the unit at each place, int64 [..., units].
     """
 
     name: ClassVar[str]
     entries: ClassVar[int] = 1
     moves_whole: ClassVar[bool] = False
+    may_own: ClassVar[bool] = False
 
     @abstractmethod
     def identity(self, shape: tuple[int, ...]) -> Tensor:
