@@ -25,6 +25,7 @@ from . import (
     plot,
     spectral,
     startup,
+    transformers,
     turning,
     wm,
 )
@@ -35,7 +36,7 @@ __all__ = ["main"]
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
-    startup,
+    *(startup, transformers),
 )
 
 
