@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ..groups import Axis, Group, Segment, walk
+from ..groups import Axis, Group, Segment
 from ..kinds import KINDS
 from ..spec import PermutationSpec
 from .graph import Walked
@@ -81,30 +81,23 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         )
         for name, of in axes.items()
     }
-    around = {
-        segment.group
-        for of in written.values()
-        for axis in of
-        for segment in walk(axis.segments)
-        if segment.group is not None and any(part.group is not None for part in segment.parts)
-    }
     groups = {}
     for atom, name in names.items():
         owner = None if atom not in owners else names[owners[atom]]
-        groups[name] = Group(name, atom.size, owner, _kind(walked, atom, is_around=name in around))
+        groups[name] = Group(name, atom.size, owner, _kind(walked, atom, is_owner=atom in owners.values()))
     atoms = {name: atom for atom, name in names.items()}
     return Built(PermutationSpec(groups, written), pinned, atoms)
 
 
-def _kind(walked: Walked, atom: Term, *, is_around: bool) -> str:
+def _kind(walked: Walked, atom: Term, *, is_owner: bool) -> str:
     """What an atom's units may do.
 
     Args:
-        is_around: whether other groups lie inside its units, which have to stay apart then.
+        is_owner: whether its units own others, and have to stay apart then.
     """
     if atom.plane:
         return "phases"
-    if walked.gains is None or atom.stiff is not None or is_around:
+    if walked.gains is None or atom.stiff is not None or is_owner:
         return "permutation"
     return "orthogonal_keeping_ones" if atom.keeps_ones else "orthogonal"
 
@@ -116,12 +109,12 @@ def _torn_planes(terms: Terms, term: Term) -> set[Term]:
         for place, atom in enumerate(product):
             if not atom.plane or atom.pin is not None:
                 continue
-            # Around both of them nothing that stays: the entries would be more than two.
+            # Nothing inside of both, and nothing that stays around: a plane would have more than two entries.
             ahead = 1 if atom.plane == "outer" else 0
-            ends = product[max(0, place - ahead - 1) : place - ahead] + product[place + 2 - ahead : place + 3 - ahead]
+            before, after = product[max(0, place - ahead - 1) : place - ahead], product[place + 2 - ahead :]
             other = product[place - 1 : place] if ahead else product[place + 1 : place + 2]
             is_pair = [(each.size, each.pin is None) for each in other] == [(KINDS["phases"].entries, False)]
-            if atom.stiff is not None or not is_pair or any(each.pin is not None for each in ends):
+            if atom.stiff is not None or not is_pair or after or any(each.pin is not None for each in before):
                 found.add(atom)
     return found
 

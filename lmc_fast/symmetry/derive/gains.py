@@ -13,7 +13,7 @@ from torch.fx import Node
 from ..folds import Fold, Reader
 from .lines import source_line
 from .look import packet_name
-from .places import SAME, SHAPED, Place, onward, origin, shape_of
+from .places import SAME, SHAPED, VIEWS, Place, onward, origin, shape_of
 from .terms import Pin
 
 __all__ = ["Gain", "Gains"]
@@ -106,8 +106,7 @@ class Gains:
             self._check_uses(gain)
             if gain.why is None and gain.bias is not None:
                 gain.keeps_bias = not self._follow(gain, is_affine=True) or any(r.bias is None for r in gain.reads)
-            if gain.why is None and (gain.bias is None or gain.keeps_bias):
-                gain.reads = []
+            if gain.why is None and (gain.bias is None or gain.keeps_bias) and not self._write(gain):
                 self._follow(gain, is_affine=False)
         self.check_shared()
 
@@ -176,7 +175,10 @@ class Gains:
             for user in node.users:
                 if user in skipped or (user.op != "output" and user.meta.get("val") is None):
                     continue
-                steps = _written(user, node, place)
+                folded = any(user in gain.uses for gain in self.gains.values() if gain.why is None)
+                is_scale = folded and packet_name(user.target) == "aten.mul"
+                # A scale that is folded is 1.
+                steps = [(user, place)] if is_scale else _written(user, node, place)
                 if steps is None:
                     return False
                 ahead += [step for step in steps if step not in seen]
@@ -294,6 +296,31 @@ class Gains:
             gain.refuse(gain.outputs[0], "nothing reads it")
         return bool(gain.reads)
 
+    def _write(self, gain: Gain) -> bool:
+        """Whether linear maps alone write what a gain multiplies, and nothing else reads these: scales of layers."""
+        gain.reads = []
+        for node, own in gain.uses.items():
+            others = [each for each in node.all_input_nodes if each not in own]
+            value: Node | None = others[0] if others else None
+            user = node
+            while value is not None and len(_tensors(value)) == 1 and packet_name(value.target) in (*SAME, *VIEWS):
+                source: Any = value.args[0]
+                is_whole = shape_of(source)[-1:] == shape_of(value)[-1:]
+                user, value = value, source if is_whole else None
+            name = "" if value is None or value.op != "call_function" else packet_name(value.target)
+            if value is None or name not in ("aten.linear", "aten.addmm") or _tensors(value) != [user]:
+                return False
+            weight, bias = (
+                (value.args[1], value.args[2:3]) if name == "aten.linear" else (value.args[2], value.args[:1])
+            )
+            written = [(weight, 0 if name == "aten.linear" else 1), *((each, 0) for each in bias if each is not None)]
+            for each, axis in written:
+                found = origin(each, axis)
+                if found is None or found[0] not in self.names:
+                    return False
+                gain.reads.append(_Read(*found, None, Place(found[1]), value))
+        return bool(gain.reads)
+
     def _read(self, user: Node, node: Node, place: Place, *, is_affine: bool) -> _Read | None:
         """The linear map that an operation is, if it sums over the units of this value with a parameter."""
         name, args = packet_name(user.target), user.args
@@ -406,6 +433,11 @@ def _written(user: Node, node: Node, place: Place) -> list[tuple[Node, Place]] |
         dim: Any = args[1] if len(args) > 1 else 0
         return [(user, place)] if dim % rank != place.dim else None
     return onward(user, node, place, is_affine=False)
+
+
+def _tensors(node: Node) -> list[Node]:
+    """The operations that use a value, those without a result left out."""
+    return [user for user in node.users if user.op == "output" or user.meta.get("val") is not None]
 
 
 def _sums(node: Node) -> Collection[Node]:

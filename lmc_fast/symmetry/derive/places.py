@@ -13,16 +13,14 @@ from torch.fx import Node
 
 from .look import packet_name
 
-__all__ = ["SAME", "Place", "after_shape", "has_own", "onward", "origin", "shape_of"]
+__all__ = ["SAME", "VIEWS", "Place", "after_shape", "has_own", "onward", "origin", "shape_of"]
 
 SAME = (
     *("aten._to_copy", "aten.clone", "aten.alias", "aten.detach", "aten.contiguous", "aten.dropout", "aten.to"),
-    *("aten.lift_fresh_copy", "aten.native_dropout"),
+    *("aten.lift_fresh_copy", "aten.native_dropout", "aten.type_as"),
 )
-SHAPED = (
-    *("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.unsqueeze"),
-    *("aten.squeeze", "aten.view_copy"),
-)
+VIEWS = ("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.view_copy")
+SHAPED = (*VIEWS, "aten.unsqueeze", "aten.squeeze")
 ORDERED = ("aten.transpose", "aten.permute", "aten.t", "aten.numpy_T", "aten.mT")
 RUNS = ("aten.slice", "aten.narrow", "aten.repeat_interleave")
 PICKED = ("aten.index", "aten.index_select", "aten.select", "aten.slice")

@@ -15,12 +15,11 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from .look import packet_name
-from .places import SAME, SHAPED, shape_of
+from .places import SAME, SHAPED, VIEWS, shape_of
 
 __all__ = ["Rotary", "rotaries"]
 
 MULTIPLY, ADD, SUBTRACT = ("aten.mul", "aten.multiply"), ("aten.add",), ("aten.sub", "aten.subtract")
-VIEWS = ("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten")
 # What keeps two entries the same that were: of one value, entry by entry or laid out anew elsewhere.
 _ALIKE = (
     *SAME,

@@ -105,7 +105,7 @@ class Source:
             atoms = [atom for term in dims for atom in walked.terms.atoms(term)]
             if not any(kinds.get(atom, "permutation").startswith("orthogonal") for atom in atoms):
                 whys = [atom.pin or atom.stiff for atom in atoms]
-                gain.why = next((why for why in whys if why is not None), Pin("mul", "", "acts entry by entry"))
+                gain.why = next((why for why in whys if why is not None), Pin("owner", "", "its units own others"))
                 found = True
         if found:
             gains.check_shared()
