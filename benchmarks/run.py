@@ -23,6 +23,7 @@ from . import (
     planted,
     plot,
     spectral,
+    startup,
     wm,
 )
 from . import compile as compile_kernels
@@ -31,7 +32,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, startup),
 )
 
 

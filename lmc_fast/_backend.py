@@ -43,16 +43,20 @@ class Backends:
         devices: torch devices with memory of their own, by name and model; the CPU is always there.
         available: of "torch", "native" and "triton", those that work.
         reasons: why each of the others does not.
+        core: how the native core was built: the compiler, whether it optimised, and the instruction set that the core
+            takes on this processor; "" without a core.
     """
 
     devices: Mapping[str, str]
     available: tuple[str, ...]
     reasons: Mapping[str, str]
+    core: str = ""
 
     def __str__(self) -> str:
-        lines = [
-            f"{name:<7} {'yes' if name in self.available else f'no: {self.reasons[name]}'}" for name in BACKENDS[1:]
-        ]
+        told = {name: "yes" if name in self.available else f"no: {self.reasons[name]}" for name in BACKENDS[1:]}
+        if self.core and "native" in self.available:
+            told["native"] += f": {self.core}"
+        lines = [f"{name:<7} {text}" for name, text in told.items()]
         lines += [f"{name:<7} {model}" for name, model in self.devices.items()]
         return "\n".join(lines)
 
@@ -65,7 +69,7 @@ def backends() -> Backends:
         for k in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(k)
             devices[f"cuda:{k}"] = f"{torch.cuda.get_device_name(k)}, compute capability {major}.{minor}"
-    return Backends(devices, tuple(name for name in BACKENDS[1:] if name not in reasons), reasons)
+    return Backends(devices, tuple(name for name in BACKENDS[1:] if name not in reasons), reasons, _core())
 
 
 def check_backend(backend: object) -> str:
@@ -176,6 +180,13 @@ def _no_native() -> str | None:
     except ImportError as error:
         return f"the compiled core does not load ({error})"
     return None
+
+
+def _core() -> str:
+    if _no_native() is not None:
+        return ""
+    compiler, is_optimized, simd = importlib.import_module("lmc_fast._native").build()
+    return f"{compiler}, {'optimised' if is_optimized else 'NOT OPTIMISED: build it with -O3'}, {simd}"
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from ..analysis import BarrierCurve, evaluate, loss_barrier, singular_factors, s
 from ..checkpoints import save_checkpoint
 from ..matching import Matching, weight_matching
 from ..merging import merge
-from ..repair import has_batchnorm, reestimate_batchnorm
+from ..repairing import has_batchnorm, reestimate_batchnorm
 from ..report.figures import save_png
 from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
