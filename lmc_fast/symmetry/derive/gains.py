@@ -300,6 +300,8 @@ class Gains:
         """Whether linear maps alone write what a gain multiplies, and nothing else reads these: scales of layers."""
         gain.reads = []
         for node, own in gain.uses.items():
+            if packet_name(node.target) in NORMS:
+                return False
             others = [each for each in node.all_input_nodes if each not in own]
             value: Node | None = others[0] if others else None
             user = node

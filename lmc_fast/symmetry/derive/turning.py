@@ -265,7 +265,14 @@ def normalised(look: Look, results: list[Dims]) -> Turn:
     return Turn([*dims[:kept], *(own if is_stiff else [])], own if "layer_norm" in look.name else [])
 
 
-@turns("aten.linear", "aten.bilinear")
+@turns("aten.bilinear")
+def bilinear(look: Look, results: list[Dims]) -> Turn:
+    """[..., i], [..., j], [o, i, j] -> [..., o]: what both have ahead is multiplied entry by entry."""
+    ahead = results[0][:-1]
+    return Turn(ahead, ahead if look.has("bias") else [])
+
+
+@turns("aten.linear")
 def linear(look: Look, results: list[Dims]) -> Turn:
     """[..., i], [o, i], [o] -> [..., o]; a bias is the same for all that is ahead."""
     return Turn(ones=results[0][:-1] if look.has("bias") else [])
