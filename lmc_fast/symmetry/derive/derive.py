@@ -154,10 +154,16 @@ def _without(spec: PermutationSpec, group: str) -> PermutationSpec:
     origin = spec.origin
     is_turning = group in spec.groups and spec.groups[group].kind != "permutation"
     spec = pinned(spec, [group if is_turning else spec.root_of(group)])
-    turning = {name for name, each in spec.groups.items() if each.kind.startswith("orthogonal")}
 
     def is_needed(fold: Fold | Centre) -> bool:
-        names = [fold.parameter] if isinstance(fold, Centre) else [reader.parameter for reader in fold.readers]
-        return any(turning & set(axis.groups) for name in names for axis in spec.axes[name])
+        if isinstance(fold, Centre):
+            return _turns_along(spec, fold.parameter, fold.axis)
+        return any(_turns_along(spec, reader.parameter, reader.axis) for reader in fold.readers)
 
     return replace(spec, folds=tuple(fold for fold in spec.folds if is_needed(fold))).with_origin(origin)
+
+
+def _turns_along(spec: PermutationSpec, parameter: str, dim: int) -> bool:
+    """Whether anything turns along a dimension of a parameter."""
+    of_dims = [axis for axis in spec.axes[parameter] for _ in range(axis.dims)]
+    return any(spec.groups[name].kind.startswith("orthogonal") for name in of_dims[dim].groups)
