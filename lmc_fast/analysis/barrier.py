@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,14 @@ from .._checks import check_floats, check_int
 from .._models import Model, check_ties, copied, load_tensors, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.results.matching import Match
 from ..merging import interpolate
 from ..repairing import has_batchnorm, reestimate_in_place
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["BarrierCurve", "lambdas_of", "loss_barrier", "scores_of", "states_at_once"]
 
@@ -29,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class BarrierCurve:
+class BarrierCurve(Result):
     """Loss and accuracy at theta(lam) = (1 - lam) theta_a + lam pi(theta_b).
 
     Attributes:
@@ -43,6 +47,9 @@ class BarrierCurve:
     loss: Array
     accuracy: Array | None
     batchnorm: str | None
+    derived: ClassVar[tuple[str, ...]] = (
+        *("barrier", "midpoint_barrier", "midpoint_loss", "accuracy_barrier", "midpoint_accuracy"),
+    )
 
     @property
     def excess(self) -> Array:
@@ -82,6 +89,27 @@ class BarrierCurve:
         start, end = values[self.lambdas == 0.0][0], values[self.lambdas == 1.0][0]
         chord: Array = (1.0 - self.lambdas) * start + self.lambdas * end
         return chord
+
+    def plot(self, axes: Axes | None = None, *, label: str | None = None, color: str | None = None) -> Axes:
+        """Draw the loss along the line, and dotted the straight line between the ends that barriers are above.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+            label: of the curve; None: its barrier.
+            color: matplotlib's; None: the next of its cycle.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes)
+        (line,) = axes.plot(self.lambdas, self.loss, color=color, label=label or f"barrier {self.barrier:.3g}")
+        axes.plot([0, 1], [self.loss[0], self.loss[-1]], ":", color=line.get_color(), linewidth=1)
+        axes.set(xlim=(0, 1), xlabel=r"$\lambda$: from model a (0) to model b (1)", ylabel="loss")
+        axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         lines = [

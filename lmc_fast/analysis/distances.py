@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from .._backend import check_device
 from .._models import Model
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
 from ..matching.results.matching import Match, choice_of
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["DistanceDecomposition", "LayerDistance", "distance_decomposition"]
 
@@ -57,7 +62,7 @@ class LayerDistance:
 
 
 @dataclass(frozen=True)
-class DistanceDecomposition:
+class DistanceDecomposition(Result):
     """The distance between two models over their weight matrices, and what it is made of.
 
     Attributes:
@@ -77,6 +82,42 @@ class DistanceDecomposition:
             math.sqrt(math.fsum(getattr(layer, name) ** 2 for layer in self.layers)) for name in ("before", "after")
         ]
         return LayerDistance("over all", *sums, *roots)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping for each weight, and one over all, as a table takes them."""
+        return [
+            {
+                "weight": row.name,
+                "before": row.before,
+                "after": row.after,
+                "reduction": row.reduction,
+                "bound": row.bound,
+            }
+            for row in (*self.layers, self.overall)
+        ]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the distance of each weight before and after, and the least that singular values allow.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes, height=1.2 + 0.4 * len(self.layers))
+        places = list(range(len(self.layers)))
+        axes.barh([p - 0.2 for p in places], [row.before for row in self.layers], height=0.36, label="before")
+        axes.barh([p + 0.2 for p in places], [row.after for row in self.layers], height=0.36, label="after")
+        axes.plot([row.bound for row in self.layers], places, "k|", markersize=14, label="least that is possible")
+        axes.set_yticks(places, [row.name.removesuffix(".weight") for row in self.layers])
+        axes.set_ylim(len(places) - 0.4, -0.6)
+        axes.set_xlabel("L2 distance between the weights")
+        axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         rows = [*self.layers, self.overall]

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,15 @@ from .._derived import derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, copied, counted_names, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
 from ..matching.results.matching import Match, choice_of
 from ..merging import weighted_sums
 from .barrier import scores_of, states_at_once
 from .evaluation import LossFn, Score, check_loss_fn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["LossLandscape", "loss_landscape"]
 
@@ -31,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class LossLandscape:
+class LossLandscape(Result):
     """Loss and accuracy on a grid in the plane through three models, in units of distance between weights.
 
     Attributes:
@@ -47,6 +51,32 @@ class LossLandscape:
     loss: Array = field(repr=False)
     accuracy: Array | None = field(repr=False)
     positions: Array
+
+    def plot(self, axes: Axes | None = None, *, names: Sequence[str] = ("a", "b", "c")) -> Axes:
+        """Draw the loss as contours on a logarithmic scale of colours, with the three models.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+            names: of the models.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes, width=5.6, height=5.0)
+        low, high = max(float(self.loss.min()), 1e-6), max(float(self.loss.max()), 2e-6)
+        levels = np.geomspace(low, high, 16)
+        drawn = axes.contourf(self.x, self.y, self.loss, levels=levels, cmap="viridis", extend="both")
+        for name, (x, y) in zip(names, self.positions, strict=True):
+            axes.plot(x, y, "o", color="white", markeredgecolor="black")
+            axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
+        axes.set(xlabel="distance between weights", aspect="equal")
+        figure = axes.get_figure()
+        assert figure is not None
+        figure.colorbar(drawn, ax=axes, label="loss", format="%.2g")
+        return axes
 
     def __str__(self) -> str:
         places = ", ".join(f"({x:.2f}, {y:.2f})" for x, y in self.positions)

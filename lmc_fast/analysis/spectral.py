@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from .._checks import check_floats
 from .._models import Model, tensors_of
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.results.matching import Match, choice_of
 from ..ops.permuted_lerp import permuted_lerp
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
@@ -21,6 +23,9 @@ from ..symmetry import Transforms
 from ..symmetry.transforms import Choice
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over, matrices_of_both
 from .layers import gathers_of, moved_columns, moved_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["LayerAlignment", "SpectralAlignment", "spectral_alignment"]
 
@@ -59,7 +64,7 @@ class LayerAlignment:
 
 
 @dataclass(frozen=True)
-class SpectralAlignment:
+class SpectralAlignment(Result):
     """R(gamma) between two models, by weight and over all.
 
     Attributes:
@@ -71,6 +76,7 @@ class SpectralAlignment:
     gammas: tuple[float, ...]
     layers: tuple[LayerAlignment, ...]
     method: str
+    derived: ClassVar[tuple[str, ...]] = ("overall",)
 
     @property
     def overall(self) -> tuple[float, ...]:
@@ -81,6 +87,53 @@ class SpectralAlignment:
             pairs = sum(layer.kept_a[g] for layer in self.layers) * sum(layer.kept_b[g] for layer in self.layers)
             found.append(total / math.sqrt(pairs) if pairs else 0.0)
         return tuple(found)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping for each weight and gamma, as a table takes them (``pandas.DataFrame(found.rows())``)."""
+        return [
+            {"weight": layer.name, "gamma": gamma, "r": r, "kept_a": a, "kept_b": b}
+            for layer in self.layers
+            for gamma, r, a, b in zip(self.gammas, layer.r, layer.kept_a, layer.kept_b, strict=True)
+        ]
+
+    def plot(
+        self,
+        axes: Axes | None = None,
+        *,
+        gamma: float | None = None,
+        label: str | None = None,
+        color: str | None = None,
+    ) -> Axes:
+        """Draw R by weight, as bars from the first weight down.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure. Drawn on twice, bars lie over each other.
+            gamma: which of `gammas`; None: the last.
+            label, color: of the bars.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: another gamma.
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        gamma = self.gammas[-1] if gamma is None else gamma
+        if gamma not in self.gammas:
+            raise ValueError(f"gamma must be one of {self.gammas}, got {gamma}")
+        axes = axes_to_draw_on(axes, height=1.2 + 0.28 * len(self.layers))
+        names = [layer.name.removesuffix(".weight") for layer in self.layers]
+        places = list(range(len(names)))
+        axes.barh(
+            places, [layer.r[self.gammas.index(gamma)] for layer in self.layers], alpha=0.7, label=label, color=color
+        )
+        axes.set_yticks(places, names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel(f"R({gamma:g}): how far singular vectors coincide")
+        axes.axvline(0, color="0.6", linewidth=1)
+        if label:
+            axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         width = max(len("over all"), *(len(layer.name) for layer in self.layers))

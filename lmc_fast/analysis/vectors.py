@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,13 @@ from .._checks import check_int, check_type
 from .._models import Model, own_names, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.activations.watching import Place, run, watching
 from ..matching.results.matching import Match, choice_of
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over, singular_factors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["InputAlignment", "LayerInputs", "VectorCosines", "input_alignment", "vector_cosines"]
 
@@ -113,7 +117,7 @@ class LayerInputs:
 
 
 @dataclass(frozen=True)
-class InputAlignment:
+class InputAlignment(Result):
     """`LayerInputs` of every layer, in the order of the run.
 
     Attributes:
@@ -121,6 +125,27 @@ class InputAlignment:
     """
 
     layers: tuple[LayerInputs, ...]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the mean cosine of each layer's inputs with its right singular vectors, by rank.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes)
+        for layer in self.layers:
+            ranks = range(1, len(layer.cosines) + 1)
+            (line,) = axes.plot(ranks, layer.cosines, label=layer.name.removesuffix(".weight"))
+            axes.axhline(layer.random, linestyle=":", linewidth=1, color=line.get_color())
+        axes.set(xscale="log", xlabel="rank of the singular vector", ylabel="mean cosine with inputs (dotted: random)")
+        axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         width = max(6, *(len(layer.name) for layer in self.layers))

@@ -20,7 +20,7 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
-from ..symmetry import Permutations, PermutationSpec, Transforms
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, between, choice_for, random_choice
 from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
@@ -214,6 +214,7 @@ class _Work:
         bound = told.bind(tensors[0])
         for m, of_model in enumerate(tensors):
             check_numbers(f"models[{m}]", of_model, bound.axes)
+            check_pure(f"models[{m}]", of_model, bound)
         view = seen(models, tensors, bound)
         tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
@@ -231,7 +232,7 @@ class _Work:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
-        choices = [between(found.choices[0], of_model) for of_model in found.choices]
+        choices = [choice_for(self.spec), *(between(found.choices[0], of_model) for of_model in found.choices[1:])]
         total, before, after = 0.0, np.zeros((count, count)), np.zeros((count, count))
         for (i, j), overlaps in self.overlaps.items():
             norms = sum(part.a + part.b for part in overlaps.values())

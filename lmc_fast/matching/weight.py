@@ -26,7 +26,7 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import overlaps
-from ..symmetry import Permutations, PermutationSpec, Transforms
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, choice_for, random_choice
 from .engine.descent import CoordinateDescent
 from .engine.frank_wolfe import check_affine, frank_wolfe
@@ -106,7 +106,8 @@ def weight_matching(
     Raises:
         SymmetryError: the spec does not keep model a's function.
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
-        ValueError: models of different shapes, a spec that does not fit them, weights that are not finite or so
+        ValueError: models of different shapes, a spec that does not fit them, models that are not in the pure form that
+            a spec with rotations describes (`fold_norms`), weights that are not finite or so
             large that their products are not, names that no parameter or group has, an option out of range, or
             search="frank_wolfe" with groups of other kinds than permutations.
     """
@@ -122,6 +123,8 @@ def weight_matching(
     spec = spec_of(model_a, spec, example_inputs=example_inputs).bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
+    check_pure("model_a", tensors_a, spec)
+    check_pure("model_b", tensors_b, spec)
     if search == "frank_wolfe":
         spec.check_only_permutes("search='frank_wolfe'")
         check_affine(spec)

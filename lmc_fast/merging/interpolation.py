@@ -17,7 +17,7 @@ from .._wrappers import unwrapped
 from ..matching import ManyMatching
 from ..matching.results.matching import Match, choice_of
 from ..ops.permuted_lerp import permuted_lerp_many
-from ..symmetry import Permutations, Transforms
+from ..symmetry import Permutations, Transforms, check_pure
 from ..symmetry.transforms import Choice
 
 __all__ = [
@@ -70,7 +70,7 @@ def interpolate(
     values = check_floats("lam", lam) if several else [check_finite("lam", lam)]
     names = ["model_a", "model_b"]
     tensors = checked_tensors(names, [model_a, model_b])
-    choices = checked_choices(["", "match"], [None, match], tensors)
+    choices = checked_choices(["", "match"], [None, match], names, tensors)
     derived = derived_of([model_a, model_b], tensors)
     rows = weighted(tensors, [[1.0 - v, v] for v in values], choices, backend, derived)
     merged = [with_tensors(model_a, sums) for sums in rows]
@@ -122,8 +122,9 @@ def merge(
         raise ValueError(f"weights must have one entry for each of the {count} models, got {len(shares)}")
     if abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(f"weights must sum to 1, got {sum(shares)}")
-    tensors = checked_tensors([f"models[{i}]" for i in range(count)], models)
-    choices = checked_choices([f"matches[{i}]" for i in range(count)], matches, tensors)
+    names = [f"models[{i}]" for i in range(count)]
+    tensors = checked_tensors(names, models)
+    choices = checked_choices([f"matches[{i}]" for i in range(count)], matches, names, tensors)
     (sums,) = weighted(tensors, [shares], choices, backend, derived_of(models, tensors))
     return with_tensors(models[0], sums)
 
@@ -174,9 +175,15 @@ def derived_of(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]]) ->
 
 
 def checked_choices(
-    names: Sequence[str], matches: Sequence[Match], tensors: Sequence[dict[str, Tensor]]
+    names: Sequence[str], matches: Sequence[Match], models: Sequence[str], tensors: Sequence[dict[str, Tensor]]
 ) -> list[Choice | None]:
-    """How each match moves its model, checked against that."""
+    """How each match moves its model, checked against that.
+
+    Args:
+        names: what the caller calls the matches.
+        models, tensors: what the caller calls the models, and theirs. If one match is of models in pure form, all are
+            to be.
+    """
     found: list[Choice | None] = []
     for name, match, model in zip(names, matches, tensors, strict=True):
         choice = choice_of(name, match)
@@ -184,6 +191,8 @@ def checked_choices(
             found.append(None)
             continue
         bound = choice.spec.bind(model)
+        for argument, other in zip(models, tensors, strict=True):
+            check_pure(argument, other, bound)
         for key, tensor in model.items():
             kind = unsummable(tensor)
             if kind is not None and not all(axis.is_fixed for axis in bound.axes.get(key, ())):

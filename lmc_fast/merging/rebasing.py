@@ -58,14 +58,14 @@ def rebase(
     if isinstance(tuned, Mapping) and is_adapter(tuned):
         factors = tensors_of("tuned", tuned)
         tensors = checked_tensors(["base", "new"], [base, new])
-        (choice,) = checked_choices(["match"], [match], tensors[:1])
+        (choice, _) = checked_choices(["match", ""], [match, None], ["base", "new"], tensors)
         assert choice is not None
         return carried_adapter(  # type: ignore[return-value]
             factors, choice, tensors[0], tensors[1], alpha=alpha, fan_in_fan_out=fan_in_fan_out
         )
     models = [new, tuned, base]
     tensors = checked_tensors(["new", "tuned", "base"], models)
-    moved = checked_choices(["", "match", "match"], [None, match, match], tensors)
+    moved = checked_choices(["", "match", "match"], [None, match, match], ["new", "tuned", "base"], tensors)
     derived = derived_of(models, tensors)
     (sums,) = weighted(tensors, [[1.0, alpha, -alpha]], moved, backend, derived)
     return with_tensors(new, sums)

@@ -118,7 +118,7 @@ class Transforms(Mapping[str, Tensor]):
 
         Raises:
             TypeError: `model` is neither.
-            ValueError: the model does not fit the spec.
+            ValueError: the model does not fit the spec, or is not in the pure form that it describes (`fold_norms`).
         """
         return applied(self, model)
 

@@ -28,8 +28,24 @@ from .turned_gains import TurnedGains
 
 __all__ = ["TurningDescent", "count_moved"]
 
-# Of the objective: a sweep that gains less ends the search, as continuous kinds gain a little for ever.
+# Continuous kinds gain a little for ever. A sweep ends the search that gains less than this of the objective, or that
+# makes the squared distance of the weights shorter by less than that of it: what was planted comes nearer until
+# rounding, models that only resemble each other do not.
 STILL = 1e-9
+STILL_APART = 5e-4
+# Of the objective: two ways to one end differ by about this.
+ROUNDING = 1e-12
+
+
+def is_still(gained: float, objective: float, squares: float) -> bool:
+    """Whether a sweep gained next to nothing.
+
+    Args:
+        gained: by the sweep.
+        objective: after it.
+        squares: ||theta_a||^2 + ||theta_b||^2.
+    """
+    return gained <= STILL * abs(objective) or 2 * gained <= STILL_APART * (squares - 2 * objective)
 
 
 class TurningDescent(Layout):
@@ -104,7 +120,7 @@ class TurningDescent(Layout):
             return self._run(order, reached, max_sweeps, progress)
         outward = self._anchored()
         found = self._run(lambda: outward, self.objective(), max_sweeps, progress)
-        if found.objective < reached:
+        if found.objective <= reached + ROUNDING * abs(reached):
             # Models that lie over each other already, say, and a pass outwards.
             self.elements = start
             found = self._run(lambda: outward, reached, max_sweeps, progress)
@@ -117,6 +133,7 @@ class TurningDescent(Layout):
     def _run(self, order: Callable[[], Sequence[str]], reached: float, max_sweeps: int, progress: Progress) -> Settled:
         """Sweep over stale groups until none is left, or a sweep gains next to nothing."""
         stale, still = set(self.open), False
+        squares = sum(map(sum, self.norms.values()))
         steps: list[Step] = []
         with tracking(progress, "weight matching", max_sweeps) as advance:
             while stale and not still and len(steps) < max_sweeps:
@@ -135,7 +152,7 @@ class TurningDescent(Layout):
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
                 reached += step.gained
-                still = step.gained <= STILL * abs(reached)
+                still = is_still(step.gained, reached, squares)
                 advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
         return Settled(steps, still or not stale, self.objective())
 

@@ -16,7 +16,8 @@ from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
 from ...symmetry.transforms import Choice, choice_for, moved
 from .steps import Step
-from .turning import STILL, TurningDescent
+from .sums import squared_norm
+from .turning import TurningDescent, is_still
 
 __all__ = ["TurningMany"]
 
@@ -53,6 +54,8 @@ class TurningMany:
         """Lay each model over the others until that gains next to nothing; the steps, and whether that was reached."""
         steps: list[Step] = []
         reached, still = self.objective(), False
+        # Distances of all pairs together: each model is in as many as there are others.
+        squares = (len(self.models) - 1) * sum(squared_norm(x) for model in self.models for x in model.values())
         with tracking(progress, "many models", max_sweeps) as advance:
             while not still and len(steps) < max_sweeps:
                 began, step = time.perf_counter(), Step()
@@ -61,7 +64,7 @@ class TurningMany:
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
                 reached += step.gained
-                still = step.gained <= STILL * abs(reached)
+                still = is_still(step.gained, reached, squares)
                 advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
         return steps, still
 

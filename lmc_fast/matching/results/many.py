@@ -17,7 +17,7 @@ from ...symmetry import Permutations
 from ...symmetry.transforms import Choice, between
 from ...symmetry.verification import Verification
 from .matching import Sweep, history_from, history_to
-from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, write_parts
+from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
 
 __all__ = ["ManyMatching"]
@@ -167,7 +167,7 @@ def _read(parts: Parts) -> ManyMatching:
     expected = dict.fromkeys(_DISTANCES, torch.float64)
     for k in range(count):
         expected |= expected_choice(f"{k}.", parts.spec)
-    parts.check_tensors(expected, "one permutation or element for each model and group, and the distances")
+    parts.check_tensors(expected, f"one {what_of(parts.spec)} for each model and group, and the distances")
     for name in _DISTANCES:
         if tensors[name].shape != (count, count) or count == 0:
             raise ValueError(f"{name} must be [models, models], got {tuple(tensors[name].shape)}")

@@ -12,7 +12,7 @@ from ..._models import ModelT
 from ...symmetry import Permutations, Transforms
 from ...symmetry.transforms import Choice
 from ...symmetry.verification import Verification
-from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, write_parts
+from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
 
 __all__ = ["Match", "Matching", "Sweep", "choice_of", "history_from", "history_to"]
@@ -163,7 +163,7 @@ _SWEEP: dict[str, type] = {"objective": float, "moved": int, "solved": int, "sec
 
 def _read(parts: Parts) -> Matching:
     """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
-    parts.check_tensors(expected_choice("", parts.spec), "one permutation or element for each group")
+    parts.check_tensors(expected_choice("", parts.spec), f"one {what_of(parts.spec)} for each group")
     verification = verification_from(parts.result)
     result = checked(parts.result, "result", {**_NUMBERS, "history": list})
     history = history_from(result.pop("history"))

@@ -19,11 +19,9 @@ from ...symmetry import PermutationSpec
 from ...symmetry.kinds import KINDS
 from ...symmetry.transforms import Choice, choice_for
 
-__all__ = ["Parts", "checked", "choice_from", "choice_to", "expected_choice", "read_parts", "write_parts"]
+__all__ = ["Parts", "checked", "choice_from", "choice_to", "expected_choice", "read_parts", "what_of", "write_parts"]
 
 VERSION = 1
-# Before a group's name, so that no name can be one of the file format's own.
-PERMUTATION, ELEMENT = "permutation.", "element."
 ResultT = TypeVar("ResultT")
 
 
@@ -70,8 +68,14 @@ def choice_from(where: str, parts: Parts) -> Choice:
     return choice_for(spec, {group: parts.tensors[_prefix(spec) + where + group] for group in spec.groups})
 
 
+def what_of(spec: PermutationSpec) -> str:
+    """What a choice has for each group, in a word."""
+    return "permutation" if spec.only_permutes else "element"
+
+
 def _prefix(spec: PermutationSpec) -> str:
-    return PERMUTATION if spec.only_permutes else ELEMENT
+    # Before a group's name, so that no name can be one of the file format's own.
+    return f"{what_of(spec)}."
 
 
 def write_parts(
