@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ..groups import Axis, Group, Segment
+from ..kinds import KINDS
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
@@ -18,6 +19,7 @@ _SINGLE = Pin("slice", "", "is cut into single units")
 _IN_ORDER = Pin("sort", "", "an order that other units decide stands on a parameter, or is another one at each place")
 # Units of an owner that stays: what they own are groups of their own, one for each.
 _MOST_ORDERS = 64
+_PLANES = Pin("rotary", "", "planes that rotary embedding turns, which something else tells apart")
 _INSIDE = Pin("view", "", "pairs of its units stand on one axis")
 
 # Dimensions of a parameter that an axis spans: from, to.
@@ -30,10 +32,13 @@ class Built:
     Attributes:
         spec: the groups that were found, on the axes of all parameters.
         pinned: by parameter and dimension the reasons why entries stay where they are.
+        atoms: of every group the term.
     """
 
-    def __init__(self, spec: PermutationSpec, pinned: dict[str, list[tuple[Pin, ...]]]) -> None:
-        self.spec, self.pinned = spec, pinned
+    def __init__(
+        self, spec: PermutationSpec, pinned: dict[str, list[tuple[Pin, ...]]], atoms: Mapping[str, Term]
+    ) -> None:
+        self.spec, self.pinned, self.atoms = spec, pinned, atoms
 
 
 def build(walked: Walked, state_order: Sequence[str]) -> Built:
@@ -61,11 +66,14 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         for atom in inside:
             terms.pin(atom, _INSIDE)
         return build(walked, state_order)
+    if walked.gains is not None:
+        torn = {atom for of in axes.values() for term in of for atom in _torn_planes(terms, term)}
+        torn |= {atom for atom in owners.values() if atom.plane}
+        if torn:
+            for atom in torn:
+                terms.pin(atom, _PLANES)
+            return build(walked, state_order)
     names = _names(terms, axes, owners)
-    groups = {
-        name: Group(name, atom.size, None if atom not in owners else names[owners[atom]])
-        for atom, name in names.items()
-    }
     written = {
         name: tuple(
             Axis(tuple(_segments(terms, terms.factors(term), names)), dims=b - a)
@@ -73,7 +81,42 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         )
         for name, of in axes.items()
     }
-    return Built(PermutationSpec(groups, written), pinned)
+    groups = {}
+    for atom, name in names.items():
+        owner = None if atom not in owners else names[owners[atom]]
+        groups[name] = Group(name, atom.size, owner, _kind(walked, atom, is_owner=atom in owners.values()))
+    atoms = {name: atom for atom, name in names.items()}
+    return Built(PermutationSpec(groups, written), pinned, atoms)
+
+
+def _kind(walked: Walked, atom: Term, *, is_owner: bool) -> str:
+    """What an atom's units may do.
+
+    Args:
+        is_owner: whether its units own others, and have to stay apart then.
+    """
+    if atom.plane:
+        return "phases"
+    if walked.gains is None or atom.stiff is not None or is_owner:
+        return "permutation"
+    return "orthogonal_keeping_ones" if atom.keeps_ones else "orthogonal"
+
+
+def _torn_planes(terms: Terms, term: Term) -> set[Term]:
+    """Planes that something acts on entry by entry, or that stand without their two entries beside them."""
+    found: set[Term] = set()
+    for product in monomials(terms, term):
+        for place, atom in enumerate(product):
+            if not atom.plane or atom.pin is not None:
+                continue
+            # Nothing inside of both, and nothing that stays around: a plane would have more than two entries.
+            ahead = 1 if atom.plane == "outer" else 0
+            before, after = product[max(0, place - ahead - 1) : place - ahead], product[place + 2 - ahead :]
+            other = product[place - 1 : place] if ahead else product[place + 1 : place + 2]
+            is_pair = [(each.size, each.pin is None) for each in other] == [(KINDS["phases"].entries, False)]
+            if atom.stiff is not None or not is_pair or after or any(each.pin is not None for each in before):
+                found.add(atom)
+    return found
 
 
 def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
@@ -87,7 +130,9 @@ def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
             terms.pin(atom, _IN_ORDER)
     # What stands beside units that stay may have an order of its own at each of these.
     at_each = [each for of in dims.values() for each in levels(terms, of)]
-    for atom, owners in own_orders(terms, found.near, at_each).items():
+    for atom, several in own_orders(terms, found.near, at_each).items():
+        # The two entries of a plane stand ahead of it, and move together.
+        owners = several[1:] if atom.plane == "outer" else several
         if owners and owners[0].size <= _MOST_ORDERS and atom.pin is None and not atom.at and not atom.is_alike:
             terms.instance(atom, owners[0], 0)
 
