@@ -53,7 +53,9 @@ def edited(
     origin = spec.origin
     if origin is not None:
         told = {name: reasons for name, reasons in origin.pinned.items() if name not in new}
-        origin = Origin(told, (*origin.notes, "edited by hand since it was derived"))
+        notes = (*origin.notes, "edited by hand since it was derived")
+        stiff = {rename.get(name, name): why for name, why in origin.stiff.items()}
+        origin = Origin(told, notes, stiff)
     return made.with_origin(origin)
 
 

@@ -55,7 +55,8 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     axes = {name: [_picked_apart(terms, terms.product(dims[name][a:b])) for a, b in runs[name]] for name in dims}
     # With the units at each index by themselves.
     every = [each for of in (*walked.values, *dims.values()) for each in levels(terms, of)]
-    owners = choose_owners(terms, Beside(terms, every, walked.numbers).near, axes.values())
+    near = Beside(terms, every, walked.numbers).near
+    owners = choose_owners(terms, near, axes.values(), walked.gains is not None)
     pinned = {name: _by_dimension(terms, axes[name], runs[name]) for name in dims}
     for name, of in axes.items():
         joined = _joined(of, lambda ahead, term: _is_owned_by(terms, owners, ahead, term))
@@ -68,7 +69,6 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         return build(walked, state_order)
     if walked.gains is not None:
         torn = {atom for of in axes.values() for term in of for atom in _torn_planes(terms, term)}
-        torn |= {atom for atom in owners.values() if atom.plane}
         if torn:
             for atom in torn:
                 terms.pin(atom, _PLANES)
@@ -84,20 +84,16 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     groups = {}
     for atom, name in names.items():
         owner = None if atom not in owners else names[owners[atom]]
-        groups[name] = Group(name, atom.size, owner, _kind(walked, atom, is_owner=atom in owners.values()))
+        groups[name] = Group(name, atom.size, owner, _kind(walked, atom))
     atoms = {name: atom for atom, name in names.items()}
     return Built(PermutationSpec(groups, written), pinned, atoms)
 
 
-def _kind(walked: Walked, atom: Term, *, is_owner: bool) -> str:
-    """What an atom's units may do.
-
-    Args:
-        is_owner: whether its units own others, and have to stay apart then.
-    """
+def _kind(walked: Walked, atom: Term) -> str:
+    """What an atom's units may do."""
     if atom.plane:
         return "phases"
-    if walked.gains is None or atom.stiff is not None or is_owner:
+    if walked.gains is None or atom.stiff is not None:
         return "permutation"
     return "orthogonal_keeping_ones" if atom.keeps_ones else "orthogonal"
 

@@ -125,7 +125,8 @@ class Gains:
         """What a spec says of a gain that can be folded."""
         readers: dict[Reader, None] = {}
         for read in gain.reads:
-            bias = None if read.bias is None else self.names[read.bias]
+            takes_bias = read.bias is not None and gain.bias is not None and not gain.keeps_bias
+            bias = self.names[read.bias] if read.bias is not None and takes_bias else None
             place = read.place
             one = Reader("", read.axis, bias, place.offset, place.outer, place.inner)
             for name, tied in self._names_there(read):
@@ -300,6 +301,8 @@ class Gains:
         """Whether linear maps alone write what a gain multiplies, and nothing else reads these: scales of layers."""
         gain.reads = []
         for node, own in gain.uses.items():
+            if packet_name(node.target) in NORMS:
+                return False
             others = [each for each in node.all_input_nodes if each not in own]
             value: Node | None = others[0] if others else None
             user = node
@@ -387,7 +390,7 @@ class Gains:
             for gain in self.gains.values():
                 for read in gain.reads:
                     of_weight = ways.setdefault(self.identities[self.names[read.weight]], {})
-                    of_weight.setdefault(read.user, set()).add((gain.weight, read.axis, read.place))
+                    of_weight.setdefault(read.user, set()).add((gain.weight, read.axis, replace(read.place, dim=0)))
             for gain in self.gains.values():
                 for read in gain.reads:
                     name = self.names[read.weight]

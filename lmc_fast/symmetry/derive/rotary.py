@@ -261,15 +261,28 @@ def _are_alike(factor: Node, view: str, size: int) -> bool:
         if name == "aten.cat" and view == "outer":
             parts: Any = node.args[0]
             dim: Any = node.args[1] if len(node.args) > 1 else 0
-            return len(parts) == 2 and parts[0] is parts[1] and dim % len(shape_of(node)) == len(shape_of(node)) - 1
+            return len(parts) == 2 and _are_equal(*parts) and dim % len(shape_of(node)) == len(shape_of(node)) - 1
         if name == "aten.repeat_interleave" and view == "inner":
             dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
             return bool(node.args[1] == 2) and dim is not None and dim % len(shape_of(node)) == len(shape_of(node)) - 1
         if name in VIEWS and view == "inner" and _calls(node.args[0], ("aten.stack",)):
             stacked: Any = node.args[0]
             parts = stacked.args[0]
-            return len(parts) == 2 and parts[0] is parts[1] and shape_of(stacked)[-1] == 2
+            return len(parts) == 2 and _are_equal(*parts) and shape_of(stacked)[-1] == 2
         if name not in _ALIKE or len(node.all_input_nodes) != 1:
             return False
         node = node.args[0]
     return False
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two values are one, or computed in the same way from the same."""
+    if not isinstance(one, Node) or not isinstance(other, Node):
+        return type(one) is type(other) and bool(one == other)
+    if one is other:
+        return True
+    is_call = one.op == other.op == "call_function" and one.target is other.target and one.kwargs == other.kwargs
+    is_noise = "rand" in packet_name(one.target) or "bernoulli" in packet_name(one.target)
+    if not is_call or is_noise or len(one.args) != len(other.args):
+        return False
+    return all(_are_equal(a, b) for a, b in zip(one.args, other.args, strict=True))

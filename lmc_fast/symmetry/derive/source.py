@@ -105,7 +105,7 @@ class Source:
             atoms = [atom for term in dims for atom in walked.terms.atoms(term)]
             if not any(kinds.get(atom, "permutation").startswith("orthogonal") for atom in atoms):
                 whys = [atom.pin or atom.stiff for atom in atoms]
-                gain.why = next((why for why in whys if why is not None), Pin("owner", "", "its units own others"))
+                gain.why = next((why for why in whys if why is not None), None) or Pin("nothing", "", "nothing turns")
                 found = True
         if found:
             gains.check_shared()

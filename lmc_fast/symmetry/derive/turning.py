@@ -18,6 +18,8 @@ from .terms import Pin, Term
 
 __all__ = ["SQUARES", "TURNS", "Turn", "mark", "squared_over"]
 
+EXPANDS = ("aten.expand", "aten.expand_as", "aten.broadcast_to")
+SCALES = ("aten.mul", "aten.multiply", "aten.div", "aten.divide", "aten.true_divide")
 SQUARES = ("aten.pow", "aten.square", "aten.mul")
 
 
@@ -113,7 +115,9 @@ def looked_up(look: Look, results: list[Dims]) -> Turn:
 
 @turns("aten.expand", "aten.expand_as", "aten.broadcast_to", "aten.expand_copy", "aten.repeat", "aten.tile")
 def repeated(look: Look, results: list[Dims]) -> Turn:
-    """[..., 1, ...] -> [..., n, ...]: the same at each of n."""
+    """[..., 1, ...] -> [..., n, ...]: the same at each of n, which is seen by all but what only scales by it."""
+    if look.name in EXPANDS and all(packet_name(user.target) in SCALES for user in look.node.users):
+        return Turn()
     given = [look.of(look.tensors()[0])]
     known = {atom for dims in given for term in dims for atom in look.terms.atoms(term)}
     return Turn(
@@ -148,7 +152,7 @@ def _has(node: Node, place: int) -> bool:
     shape = node.meta["val"].shape
     if place >= len(shape) or shape[-1 - place] == 1:
         return False
-    if node.op == "call_function" and packet_name(node.target) in ("aten.expand", "aten.expand_as"):
+    if node.op == "call_function" and packet_name(node.target) in EXPANDS:
         source: Any = node.args[0]
         return _has(source, place)
     return True
@@ -159,13 +163,15 @@ def summed(look: Look, results: list[Dims]) -> Turn:
     """[..., n], [..., n or 1] -> [..., n]: linear where both have n; a number is added to all of n elsewhere."""
     several = len([value for value in look.arguments.values() if isinstance(value, Node)]) > 1
     asked = Turn()
+    if not several and not look["other"]:
+        return asked
     for term, has in _aligned(look, results):
         if not all(has) or not (several or look.detached):
             asked.ones.append(term)
     return asked
 
 
-@turns("aten.mul", "aten.multiply", "aten.div", "aten.divide", "aten.true_divide", "aten.pow", "aten.square")
+@turns(*SCALES, "aten.pow", "aten.square")
 def scaled(look: Look, results: list[Dims]) -> Turn:
     """[..., n], [..., n or 1] -> [..., n]: linear in what one of the two has alone.
 
@@ -265,7 +271,14 @@ def normalised(look: Look, results: list[Dims]) -> Turn:
     return Turn([*dims[:kept], *(own if is_stiff else [])], own if "layer_norm" in look.name else [])
 
 
-@turns("aten.linear", "aten.bilinear")
+@turns("aten.bilinear")
+def bilinear(look: Look, results: list[Dims]) -> Turn:
+    """[..., i], [..., j], [o, i, j] -> [..., o]: what both have ahead is multiplied entry by entry."""
+    ahead = results[0][:-1]
+    return Turn(ahead, ahead if look.has("bias") else [])
+
+
+@turns("aten.linear")
 def linear(look: Look, results: list[Dims]) -> Turn:
     """[..., i], [o, i], [o] -> [..., o]; a bias is the same for all that is ahead."""
     return Turn(ones=results[0][:-1] if look.has("bias") else [])
