@@ -133,6 +133,10 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
         lambda h: (h.view(-1, 3, 4) * torch.softmax(h.view(-1, 3, 4).flatten(1), -1).view(-1, 3, 4)).flatten(1),
         ALL,
     ),
+    "shuffled and back": (
+        lambda h: F.channel_shuffle(F.channel_shuffle(h[..., None, None], 3), 4).flatten(1),
+        ALL,
+    ),
     "transposed": (lambda h: h.view(-1, 3, 4).transpose(1, 2) + 0.0, ((3, 4), ())),
     "permuted": (lambda h: h.view(-1, 3, 4).permute(2, 0, 1).permute(1, 2, 0).contiguous(), ALL),
     "t": (lambda h: h.t().t(), ALL),
