@@ -253,6 +253,7 @@ class _Seen:
         self.count = 0
 
     def add(self, shown: Tensor) -> None:
+        """Count the inputs `shown`, as the layer takes them; raises ValueError where one is not finite."""
         v = self.factors.v
         shown = shown.detach()
         for samples in _samples(shown if shown.layout is torch.strided else shown.to_dense(), self.layer):
