@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._models import counted_names, equal_names
 from .._tensors import FLOATS
@@ -24,12 +25,14 @@ from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import check_owners_around
 from .inputs import Input
-from .journal import Choices, Journal
+from .journal import Choices, Record, choices_from, choices_to
 from .memory import give_back
-from .search import Found, Searcher
+from .search import Found, Searcher, needs_all
+from .shares import Shares
+from .team import Team
 from .together import Together
 from .turned import turned, turned_together
-from .watch import Watch
+from .watch import Watch, Work
 
 __all__ = ["Matcher"]
 
@@ -41,7 +44,8 @@ class Matcher:
         inputs: attached; the first is the one that stays.
         spec: bound to them.
         search, freeze, max_sweeps: as `merge_checkpoints` takes them.
-        device: where gains are computed; None: the CPU.
+        shares: which tensors go together, and who has them.
+        team: who works on it, and where gains are computed.
         journal: what has been done before, and where to note what is done.
         watch: is told of what is done.
         scratch: a folder for matchings with rotations, which are too large for a journal.
@@ -55,14 +59,17 @@ class Matcher:
         search: str,
         freeze: Sequence[str],
         max_sweeps: int,
-        device: torch.device | None,
-        journal: Journal,
+        shares: Shares,
+        team: Team,
+        journal: Record,
         watch: Watch,
         scratch: Path,
     ) -> None:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
-        self.device, self.journal, self.watch, self.scratch = device, journal, watch, scratch
+        self.shares, self.team, self.journal, self.watch, self.scratch = shares, team, journal, watch, scratch
+        # What the watch was told of for each of the searches that follow the first.
+        self._expected = Work()
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -88,7 +95,7 @@ class Matcher:
                 self.spec,
                 freeze=self.freeze,
                 max_sweeps=self.max_sweeps,
-                device=self.device,
+                device=self.team.device,
             )
             self._let_go()
             return match
@@ -106,18 +113,19 @@ class Matcher:
         )
 
     def _search(self, m: int, part: MatchedPart, names: Sequence[str], overlaps: Mapping[str, Overlap]) -> Found:
+        a, b = self._placed(part, names)
         descent = CoordinateDescent(
             part.spec,
-            part.tensors_a,
-            part.tensors_b,
+            a,
+            b,
             dict.fromkeys(names, 1.0),
             Permutations.identity(part.spec),
             self.freeze,
-            self.device,
+            None,
             overlaps,
             room=0,
         )
-        return Searcher(
+        searcher = Searcher(
             descent,
             sum(each.dot for each in overlaps.values()),
             search=self.search,
@@ -125,8 +133,15 @@ class Matcher:
             journal=self.journal,
             name=f"match {self.inputs[m].label}",
             watch=self.watch,
+            shares=self.shares,
+            team=self.team,
             let_go=self._let_go,
-        ).run()
+            expected=self._expected,
+            others=len(self.inputs) - 2 if m == 1 else 0,
+        )
+        if m == 1:
+            self._expected = searcher.whole
+        return searcher.run()
 
     def _matching(
         self,
@@ -156,18 +171,24 @@ class Matcher:
         done = self.journal.get(at)
         if done is None:
             self.watch.begin("reading", model=str(self.inputs[m].path))
-            self.watch.expect(read=sum(2 * part.tensors_a[name].nbytes for name in names))
-            done = {}
+            whole = sum(part.tensors_a[name].nbytes + part.tensors_b[name].nbytes for name in names)
+            self.watch.expect(read=whole)
+            mine = {}
             for name in names:
+                if self.shares.rank_of(name) != self.team.rank:
+                    continue
                 a, b = part.tensors_a[name], part.tensors_b[name]
                 found = overlap(a, b)
                 if not math.isfinite(found.a) or not math.isfinite(found.b):
                     for n, tensors in ((k, part.tensors_a), (m, part.tensors_b)):
                         check_finite_weights(f"model {str(self.inputs[n].path)!r}", tensors, [name])
-                done[name] = list(found)
+                mine[name] = list(found)
                 self._let_go()
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
-            self.journal.add(at, done)
+                whole -= a.nbytes + b.nbytes
+            done = {name: each for some in self.team.gathered(mine) for name, each in some.items()}
+            self.watch.did("read", whole)
+            self.journal.add(at, {name: done[name] for name in names})
         return {name: Overlap(*done[name]) for name in names}
 
     def matched_together(self, method: str) -> list[Matching]:
@@ -193,7 +214,7 @@ class Matcher:
                 self.spec,
                 method=method,
                 max_sweeps=self.max_sweeps,
-                device=self.device,
+                device=self.team.device,
             )
         overlaps = {
             (k, m): self._overlaps(k, m, MatchedPart(spec, tensors[k], tensors[m]), names)
@@ -201,31 +222,57 @@ class Matcher:
         }
         starts = [Permutations.identity(spec).choices]
         starts += [self._search(m, of[m][0], names, overlaps[0, m]).choices for m in range(1, count)]
-        descent = ManyDescent(spec, tensors, names, overlaps, self.device or torch.device("cpu"), self.freeze, room=0)
-        found = Together(
-            descent,
-            method=method,
-            max_sweeps=self.max_sweeps,
-            journal=self.journal,
-            watch=self.watch,
-            let_go=self._let_go,
-        ).run(starts)
+
+        def together() -> dict[str, Any]:
+            device = self.team.device or torch.device("cpu")
+            found = Together(
+                ManyDescent(spec, tensors, names, overlaps, device, self.freeze, room=0),
+                method=method,
+                max_sweeps=self.max_sweeps,
+                journal=self.journal,
+                watch=self.watch,
+                let_go=self._let_go,
+            ).run(starts)
+            objectives = [found.objectives[0, m] for m in range(1, count)]
+            choices = [choices_to(each) for each in found.choices]
+            return {"choices": choices, "objectives": objectives, "converged": found.converged}
+
+        # The first rank does it by itself.
+        told = self.team.told(together)
+        found = [choices_from(choices) for choices in told["choices"]]
         # All are moved alike, which changes no objective.
-        back = Permutations(spec, found.choices[0]).inverse()
+        back = Permutations(spec, found[0]).inverse()
         return [
             self._matching(
                 of[m][0],
                 names,
                 overlaps[0, m],
-                back.after(Permutations(spec, found.choices[m])).choices,
-                found.objectives[0, m],
-                converged=found.converged,
+                back.after(Permutations(spec, found[m])).choices,
+                told["objectives"][m - 1],
+                converged=told["converged"],
                 history=(),
                 seconds=0.0,
                 method=method,
             )
             for m in range(1, count)
         ]
+
+    def _placed(self, part: MatchedPart, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both models' tensors, those that this rank computes gains of on its device."""
+        device = self.team.device
+        if device is None:
+            return part.tensors_a, part.tensors_b
+        alone = self.team.is_first and needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names})
+
+        def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: tensors[name].to(device)
+                if alone or self.shares.rank_of(name) == self.team.rank
+                else tensors[name]
+                for name in names
+            }
+
+        return placed(part.tensors_a), placed(part.tensors_b)
 
     def _let_go(self) -> None:
         give_back()

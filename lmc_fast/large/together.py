@@ -12,7 +12,7 @@ from typing import Any
 
 from ..matching.engine.merge_many import ManyDescent
 from ..matching.engine.universe import frank_wolfe_many
-from .journal import Choices, Journal, Place, choices_from, choices_to
+from .journal import Choices, Place, Record, choices_from, choices_to
 from .search import work_of
 from .watch import Watch
 
@@ -52,7 +52,7 @@ class Together:
         *,
         method: str,
         max_sweeps: int,
-        journal: Journal,
+        journal: Record,
         watch: Watch,
         let_go: Callable[[], None],
     ) -> None:

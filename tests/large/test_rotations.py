@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ import lmc_fast as lmc
 from lmc_fast import Group, PermutationSpec, Segment, Transforms
 from lmc_fast.checkpoints.directories import ModelDirectory
 from lmc_fast.checkpoints.shards import shards_of
+from lmc_fast.cli import cli
 from lmc_fast.large import inputs, plan_merge
 from lmc_fast.matching.engine.turning import TurningDescent
 from lmc_fast.symmetry import Fold, Reader
@@ -153,6 +155,8 @@ def test_what_takes_permutations_alone_says_so(two: tuple[Path, Path], tmp_path:
     for options in ({"method": "c2m3"}, {"search": "frank_wolfe"}):
         with pytest.raises(ValueError, match="takes groups of permutations alone, but 'D' is of kind 'orthogonal'"):
             lmc.merge_checkpoints(*two, out=tmp_path / "out", spec=turning_spec(), **options)
+    with pytest.raises(ValueError, match="freeze beside method='merge_many' takes groups of permutations alone"):
+        lmc.merge_checkpoints(*two, out=tmp_path / "out", spec=turning_spec(), method="merge_many", freeze=["D"])
     assert not (tmp_path / "out").exists()
 
 
@@ -306,3 +310,37 @@ def test_a_llama_is_loaded_and_computes_what_it_should(tmp_path: Path, tied: boo
     same = transformers.AutoModelForCausalLM.from_pretrained(carried.out)
     with torch.no_grad():
         assert torch.allclose(same(words).logits, originals[0](words).logits, atol=1e-5)
+
+
+def test_rotations_are_looked_for_where_the_spec_is_derived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def described(path: Path, *, trust_remote_code: bool = False) -> ModelDirectory:
+        with torch.device("meta"):
+            module = Tied().eval()
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return ModelDirectory(path, "transformers", "Tied", config, module, {}, shards_of(path), Tied)
+
+    def derived(module: nn.Module, example: Any, *, rotations: bool = False) -> PermutationSpec:
+        assert rotations
+        return Tied.spec().bind(module)
+
+    monkeypatch.setattr(inputs, "described", described)
+    monkeypatch.setattr(inputs, "derive_spec", derived)
+    torch.manual_seed(0)
+    paths = [tmp_path / name for name in "AB"]
+    for path in paths:
+        path.mkdir()
+        (path / "config.json").write_text('{"architectures": ["Tied"]}', encoding="utf-8")
+        save_file(stored(Tied()), path / "model.safetensors")
+    assert "D" in str(plan_merge(*paths, rotations=True, calibrate=False))
+    result = lmc.merge_checkpoints(*paths, out=tmp_path / "out", rotations=True)
+    assert isinstance(result.matches[0].choice, Transforms)
+    assert "head.weight" in load_file(tmp_path / "out" / "model.safetensors")
+    ran = CliRunner().invoke(
+        cli, ["rebase", *map(str, (paths[1], paths[1], paths[0])), "-o", str(tmp_path / "on"), "--rotations"]
+    )
+    assert ran.exit_code == 0, ran.output
+    ran = CliRunner().invoke(cli, ["merge", *map(str, paths), "-o", str(tmp_path / "again"), "--rotations"])
+    assert ran.exit_code == 0, ran.output
+    assert models.read_directory(tmp_path / "again").keys() == models.read_directory(tmp_path / "out").keys()
+    with pytest.raises(ValueError, match="rotations are looked for where a spec is derived, and one was given"):
+        lmc.merge_checkpoints(*paths, out=tmp_path / "no", spec=Tied.spec(), rotations=True)

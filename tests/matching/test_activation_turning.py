@@ -266,3 +266,48 @@ def test_models_that_are_not_folded_are_refused() -> None:
     for pair, argument in (((raw, a), "model_a"), ((a, raw), "model_b")):
         with pytest.raises(ValueError, match=rf"{argument} must be in pure form .*lmc.fold_norms\({argument}, spec\)"):
             lmc.activation_matching(*pair, [images(4)], spec)
+
+
+@pytest.mark.parametrize(("norm", "rotary"), [("layer", ""), ("rms", "halves")])
+def test_what_is_derived_is_turned_back(norm: str, rotary: str) -> None:
+    torch.manual_seed(2)
+    raw = Decoder(norm, rotary).double()
+    batches = [torch.randint(0, VOCABULARY, (60, 9), generator=torch.Generator().manual_seed(0))]
+    spec = lmc.derive_spec(raw, batches[0][:2], rotations=True)
+    assert not spec.only_permutes
+    a = lmc.fold_norms(raw, spec)
+    b = Transforms.random(spec, 1).inverse().apply(a)
+    assert worst(a, lmc.activation_matching(a, b, batches, spec).apply(b)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["vit", "gpt2", "llama"])
+def test_models_of_transformers_are_turned_back(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    ids = torch.randint(0, 40, (60, 9))
+    if name == "vit":
+        config = transformers.ViTConfig(
+            hidden_size=15, num_hidden_layers=2, num_attention_heads=3, intermediate_size=22, image_size=8, patch_size=4
+        )
+        raw, inputs = transformers.ViTForImageClassification(config), torch.randn(60, 3, 8, 8, dtype=torch.float64)
+    elif name == "gpt2":
+        config = transformers.GPT2Config(
+            n_embd=15, n_layer=2, n_head=3, n_inner=22, vocab_size=40, n_positions=9, bos_token_id=0, eos_token_id=0
+        )
+        config.use_cache = False
+        raw, inputs = transformers.GPT2LMHeadModel(config), ids
+    else:
+        config = transformers.LlamaConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6
+        )
+        config.intermediate_size, config.vocab_size, config.use_cache = 22, 40, False
+        raw, inputs = transformers.LlamaForCausalLM(config), ids
+    raw = raw.double().eval()
+    with torch.no_grad():
+        for parameter in raw.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    spec = lmc.derive_spec(raw, inputs[:2], rotations=True)
+    a = lmc.fold_norms(raw, spec)
+    b = Transforms.random(spec, 1).inverse().apply(a)
+    assert worst(a, b) > 0.1
+    assert worst(a, lmc.activation_matching(a, b, [inputs], spec).apply(b)) < 1e-4

@@ -233,3 +233,57 @@ def test_units_of_joint_gains_come_owners_first() -> None:
     spec, a = attention_spec()
     descent = descent_at(spec, a, another(a), Transforms.identity(spec))
     assert ("kv", "plane", "query") in [groups_of(spec, units) for units in descent.units["kv"]]
+
+
+def deep_spec(values: str) -> tuple[PermutationSpec, Model]:
+    """Heads own query heads, which own parts of their own; values of a head serve all its query heads."""
+    heads, queries, parts, dims = 2, 3, 2, 3
+    shapes = {"part": (heads * queries * parts, 4), "o": (4, heads * queries * dims), "v": (heads * dims, 4)}
+    generator = torch.Generator().manual_seed(3)
+    model = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    spec = PermutationSpec.from_axes(
+        {
+            "part": (Segment("head", inner=(Segment("query", inner=(Segment("part"),)),)), None),
+            "o": (None, Segment("head", inner=(Segment("query", inner=(Segment("value"),)),))),
+            "v": (Segment("head", inner=(Segment("value"),)), None),
+        },
+        [
+            Group("head", heads),
+            Group("query", queries, "head"),
+            Group("part", parts, "query", "orthogonal"),
+            Group("value", dims, "head", values),
+        ],
+        model=model,
+    )
+    return spec, model
+
+
+@pytest.mark.parametrize("values", ["permutation", "orthogonal"])
+def test_owners_of_owners_are_found(values: str) -> None:
+    spec, a = deep_spec(values)
+    for seed in range(3):
+        b = Transforms.random(spec, seed).inverse().apply(a)
+        match = lmc.weight_matching(a, b, spec)
+        assert match.l2_after < 1e-6 * match.l2_before
+        # Of what does not count nothing is known: it goes along with what owns it.
+        some = lmc.weight_matching(a, b, spec, weights={"part": 0.0}, init=match.choice)
+        rows = {
+            int(unit): row for row, unit in zip(match.choice["part"].flatten(0, 1), flat(match.choice), strict=True)
+        }
+        again = zip(some.choice["part"].flatten(0, 1), flat(some.choice), strict=True)
+        assert all(torch.equal(rows[int(unit)], row) for row, unit in again)
+
+
+def flat(choice: Any) -> Tensor:
+    """The query head of b at each place, over all heads."""
+    return (choice["head"][:, None] * choice["query"].shape[1] + choice["query"]).flatten()
+
+
+def test_what_is_frozen_inside_others_stays() -> None:
+    spec, a = attention_spec()
+    b = another(a)
+    match = lmc.weight_matching(a, b, spec, freeze=["value"])
+    other = lmc.weight_matching(a, b, spec)
+    assert torch.equal(match.choice["value"], Transforms.identity(spec)["value"])
+    assert not torch.equal(match.choice["plane"], Transforms.identity(spec)["plane"])
+    assert match.objective <= other.objective + 1e-6

@@ -19,9 +19,11 @@ from .trees import Factors, Picks
 
 __all__ = ["Search", "alternated"]
 
-# Of a pair's total: continuous kinds gain a little for ever.
-STILL = 1e-12
+# From each start a few rounds tell which is best for a pair; on from that one.
+FIRST_ROUNDS = 3
 MOST_ROUNDS = 100
+# Of a pair's total: continuous kinds gain a little for ever.
+STILL = 1e-10
 
 
 class Search(Protocol):
@@ -53,12 +55,12 @@ def alternated(search: Search, children: Sequence[str], factors: Factors, owners
     work = _Alternation(search, children, factors, owners)
     value, best = torch.full((len(owners),), -torch.inf, dtype=torch.float64, device=owners.device), Picks()
     for picks, order in work.starts():
-        total = work.improved(picks, order)
+        total = work.improved(picks, order, FIRST_ROUNDS)
         better = total > value
         value = torch.where(better, total, value)
         for name, pick in picks.items():
             best.setdefault(name, pick)[better] = pick[better]
-    return value, best
+    return work.improved(best, children, MOST_ROUNDS), best
 
 
 class _Alternation:
@@ -94,11 +96,11 @@ class _Alternation:
             if pick is not None:
                 yield {**_copied(alone), child: pick}, [*(other for other in self.children if other != child), child]
 
-    def improved(self, picks: Picks, order: Sequence[str]) -> Tensor:
+    def improved(self, picks: Picks, order: Sequence[str], rounds: int) -> Tensor:
         """Solve the groups in turn, for each pair until that gains no more; writes to picks. What they are worth."""
         rows = torch.arange(len(self.owners), device=self.owners.device)
         total = self._value(picks, rows)
-        for _ in range(MOST_ROUNDS):
+        for _ in range(rounds):
             before = total[rows]
             for child in order:
                 self._improve(child, picks, total, rows)

@@ -73,7 +73,7 @@ class CoordinateDescent(Layout):
         super().__init__(spec, tensors_a, tensors_b, weights, frozen, device, norms)
         self.choices: Choices = start.choices
         self._identity: Choices = Permutations.identity(spec).choices
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room, workspace)
+        self.gains = GainCache(self.a, self.b, self.leaves, self.index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}
@@ -85,8 +85,8 @@ class CoordinateDescent(Layout):
             for name in self.a
         }
         self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
-        # By the number of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+        # By the number of an axis, the roots that are left in place, and where the tensor is.
+        self._indices: dict[tuple[int, tuple[str, ...], torch.device], Tensor] = {}
 
     def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -102,7 +102,7 @@ class CoordinateDescent(Layout):
             return None
         other = copy.copy(self)
         other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
-        gains = LeadingGains(self.a, self.b, self.leaves, other._index)
+        gains = LeadingGains(self.a, self.b, self.leaves, other.index)
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
 
@@ -130,7 +130,9 @@ class CoordinateDescent(Layout):
         Returns:
             Whether that was all there is to know: it can gain no more until a neighbour moves.
         """
-        if self._settle_together(root, set(order)):
+        together = self.known_together(root, set(order))
+        if together is not None:
+            self._settle_together(*together)
             return False
         if any(known.values()):
             gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
@@ -140,18 +142,22 @@ class CoordinateDescent(Layout):
         whole = all(len(known[name]) == len(self.leaves[name]) for name in self.units[root])
         return whole and root not in self.neighbours[root]
 
-    def _settle_together(self, root: str, order: Collection[str]) -> bool:
-        """Settle a root group with those of `known_together`; whether there are any."""
-        together = self.known_together(root, order)
-        if together is None:
-            return False
-        roots, known = together
+    def asked(
+        self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Collection[str]
+    ) -> dict[Units, list[Leaf]]:
+        """The gains that `settle_one` asks for, each by the leaves that it is summed over."""
+        together = self.known_together(root, set(order))
+        if together is not None:
+            return together[1]
+        return {name: list(known[name]) for name in self.units[root] if known[name]}
+
+    def _settle_together(self, roots: Sequence[str], known: Mapping[Units, Sequence[Leaf]]) -> None:
+        """Settle root groups that lie inside each other by what is known of them."""
         gains = {units: _on_cpu(self.gains.gain_of(some)) for units, some in known.items()}
         choices, gained = best_together(self.spec, roots, gains, self.choices, self.frozen)
         if gained > 0:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
-        return True
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -327,25 +333,26 @@ class CoordinateDescent(Layout):
         names = self.a if parameters is None else parameters
         return self.gains.dots(names)
 
-    def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
+    def index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
         number = self._numbers[parameter][axis]
         if number is None:
             return None
-        key = number, still
+        key = number, still, self.b[parameter].device
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
-            self._indices[key] = placed(index, self.b[parameter].device)
+            self._indices[key] = placed(index, key[2])
         return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for number, still in list(self._indices):
+        for key in list(self._indices):
+            number, still, _ = key
             if root not in still and root in self._moved_by[number]:
-                del self._indices[number, still]
+                del self._indices[key]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""

@@ -211,7 +211,7 @@ class GainCache:
 
     def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves, one at least, all of the same units; not kept."""
-        uses = [_use(leaf, self._a, self._b) for leaf in leaves]
+        uses = [self.use_of(leaf) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
         return _added(terms, self._empty(uses), self._workspace.operands, True)
 
@@ -241,6 +241,14 @@ class GainCache:
     def uses(self, group: Units) -> Sequence[Use]:
         """Where the group's own entries are."""
         return self._uses[group]
+
+    def use_of(self, leaf: Leaf) -> Use:
+        """Where a leaf's entries are in both models."""
+        return _use(leaf, self._a, self._b)
+
+    def dtype_of(self, leaves: Iterable[Leaf]) -> torch.dtype:
+        """The dtype of the gain of leaves."""
+        return _dtype_of(map(self.use_of, leaves))
 
     def take_back(self) -> None:
         """With ``room=0``: no gain that was given out is looked at any more, and memory of it serves for the next."""
@@ -311,10 +319,7 @@ class GainCache:
 
     def _empty(self, uses: Sequence[Use]) -> Tensor:
         """Where to sum a gain, in the dtype that sums over all these uses take."""
-        dtype = torch.float32
-        for use in uses:
-            dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
-        return self._workspace.sums.empty(uses[0].count, dtype, uses[0].a.device)
+        return self._workspace.sums.empty(uses[0].count, _dtype_of(uses), uses[0].a.device)
 
     def _makes_room(self, entries: int) -> bool:
         free = self._room - sum(kept.gain.numel() for kept in self._kept.values())
@@ -408,6 +413,13 @@ def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
     dims = tuple(axis if axis <= leaf.axis else axis + leaf.added_dims for axis in range(b[leaf.parameter].ndim))
     whole = b[leaf.parameter]
     return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(whole), whole, dims, leaf.unit_dims)
+
+
+def _dtype_of(uses: Iterable[Use]) -> torch.dtype:
+    dtype = torch.float32
+    for use in uses:
+        dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
+    return dtype
 
 
 def _at_once(tensor: Tensor) -> bool:

@@ -34,17 +34,22 @@ class TurnedGains:
         trees: Mapping[str, Sequence[str]],
     ) -> None:
         self.spec, self.a, self.b, self.trees = spec, a, b, trees
+        self._order = {name: k for k, name in enumerate(a)}
 
     def factors(self, leaves: Iterable[Leaf], elements: Mapping[str, Tensor], dtype: torch.dtype) -> Factors:
         """The gains of leaves, of one pair, summed in `dtype`, with model b moved by `elements` around them."""
         found: Factors = {}
-        others: dict[tuple[str, int, tuple[str, ...]], Tensor] = {}
-        for leaf in dict.fromkeys(self._whole(leaf) for leaf in leaves):
+        # One parameter after another: of each no more than one copy is in memory.
+        each = sorted(
+            dict.fromkeys(map(self._whole, leaves)), key=lambda leaf: (self._order[leaf.parameter], leaf.axis)
+        )
+        last, pair = None, (torch.empty(0), torch.empty(0))
+        for leaf in each:
             groups = groups_of(self.spec, leaf.group)
-            key = leaf.parameter, leaf.axis, leaf.roots if leaf.beside else ()
-            if key not in others:
-                others[key] = self._moved_around(leaf, elements, dtype)
-            left, right = (self._rows(leaf, x) for x in (self.a[leaf.parameter].to(dtype), others[key]))
+            key = leaf.parameter, leaf.axis, leaf.roots, leaf.beside
+            if key != last:
+                last, pair = key, (self.a[leaf.parameter].to(dtype), self._moved_around(leaf, elements, dtype))
+            left, right = (self._rows(leaf, x) for x in pair)
             if groups in found:
                 found[groups].gain.view(len(left), len(left)).addmm_(left, right.T)
             else:
