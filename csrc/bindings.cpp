@@ -22,6 +22,7 @@
 #include "lap.hpp"
 #include "permuted_dot.hpp"
 #include "permuted_lerp.hpp"
+#include "simd.hpp"
 
 namespace py = pybind11;
 
@@ -466,10 +467,45 @@ void permuted_lerp(std::vector<PartFields> fields, const std::vector<std::vector
     }
 }
 
+const char* compiler() {
+#if defined(__clang__)
+    return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+    return "MSVC";
+#else
+    return "an unknown compiler";
+#endif
+}
+
+// Whether the compiler was asked to optimise; MSVC does not say, but for its debug builds.
+bool is_optimized() {
+#if defined(__OPTIMIZE__) || (defined(_MSC_VER) && !defined(_DEBUG))
+    return true;
+#else
+    return false;
+#endif
+}
+
+const char* simd() {
+    switch (lmc::simd_lanes()) {
+        case 8:
+            return "AVX-512";
+        case 4:
+            return "AVX2";
+        case 2:
+            return LMC_NEON ? "NEON" : "SSE2";
+        default:
+            return "no vectors";
+    }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "The compiled core of lmc_fast.";
+    module.def("build", [] { return py::make_tuple(compiler(), is_optimized(), simd()); });
     module.def("solve_lap", &solve_lap, py::arg("cost"), py::arg("maximize"), py::kw_only(),
                py::arg("row_duals") = py::none(), py::arg("column_duals") = py::none(),
                py::arg("column_of_row") = py::none(), py::arg("changed_rows") = py::none(),

@@ -1,108 +1,76 @@
 """Permutations that lay trained networks over each other: matching, merging, and what it shows."""
 
-# First: the command can be interrupted while the rest is imported.
-from . import _signals as _signals  # isort: skip
-from ._backend import backends
-from ._version import __version__
-from .analysis import (
-    BarrierCurve,
-    DistanceDecomposition,
-    InputAlignment,
-    LossLandscape,
-    SpectralAlignment,
-    SpectralFactors,
-    TaylorBarrier,
-    distance_decomposition,
-    evaluate,
-    input_alignment,
-    loss_barrier,
-    loss_landscape,
-    pairwise_barriers,
-    singular_factors,
-    spectral_alignment,
-    taylor_barrier,
-    vector_cosines,
-)
-from .assignment import (
-    AssignmentSolver,
-    assignment_gap,
-    linear_sum_assignment,
-    linear_sum_assignment_batched,
-)
-from .large import MergeResult, merge_checkpoints, rebase_checkpoints
-from .matching import (
-    ManyMatching,
-    Matching,
-    activation_matching,
-    match_many,
-    sinkhorn_matching,
-    straight_through_matching,
-    weight_matching,
-)
-from .merging import interpolate, merge, rebase
-from .repair import reestimate_batchnorm, repair
-from .symmetry import (
-    Axis,
-    Explanation,
-    Group,
-    Inputs,
-    Permutations,
-    PermutationSpec,
-    Segment,
-    SymmetryError,
-    architectures,
-    derive_spec,
-    verify_spec,
-)
+from ._lazy import handed_on
+from ._version import __version__ as __version__
 
-__all__ = [
-    "AssignmentSolver",
-    "Axis",
-    "BarrierCurve",
-    "DistanceDecomposition",
-    "Explanation",
-    "Group",
-    "InputAlignment",
-    "Inputs",
-    "LossLandscape",
-    "ManyMatching",
-    "Matching",
-    "MergeResult",
-    "PermutationSpec",
-    "Permutations",
-    "Segment",
-    "SpectralAlignment",
-    "SpectralFactors",
-    "SymmetryError",
-    "TaylorBarrier",
-    "__version__",
-    "activation_matching",
-    "architectures",
-    "assignment_gap",
-    "backends",
-    "derive_spec",
-    "distance_decomposition",
-    "evaluate",
-    "input_alignment",
-    "interpolate",
-    "linear_sum_assignment",
-    "linear_sum_assignment_batched",
-    "loss_barrier",
-    "loss_landscape",
-    "match_many",
-    "merge",
-    "merge_checkpoints",
-    "pairwise_barriers",
-    "rebase",
-    "rebase_checkpoints",
-    "reestimate_batchnorm",
-    "repair",
-    "singular_factors",
-    "sinkhorn_matching",
-    "spectral_alignment",
-    "straight_through_matching",
-    "taylor_barrier",
-    "vector_cosines",
-    "verify_spec",
-    "weight_matching",
-]
+# By the room that has them. They are imported when they are first asked for: this package takes a while, and torch a
+# longer one. `__init__.pyi` says the same to type checkers.
+NAMES = {
+    "_backend": ("backends",),
+    "analysis": (
+        "BarrierCurve",
+        "DistanceDecomposition",
+        "InputAlignment",
+        "LossLandscape",
+        "SpectralAlignment",
+        "SpectralFactors",
+        "TaylorBarrier",
+        "distance_decomposition",
+        "evaluate",
+        "input_alignment",
+        "loss_barrier",
+        "loss_landscape",
+        "pairwise_barriers",
+        "singular_factors",
+        "spectral_alignment",
+        "taylor_barrier",
+        "vector_cosines",
+    ),
+    "assignment": (
+        "AssignmentSolver",
+        "assignment_gap",
+        "linear_sum_assignment",
+        "linear_sum_assignment_batched",
+    ),
+    "large": (
+        "MergeResult",
+        "merge_checkpoints",
+        "rebase_checkpoints",
+    ),
+    "matching": (
+        "ManyMatching",
+        "Matching",
+        "activation_matching",
+        "learned_matching",
+        "match_many",
+        "sinkhorn_matching",
+        "straight_through_matching",
+        "weight_matching",
+    ),
+    "merging": (
+        "interpolate",
+        "merge",
+        "rebase",
+    ),
+    "repairing": (
+        "reestimate_batchnorm",
+        "repair",
+    ),
+    "symmetry": (
+        "Axis",
+        "Explanation",
+        "Group",
+        "Inputs",
+        "PermutationSpec",
+        "Permutations",
+        "Segment",
+        "SymmetryError",
+        "Transforms",
+        "architectures",
+        "derive_spec",
+        "fold_norms",
+        "verify_spec",
+    ),
+}
+
+__all__, __getattr__, __dir__ = handed_on(__name__, NAMES, ["__version__"])

@@ -28,11 +28,7 @@ def _run() -> int:
 
         from .cli import cli
     except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in ("click", "rich"):
-            raise
-        print(f"lmc-fast needs {package}: {install_line('cli')}", file=sys.stderr)
-        return 2
+        return _missing(error)
     try:
         # What click itself makes of an interrupt is another sentence and exit code 1.
         code = cli.main(prog_name="lmc-fast", standalone_mode=False)
@@ -42,10 +38,22 @@ def _run() -> int:
         return error.exit_code
     except click.Abort as error:
         return tell(stop_of(error))
+    except ModuleNotFoundError as error:
+        # Of a command that is imported when it is called.
+        return _missing(error)
     except OSError as error:
         print(f"lmc-fast: {error.filename!r}: {error.strerror}", file=sys.stderr)
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    """Say which extra brings a package that is not there; raise the error again if none does."""
+    package = (error.name or "").split(".")[0]
+    if package not in ("click", "rich"):
+        raise error
+    print(f"lmc-fast needs {package}: {install_line('cli')}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

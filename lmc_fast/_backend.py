@@ -19,6 +19,7 @@ from ._extras import install_line
 __all__ = [
     "BACKENDS",
     "Backends",
+    "Launch",
     "autotuning",
     "backends",
     "cache_folder",
@@ -26,6 +27,7 @@ __all__ = [
     "check_device",
     "choose",
     "interpreted",
+    "launch",
     "warn_once",
 ]
 
@@ -43,16 +45,20 @@ class Backends:
         devices: torch devices with memory of their own, by name and model; the CPU is always there.
         available: of "torch", "native" and "triton", those that work.
         reasons: why each of the others does not.
+        core: how the native core was built: the compiler, whether it optimised, and the instruction set that the core
+            takes on this processor; "" without a core.
     """
 
     devices: Mapping[str, str]
     available: tuple[str, ...]
     reasons: Mapping[str, str]
+    core: str = ""
 
     def __str__(self) -> str:
-        lines = [
-            f"{name:<7} {'yes' if name in self.available else f'no: {self.reasons[name]}'}" for name in BACKENDS[1:]
-        ]
+        told = {name: "yes" if name in self.available else f"no: {self.reasons[name]}" for name in BACKENDS[1:]}
+        if self.core and "native" in self.available:
+            told["native"] += f": {self.core}"
+        lines = [f"{name:<7} {text}" for name, text in told.items()]
         lines += [f"{name:<7} {model}" for name, model in self.devices.items()]
         return "\n".join(lines)
 
@@ -65,7 +71,7 @@ def backends() -> Backends:
         for k in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(k)
             devices[f"cuda:{k}"] = f"{torch.cuda.get_device_name(k)}, compute capability {major}.{minor}"
-    return Backends(devices, tuple(name for name in BACKENDS[1:] if name not in reasons), reasons)
+    return Backends(devices, tuple(name for name in BACKENDS[1:] if name not in reasons), reasons, _core())
 
 
 def check_backend(backend: object) -> str:
@@ -139,6 +145,61 @@ def autotuning() -> bool:
     return os.environ.get("LMC_FAST_AUTOTUNE", "0") == "1"
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One process of several that were launched together.
+
+    Attributes:
+        rank, size: which of how many.
+        local_rank, local_size: which of how many on this machine; `rank` and `size` where that is not told.
+        host, port: where they meet.
+        attempt: how often they have been launched before.
+        is_hosted: whether the launcher is at the meeting place; if not, rank 0 is.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+    port: int
+    attempt: int
+    is_hosted: bool
+
+
+def launch() -> Launch | None:
+    """What torchrun, or another launcher with the same words, tells this process; None for a process by itself.
+
+    Raises:
+        ValueError: words that are no numbers, or a rank that there is not.
+    """
+    told = os.environ
+    if any(not told.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return None
+
+    def number(name: str, default: int = 0) -> int:
+        text = told.get(name) or str(default)
+        if not text.isdecimal():
+            raise ValueError(f"{name} in the environment must be a number, got {text!r}")
+        return int(text)
+
+    rank, size = number("RANK"), number("WORLD_SIZE")
+    if size < 2:
+        return None
+    if rank >= size:
+        raise ValueError(f"RANK in the environment must be below WORLD_SIZE, {size}, got {rank}")
+    return Launch(
+        rank,
+        size,
+        number("LOCAL_RANK", rank),
+        number("LOCAL_WORLD_SIZE", size),
+        told["MASTER_ADDR"],
+        number("MASTER_PORT"),
+        number("TORCHELASTIC_RESTART_COUNT"),
+        told.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
 def cache_folder() -> Path | None:
     """Where what was measured here is kept: ``LMC_FAST_CACHE``, or `lmc_fast` in the user's cache folder.
 
@@ -176,6 +237,13 @@ def _no_native() -> str | None:
     except ImportError as error:
         return f"the compiled core does not load ({error})"
     return None
+
+
+def _core() -> str:
+    if _no_native() is not None:
+        return ""
+    compiler, is_optimized, simd = importlib.import_module("lmc_fast._native").build()
+    return f"{compiler}, {'optimised' if is_optimized else 'NOT OPTIMISED: build it with -O3'}, {simd}"
 
 
 @functools.cache

@@ -3,6 +3,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+def build() -> tuple[str, bool, str]:
+    """The compiler, whether it was asked to optimise, and the widest instruction set that is used here."""
+
 def solve_lap(
     cost: NDArray[np.float32] | NDArray[np.float64],
     maximize: bool,

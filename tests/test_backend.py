@@ -33,7 +33,7 @@ def test_backends_tells_what_works_and_why_the_rest_does_not(monkeypatch: pytest
     text = str(backends()).splitlines()
     assert text[:4] == [
         "torch   yes",
-        "native  yes",
+        f"native  yes: {found.core}",
         "triton  no: no GPU",
         f"cpu     {torch.get_num_threads()} threads",
     ]

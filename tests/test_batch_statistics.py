@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lmc_fast as lmc
 from lmc_fast._norms import take_batch_statistics
-from lmc_fast.repair import has_batchnorm
+from lmc_fast.repairing import has_batchnorm
 
 SPLITS = [[12], [7, 5], [11, 1], [1, 11], [1, 10, 1], [4, 4, 4]]
 

@@ -134,12 +134,12 @@ def test_a_second_signal_does_not_break_into_the_cleaning_up(folder: Path) -> No
 
 # A package of torch's name that waits: what is interrupted is the import of this one.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_while_the_command_is_imported(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_while_the_command_is_imported(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
     path = os.pathsep.join([str(tmp_path), str(Path(lmc.__file__).parents[1])])
     with subprocess.Popen(
-        [*COMMAND, "--help"],
+        [*COMMAND, *ALIGN],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

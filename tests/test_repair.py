@@ -15,7 +15,7 @@ from lmc_fast import architectures
 from lmc_fast.experiments.datasets import digits
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
-from lmc_fast.repair import has_batchnorm, repair
+from lmc_fast.repairing import has_batchnorm, repair
 
 
 def test_statistics_become_those_of_the_data() -> None:

@@ -24,8 +24,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
-    {"_version", "_checks", "_extras", "_files", "_native", "_nested", "_terminal"},
-    {"_batches", "_derived", "_modes", "_norms", "_safetensors", "_signals", "_tensors"},
+    {"_version", "_checks", "_extras", "_files", "_lazy", "_native", "_nested", "_terminal"},
+    {"_batches", "_derived", "_modes", "_norms", "_results", "_safetensors", "_signals", "_tensors"},
     {"_copies"},
     {"_wrappers"},
     {"_backend", "_chunks", "_models", "_progress"},
@@ -35,7 +35,7 @@ ROOMS = [
     {"matching"},
     {"merging"},
     {"compat"},
-    {"repair"},
+    {"repairing"},
     {"analysis"},
     {"checkpoints"},
     {"large"},
@@ -109,7 +109,10 @@ def test_an_import_that_goes_up_is_seen(tmp_path: Path, monkeypatch: pytest.Monk
     assert wrong_imports(path) == ["lmc_fast.matching"]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+INIT_FILES = [path for path in FILES if path.name == "__init__.py" and path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("path", INIT_FILES, ids=lambda p: p.parent.name)
 def test_init_files_only_hand_names_on(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -124,6 +127,56 @@ def test_all_names_exist(path: Path) -> None:
     names = getattr(module, "__all__", [])
     assert len(set(names)) == len(names)
     assert [name for name in names if not hasattr(module, name)] == []
+
+
+def test_public_names_are_the_same_for_programs_and_for_type_checkers() -> None:
+    here = {room: sorted(names) for room, names in vars(lmc_fast)["NAMES"].items()}
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    typed = {str(node.module): sorted(alias.name for alias in node.names) for node in imports}
+    listed = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert [sorted(names) for names in listed] == [lmc_fast.__all__]
+    assert typed == {**here, "_version": ["__version__"]}
+    assert lmc_fast.__all__ == sorted(name for names in typed.values() for name in names)
+
+
+def test_no_public_name_is_a_modules_too() -> None:
+    # That module would stand in its place once it has been imported.
+    assert [name for name in lmc_fast.__all__ if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).exists()] == []
+
+
+def test_names_are_imported_when_they_are_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "import lmc_fast\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert set(lmc_fast.__all__) <= set(dir(lmc_fast))\n"
+        "assert lmc_fast.symmetry.Group is lmc_fast.Group\n"
+        "assert 'lmc_fast.matching' not in sys.modules\n"
+        "from lmc_fast import *\n"
+        "assert repair is lmc_fast.repair and callable(repair)\n"
+        "try:\n"
+        "    lmc_fast.nothing\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "module 'lmc_fast' has no attribute 'nothing'"
+
+
+def test_the_commands_are_listed_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from lmc_fast.cli import cli\n"
+        "try:\n"
+        "    cli(['--help'])\n"
+        "except SystemExit:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "rebase" in done.stdout
 
 
 def test_public_names_have_docstrings() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,14 @@ from .._checks import check_floats, check_int
 from .._models import Model, check_ties, copied, load_tensors, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
-from ..matching import Matching
+from .._results import Result, axes_to_draw_on
+from ..matching.results.matching import Match
 from ..merging import interpolate
-from ..repair import has_batchnorm, reestimate_in_place
-from ..symmetry import Permutations
+from ..repairing import has_batchnorm, reestimate_in_place
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["BarrierCurve", "lambdas_of", "loss_barrier", "scores_of", "states_at_once"]
 
@@ -30,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class BarrierCurve:
+class BarrierCurve(Result):
     """Loss and accuracy at theta(lam) = (1 - lam) theta_a + lam pi(theta_b).
 
     Attributes:
@@ -44,6 +47,9 @@ class BarrierCurve:
     loss: Array
     accuracy: Array | None
     batchnorm: str | None
+    derived: ClassVar[tuple[str, ...]] = (
+        *("barrier", "midpoint_barrier", "midpoint_loss", "accuracy_barrier", "midpoint_accuracy"),
+    )
 
     @property
     def excess(self) -> Array:
@@ -84,6 +90,27 @@ class BarrierCurve:
         chord: Array = (1.0 - self.lambdas) * start + self.lambdas * end
         return chord
 
+    def plot(self, axes: Axes | None = None, *, label: str | None = None, color: str | None = None) -> Axes:
+        """Draw the loss along the line, and dotted the straight line between the ends that barriers are above.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+            label: of the curve; None: its barrier.
+            color: matplotlib's; None: the next of its cycle.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes)
+        (line,) = axes.plot(self.lambdas, self.loss, color=color, label=label or f"barrier {self.barrier:.3g}")
+        axes.plot([0, 1], [self.loss[0], self.loss[-1]], ":", color=line.get_color(), linewidth=1)
+        axes.set(xlim=(0, 1), xlabel=r"$\lambda$: from model a (0) to model b (1)", ylabel="loss")
+        axes.legend(frameon=False)
+        return axes
+
     def __str__(self) -> str:
         lines = [
             f"BarrierCurve over {self.lambdas.size} points"
@@ -104,7 +131,7 @@ def loss_barrier(
     model_a: nn.Module,
     model_b: Model,
     batches: Iterable[Any],
-    match: Matching | Permutations | None = None,
+    match: Match = None,
     *,
     lambdas: int | Sequence[float] = 25,
     loss_fn: LossFn = nn.functional.cross_entropy,
@@ -112,7 +139,7 @@ def loss_barrier(
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> BarrierCurve:
-    """Measure loss and accuracy along the line from model a to the permuted model b.
+    """Measure loss and accuracy along the line from model a to the moved model b.
 
     The barrier is that of Ito et al. (ICLR 2025), after Frankle et al. (2020) and Entezari et al. (2022):
     B = max over lam of L(theta(lam)) - ((1-lam) L(theta_a) + lam L(pi(theta_b))).
@@ -122,7 +149,7 @@ def loss_barrier(
         model_b: a module or a state dict of the same architecture.
         batches: (inputs, targets) pairs that can be gone through again for every lambda. `_batches` tells what else a
             batch may be.
-        match: permutations for model b; None: as it is.
+        match: a `Matching`, `Permutations` or `Transforms` for model b; None: as it is.
         lambdas: how many evenly spaced points, or the points; 0, 1/2 and 1 are added where they are missing.
         loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every lambda, the ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from .._backend import check_device
 from .._models import Model
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
-from .factors import LayerFactors, SpectralFactors, decomposed_pair
-from .layers import Match, gathers_of, permutations_of
+from ..matching.results.matching import Match, choice_of
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["DistanceDecomposition", "LayerDistance", "distance_decomposition"]
 
@@ -57,7 +62,7 @@ class LayerDistance:
 
 
 @dataclass(frozen=True)
-class DistanceDecomposition:
+class DistanceDecomposition(Result):
     """The distance between two models over their weight matrices, and what it is made of.
 
     Attributes:
@@ -77,6 +82,42 @@ class DistanceDecomposition:
             math.sqrt(math.fsum(getattr(layer, name) ** 2 for layer in self.layers)) for name in ("before", "after")
         ]
         return LayerDistance("over all", *sums, *roots)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping for each weight, and one over all, as a table takes them."""
+        return [
+            {
+                "weight": row.name,
+                "before": row.before,
+                "after": row.after,
+                "reduction": row.reduction,
+                "bound": row.bound,
+            }
+            for row in (*self.layers, self.overall)
+        ]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the distance of each weight before and after, and the least that singular values allow.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes, height=1.2 + 0.4 * len(self.layers))
+        places = list(range(len(self.layers)))
+        axes.barh([p - 0.2 for p in places], [row.before for row in self.layers], height=0.36, label="before")
+        axes.barh([p + 0.2 for p in places], [row.after for row in self.layers], height=0.36, label="after")
+        axes.plot([row.bound for row in self.layers], places, "k|", markersize=14, label="least that is possible")
+        axes.set_yticks(places, [row.name.removesuffix(".weight") for row in self.layers])
+        axes.set_ylim(len(places) - 0.4, -0.6)
+        axes.set_xlabel("L2 distance between the weights")
+        axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         rows = [*self.layers, self.overall]
@@ -99,10 +140,12 @@ def distance_decomposition(
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> DistanceDecomposition:
-    """What the distance of two models' weights is made of, before and after model b is permuted.
+    """What the distance of two models' weights is made of, before and after model b is laid over model a.
 
     Ito et al. (ICLR 2025): with W = U S V^T, ||W_a - P W_b Q^T||^2 = sum_i s_a,i^2 + sum_i s_b,i^2 -
     2 sum_ij s_a,i s_b,j <u_a,i, P u_b,j> <v_a,i, Q v_b,j>, and at least sum_i (s_a,i - s_b,i)^2 (von Neumann 1937).
+    Rotations as permutations move the cross terms alone. Between transformers the distance is no guide to the barrier:
+    what lowers one may well raise the other, so that ways to lay them over each other are to be judged by their loss.
 
     Args:
         model_a, model_b, match, parameters, device, progress: as for `spectral_alignment`.
@@ -114,19 +157,23 @@ def distance_decomposition(
         TypeError, ValueError: as `spectral_alignment`.
     """
     where = check_device("device", device)
-    permutations = permutations_of(match)
-    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
+    choice = choice_of("match", match)
+    a, b = decomposed_pair(model_a, model_b, choice, parameters, where, progress)
     layers = []
     with tracking(progress, "distances", len(a)) as advance:
         for name, ours in a.items():
-            layers.append(_decomposed(ours, b[name], *gathers_of(permutations, name, ours.shape)))
+            theirs, gathers = laid_over(choice, b[name])
+            layers.append(_decomposed(ours, b[name], theirs, *gathers))
             advance(name)
     return DistanceDecomposition(tuple(layers))
 
 
-def _decomposed(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None) -> LayerDistance:
+def _decomposed(
+    a: LayerFactors, before: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None
+) -> LayerDistance:
     s_a, s_b = (values.double().sort(descending=True).values for values in (a.s, b.s.to(a.s.device)))
-    weight_a, weight_b = a.weight, b.weight.to(a.weight.device)
+    weight_a = a.weight
+    weight_before, weight_b = (layer.weight.to(weight_a.device) for layer in (before, b))
     gathers = [None if index is None else index.to(weight_a.device) for index in (rows, columns)]
     return LayerDistance(
         name=a.name,
@@ -134,7 +181,7 @@ def _decomposed(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: 
         squares_b=float(s_b.square().sum()),
         cross=_cross(a, b, rows, columns),
         values=float((s_a - s_b).square().sum()),
-        before=math.sqrt(squared_distance(weight_a, weight_b, (None, None))),
+        before=math.sqrt(squared_distance(weight_a, weight_before, (None, None))),
         after=math.sqrt(squared_distance(weight_a, weight_b, gathers)),
     )
 

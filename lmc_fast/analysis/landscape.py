@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,15 @@ from .._derived import derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, copied, counted_names, tensors_of, unwrapped
 from .._modes import neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
+from ..matching.results.matching import Match, choice_of
 from ..merging import weighted_sums
 from .barrier import scores_of, states_at_once
 from .evaluation import LossFn, Score, check_loss_fn
-from .layers import Match, permutations_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["LossLandscape", "loss_landscape"]
 
@@ -31,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class LossLandscape:
+class LossLandscape(Result):
     """Loss and accuracy on a grid in the plane through three models, in units of distance between weights.
 
     Attributes:
@@ -47,6 +51,36 @@ class LossLandscape:
     loss: Array = field(repr=False)
     accuracy: Array | None = field(repr=False)
     positions: Array
+
+    def plot(self, axes: Axes | None = None, *, names: Sequence[str] = ("a", "b", "c")) -> Axes:
+        """Draw the loss as contours on a logarithmic scale of colours, with the three models.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+            names: of the models.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes, width=5.6, height=5.0)
+        low, high = max(float(self.loss.min()), 1e-6), max(float(self.loss.max()), 2e-6)
+        levels = np.geomspace(low, high, 16)
+        drawn = axes.contourf(self.x, self.y, self.loss, levels=levels, cmap="viridis", extend="both")
+        for name, (x, y) in zip(names, self.positions, strict=True):
+            axes.plot(x, y, "o", color="white", markeredgecolor="black")
+            # Towards the middle, where there is room.
+            is_right = x > (self.x[0] + self.x[-1]) / 2
+            place = (-6 if is_right else 6, 6)
+            told = axes.annotate(name, (x, y), place, textcoords="offset points", color="white", weight="bold")
+            told.set_horizontalalignment("right" if is_right else "left")
+        axes.set(xlabel="distance between weights", aspect="equal")
+        figure = axes.get_figure()
+        assert figure is not None
+        figure.colorbar(drawn, ax=axes, label="loss", format="%.2g")
+        return axes
 
     def __str__(self) -> str:
         places = ", ".join(f"({x:.2f}, {y:.2f})" for x, y in self.positions)
@@ -69,7 +103,7 @@ def loss_landscape(
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> LossLandscape:
-    """Loss and accuracy over the plane through three models, each permuted by its match.
+    """Loss and accuracy over the plane through three models, each moved by its match.
 
     The axes are those of Garipov et al. (NeurIPS 2018), appendix A: x from the first model to the second, and y at a
     right angle to it, towards the third. Distances are over weights; running statistics are combined with the same
@@ -79,7 +113,8 @@ def loss_landscape(
         models: three of one architecture; the first a module, evaluated in eval mode and left as it is.
         batches: (inputs, targets) pairs that can be gone through again and again. `_batches` tells what else a batch
             may be.
-        matches: as for `merge`: for each model its `Matching` or `Permutations`, or None; None: all stay as they are.
+        matches: as for `merge`: for each model its `Matching`, `Permutations` or `Transforms`, or None; None: all stay
+            as they are.
         points: of the grid along each axis, 2 at least.
         margin: how far the grid goes beyond the models, as a share of their extent along each axis.
         loss_fn, forward: as of `evaluate`.
@@ -107,8 +142,8 @@ def loss_landscape(
         raise ValueError(f"matches must have one entry for each of the 3 models, got {len(given)}")
     states = []
     for i, (each, match) in enumerate(zip(models, given, strict=True)):
-        permutations = permutations_of(match)
-        states.append(tensors_of(f"models[{i}]", each if permutations is None else permutations.apply(each)))
+        choice = choice_of(f"matches[{i}]", match)
+        states.append(tensors_of(f"models[{i}]", each if choice is None else choice.apply(each)))
         states[i] = check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
     positions = _positions(model, states)
     x, y = (_ticks(positions[:, k], count, beyond) for k in range(2))

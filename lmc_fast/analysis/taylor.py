@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,10 +21,14 @@ from .._derived import bake, derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, check_ties, copied, own_names, tensors_of, unwrapped
 from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
+from .._results import Result, axes_to_draw_on
+from ..matching.results.matching import Match, choice_of
 from .barrier import lambdas_of
 from .evaluation import LossFn, check_loss_fn, first_names
-from .layers import Match, permutations_of
 from .twice import TwiceDifferentiable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["EndExpansion", "TaylorBarrier", "hessian_vector_product", "taylor_barrier"]
 
@@ -57,7 +61,7 @@ class EndExpansion:
 
 
 @dataclass(frozen=True, eq=False)
-class TaylorBarrier:
+class TaylorBarrier(Result):
     """B2(lam) = lam (1 - lam) [(g_a - g_b)^T mu + 1/2 (lam mu^T H_a mu + (1 - lam) mu^T H_b mu)].
 
     Attributes:
@@ -68,6 +72,7 @@ class TaylorBarrier:
     lambdas: Array
     a: EndExpansion
     b: EndExpansion
+    derived: ClassVar[tuple[str, ...]] = ("barrier", "midpoint_barrier")
 
     @property
     def excess(self) -> Array:
@@ -86,6 +91,25 @@ class TaylorBarrier:
     def midpoint_barrier(self) -> float:
         """B2(1/2)."""
         return float(self.excess[self.lambdas == 0.5][0])
+
+    def plot(self, axes: Axes | None = None, *, label: str | None = None, color: str | None = None) -> Axes:
+        """Draw what a second-order picture foretells of the loss above the straight line between the ends.
+
+        Args:
+            axes: of matplotlib, to draw on; None: of a new figure.
+            label, color: of the curve.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message names the extra.
+        """
+        axes = axes_to_draw_on(axes)
+        axes.plot(self.lambdas, self.excess, "--", color=color, label=label or f"second order, {self.barrier:.3g}")
+        axes.set(xlim=(0, 1), xlabel=r"$\lambda$: from model a (0) to model b (1)", ylabel="loss above the line")
+        axes.legend(frameon=False)
+        return axes
 
     def __str__(self) -> str:
         return "\n".join(
@@ -135,9 +159,9 @@ def taylor_barrier(
     batches = check_batches("batches", batches)
     check_loss_fn(loss_fn)
     points = lambdas_of(lambdas)
-    permutations = permutations_of(match)
+    choice = choice_of("match", match)
     state = tensors_of("model_a", model_a)
-    end_b = tensors_of("model_b", model_b if permutations is None else permutations.apply(model_b))
+    end_b = tensors_of("model_b", model_b if choice is None else choice.apply(model_b))
     end_b = check_same_tensors("model_b", end_b, "model_a", state)
     derived = derived_weights(model_a, state)
     # In a copy views of one tensor are parameters of their own.

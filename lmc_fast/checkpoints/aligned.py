@@ -43,7 +43,7 @@ def matched_part(
     aside = {name for name in (*tensors_a, *tensors_b) if is_aside(name)}
     axes = {name: entries for name, entries in spec.axes.items() if name not in aside}
     a, b = ({n: tensor for n, tensor in tensors.items() if n not in aside} for tensors in (tensors_a, tensors_b))
-    return MatchedPart(PermutationSpec(spec.groups, axes), a, b)
+    return MatchedPart(PermutationSpec(spec.groups, axes, folds=spec.folds), a, b)
 
 
 def aligned_tensors(file_b: Checkpoint, permuted: Mapping[str, Tensor]) -> dict[str, Tensor]:

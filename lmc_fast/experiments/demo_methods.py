@@ -19,7 +19,7 @@ from ..matching import (
     straight_through_matching,
     weight_matching,
 )
-from ..repair import has_batchnorm
+from ..repairing import has_batchnorm
 from ..symmetry import PermutationSpec
 from .datasets import Batches, Dataset
 

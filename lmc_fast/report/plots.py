@@ -109,32 +109,37 @@ def alignment_figure(
     found = [alignment for drawn in alignments.values() for alignment in drawn]
     if not found or any(gamma not in alignment.gammas for alignment in found):
         raise ValueError(f"alignments must have R at gamma {gamma}, and there must be one at least")
-    figure: Figure = require("matplotlib.figure", "demo").Figure(figsize=(10, 4.2))
+    names = [layer.name.removesuffix(".weight") for layer in found[0].layers]
+    # A row a layer, with its whole name: as high as they need, and the names' width on top of the bars'.
+    height = max(4.2, 1.7 + 0.24 * len(names))
+    width = 10 + 0.075 * max(0, max(map(len, names)) - 8)
+    figure: Figure = require("matplotlib.figure", "demo").Figure(figsize=(width, height))
     left, right = figure.subplots(1, 2)
     for style in STYLES:
         for position, curve in enumerate(curves.get(style.label, ())):
             _line(left, curve, curve.loss, style, style.label if position == 0 else None)
-    names = [layer.name.removesuffix(".weight") for layer in found[0].layers]
+    share = 0.8 / len(alignments)
     for k, (family, drawn) in enumerate(alignments.items()):
-        # Bars side by side, each pair of models a point over its bar.
-        places = [i + 0.4 * (k - 0.5) for i in range(len(names))]
-        heights = [[layer.r[a.gammas.index(gamma)] for layer in a.layers] for a in drawn]
-        means = [sum(column) / len(column) for column in zip(*heights, strict=True)]
-        right.bar(places, means, width=0.36, color=styles[family].color, alpha=0.85, label=family)
-        for row in heights:
-            right.plot(places, row, ".", color="black", markersize=4)
+        # Bars under each other, each pair of models a point over its bar.
+        places = [i + share * (k + 0.5 - len(alignments) / 2) for i in range(len(names))]
+        lengths = [[layer.r[a.gammas.index(gamma)] for layer in a.layers] for a in drawn]
+        means = [sum(column) / len(column) for column in zip(*lengths, strict=True)]
+        right.barh(places, means, height=0.9 * share, color=styles[family].color, alpha=0.85, label=family)
+        for row in lengths:
+            right.plot(row, places, ".", color="black", markersize=min(4.0, 12 * share))
     left.set_ylabel("test loss (cross-entropy)")
     left.set_xlabel(r"$\lambda$: from model a (0) to model b (1)")
     left.set(xlim=(0, 1), ylim=(0, None))
-    right.set_xticks(range(len(names)), names, rotation=0 if len(names) < 8 else 60)
-    right.set_ylabel(f"R({gamma:g}): how far singular vectors coincide")
-    right.set_xlabel("layer")
-    right.axhline(0, color="0.6", linewidth=1)
+    left.grid(alpha=0.25)
+    right.set_yticks(range(len(names)), names, fontsize=10 if len(names) < 12 else 8)
+    right.set_ylim(len(names) - 0.4, -0.6)
+    right.set_xlabel(f"R({gamma:g}): how far singular vectors coincide, by layer")
+    right.axvline(0, color="0.6", linewidth=1)
+    right.grid(axis="x", alpha=0.25)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
     figure.suptitle(title)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
     handles, shown = left.get_legend_handles_labels()
     figure.legend(handles, shown, loc="lower center", ncols=max(1, len(shown)), frameon=False, fontsize=9)
     return figure

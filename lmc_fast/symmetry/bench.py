@@ -160,6 +160,14 @@ class Bench:
         with torch.inference_mode(False):
             self.call = Call(with_tensors_changed(call.given, prepared), call.run)
 
+    def beside(self, module: nn.Module) -> Bench:
+        """A bench of another module, which runs as this one does after `settle`."""
+        other = Bench(module, self.call, self.kept_in, self.buffers)
+        other.is_fresh, other.is_calm, other.is_seeded = self.is_fresh, self.is_calm, self.is_seeded
+        other.emptied = self.emptied
+        other._use(other._unused())
+        return other
+
     def _use(self, module: nn.Module) -> None:
         """Take a copy for all runs that need none of their own."""
         self.used = module

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .._checks import check_int, check_type, fail_type
+from .kinds import KINDS
 
 __all__ = ["Axis", "AxisLike", "Group", "Segment", "as_axis", "axis_size", "walk"]
 
@@ -30,11 +31,16 @@ class Group:
         size: how many units; of an owned group, how many in each unit of its owner. None: taken from the model
             that the spec is bound to.
         owner: name of the group whose units own these, or None.
+        kind: what its units may do: "permutation" (change places), "signed" (change places and signs), "orthogonal"
+            (turn, by any orthogonal map of the axis), "orthogonal_keeping_ones" (by one that keeps the vector of ones,
+            as a LayerNorm asks for), or "phases" (its units are planes of two entries each, the view's outer or inner
+            ones, that turn by an angle each: what rotary embedding leaves). See `symmetry.kinds`.
     """
 
     name: str
     size: int | None = None
     owner: str | None = None
+    kind: str = "permutation"
 
     def __post_init__(self) -> None:
         check_type("Group.name", self.name, str, "a string")
@@ -42,6 +48,10 @@ class Group:
             check_int(f"size of group {self.name!r}", self.size, 1)
         if self.owner is not None:
             check_type(f"owner of group {self.name!r}", self.owner, str, "a group's name or None")
+        check_type(f"kind of group {self.name!r}", self.kind, str, "a string")
+        if self.kind not in KINDS:
+            names = ", ".join(map(repr, KINDS))
+            raise ValueError(f"kind of group {self.name!r} must be one of {names}, got {self.kind!r}")
 
 
 @dataclass(frozen=True)

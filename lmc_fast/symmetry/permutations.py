@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._checks import check_int, check_type, fail_type
-from .._models import ModelT, tensors_of, unsaved_buffers, unwrapped, with_tensors
+from .._checks import check_int, check_type
+from .._models import ModelT
 from .._modes import neutral
+from .applying import applied
 from .groups import Segment, axis_size
+from .kinds.permutation import checked_places
 from .spec import PermutationSpec
 
 __all__ = ["Permutations", "axis_index", "units_within"]
@@ -103,19 +105,21 @@ class Permutations(Mapping[str, Tensor]):
 
     Raises:
         TypeError: choices that are no integers.
-        ValueError: an unknown group, a wrong shape, or rows that are no permutation.
+        ValueError: an unknown group, a wrong shape, rows that are no permutation, or a spec with groups of another
+            kind, whose choices are `Transforms`.
     """
 
     def __init__(self, spec: PermutationSpec, choices: Mapping[str, Any] | None = None) -> None:
         check_type("spec", spec, PermutationSpec, "a PermutationSpec")
         choices = {} if choices is None else choices
         check_type("choices", choices, Mapping, "a mapping from group names to permutations")
+        spec.check_only_permutes("Permutations")
         for name in choices:
             if name not in spec.groups:
                 raise ValueError(f"choices names group {name!r}, which the spec lacks")
         self.spec = spec
         self._choices: dict[str, Index] = {
-            name: _checked_choice(name, choices[name], spec.shape(name))
+            name: checked_places(f"choices[{name!r}]", choices[name], spec.shape(name)).numpy()
             if name in choices
             else _identity_choice(spec.shape(name))
             for name in spec.groups
@@ -183,6 +187,11 @@ class Permutations(Mapping[str, Tensor]):
         """Units that are not at their own place, over all groups."""
         return sum(int((flat != np.arange(flat.size)).sum()) for flat in (self._flat(name) for name in self._choices))
 
+    @property
+    def summary(self) -> str:
+        """How many units move, in words."""
+        return f"{self.moved} of {self.total} units moved, in {len(self)} groups"
+
     def index(self, parameter: str, axis: int) -> Tensor:
         """Indices that gather one axis of a parameter: int64 [entries of the axis], on the CPU.
 
@@ -234,25 +243,13 @@ class Permutations(Mapping[str, Tensor]):
 
         Raises:
             TypeError: `model` is neither.
-            ValueError: the model does not fit the spec.
+            ValueError: the model does not fit the spec, or is not in the pure form that it describes (`fold_norms`).
         """
-        if isinstance(model, nn.Module):
-            model = unwrapped("model", model)  # type: ignore[assignment]
-        tensors = tensors_of("model", model)
-        bound = self.spec.bind(model)
-        # The model may have running statistics that the one which the spec was bound to had not.
-        mine = self if bound == self.spec else Permutations(bound, self._choices)
-        permuted = {
-            name: mine.apply_to(name, tensor) if name in bound.axes else tensor.clone()
-            for name, tensor in tensors.items()
-        }
-        result = with_tensors(model, permuted)
-        if isinstance(model, nn.Module) and isinstance(result, nn.Module) and bound.unsaved:
-            moved, buffers = unsaved_buffers(result), unsaved_buffers(model)
-            with torch.no_grad():
-                for name in bound.unsaved:
-                    moved[name].copy_(mine.apply_to(name, buffers[name]))
-        return result
+        return applied(self, model)
+
+    def bound_to(self, spec: PermutationSpec) -> Permutations:
+        """The same choices, for a spec of the same groups."""
+        return Permutations(spec, self._choices)
 
     def inverse(self) -> Permutations:
         """The choice that undoes this one: ``p.inverse().apply(p.apply(model))`` is `model`."""
@@ -281,24 +278,3 @@ class Permutations(Mapping[str, Tensor]):
 def _identity_choice(shape: tuple[int, ...]) -> Index:
     identity: Index = np.broadcast_to(np.arange(shape[-1], dtype=np.int64), shape).copy()
     return identity
-
-
-def _checked_choice(name: str, choice: Any, shape: tuple[int, ...]) -> Index:
-    if isinstance(choice, Tensor):
-        choice = choice.detach().cpu()
-        if choice.is_floating_point() or choice.is_complex():
-            fail_type(f"choices[{name!r}]", "integers", choice)
-    try:
-        array = np.asarray(choice)
-    except ValueError:
-        fail_type(f"choices[{name!r}]", "integers in rows of one length", choice)
-    if array.dtype.kind not in "iu":
-        fail_type(f"choices[{name!r}]", "integers", choice)
-    if array.shape != shape:
-        raise ValueError(f"choices[{name!r}] must have shape {shape}, got {array.shape}")
-    array = array.astype(np.int64)
-    wrong = np.flatnonzero((np.sort(array, axis=-1) != np.arange(shape[-1])).reshape(-1, shape[-1]).any(axis=1))
-    if wrong.size:
-        row = f" in row {wrong[0]}" if len(shape) > 1 else ""
-        raise ValueError(f"choices[{name!r}] must hold each of 0..{shape[-1] - 1} once{row}, and does not")
-    return array

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .folds import Centre, Fold, folds_from_json, folds_to_json
 from .groups import Axis, Group, Segment
 
 __all__ = ["is_text", "spec_from_json", "spec_to_json", "text_of"]
@@ -21,15 +22,22 @@ def spec_to_json(
     groups: Mapping[str, Group],
     axes: Mapping[str, tuple[Axis, ...]],
     unsaved: Mapping[str, tuple[Axis, ...]] | None = None,
+    folds: tuple[Fold | Centre, ...] = (),
 ) -> dict[str, Any]:
     """The spec as plain data for json.dumps."""
     return {
         "format": FORMAT,
         "version": VERSION,
-        "groups": {name: {"size": group.size, "owner": group.owner} for name, group in groups.items()},
+        "groups": {name: _group_to_json(group) for name, group in groups.items()},
         "axes": _axes_to_json(axes),
         **({"unsaved": _axes_to_json(unsaved)} if unsaved else {}),
+        **({"folds": folds_to_json(folds)} if folds else {}),
     }
+
+
+def _group_to_json(group: Group) -> dict[str, Any]:
+    kind = {} if group.kind == "permutation" else {"kind": group.kind}
+    return {"size": group.size, "owner": group.owner, **kind}
 
 
 def is_text(source: str) -> bool:
@@ -59,8 +67,8 @@ def text_of(path: Path) -> str:
 Axes = dict[str, tuple[Axis, ...]]
 
 
-def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
-    """Groups, axes and those of unsaved buffers from text; ValueError says what is wrong and where."""
+def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes, tuple[Fold | Centre, ...]]:
+    """Groups, axes, those of unsaved buffers, and folds from text; ValueError says what is wrong and where."""
     try:
         data = json.loads(text.lstrip("\ufeff"), object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
@@ -70,7 +78,7 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
     if not isinstance(data, dict):
         raise ValueError("spec: must be a JSON object")
     if "format" not in data:
-        return {}, _axes_from_json(data), {}
+        return {}, _axes_from_json(data), {}, ()
     if data["format"] != FORMAT or data.get("version") != VERSION:
         raise ValueError(
             f"spec: format must be {FORMAT!r}, version {VERSION}, got {data['format']!r}, {data.get('version')!r}"
@@ -80,14 +88,15 @@ def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes]:
             raise ValueError(f"spec: must hold an object under {key!r}")
     groups = {}
     for name, entry in data["groups"].items():
-        if not isinstance(entry, dict) or not set(entry) <= {"size", "owner"}:
-            raise ValueError(f"spec: group {name!r} must be an object with size and owner")
+        if not isinstance(entry, dict) or not set(entry) <= {"size", "owner", "kind"}:
+            raise ValueError(f"spec: group {name!r} must be an object with size, owner and kind")
         with _Where(f"group {name!r}"):
-            groups[name] = Group(name, entry.get("size"), entry.get("owner"))
+            groups[name] = Group(name, entry.get("size"), entry.get("owner"), entry.get("kind", "permutation"))
     unsaved = data.get("unsaved", {})
     if not isinstance(unsaved, dict):
         raise ValueError("spec: must hold an object under 'unsaved', if anything")
-    return groups, _axes_from_json(data["axes"]), _axes_from_json(unsaved)
+    folds = folds_from_json(data.get("folds", []))
+    return groups, _axes_from_json(data["axes"]), _axes_from_json(unsaved), folds
 
 
 class _Where:

@@ -16,11 +16,13 @@ from .._checks import check_int, check_type, fail_type
 from .._files import write_text
 from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
-from .._wrappers import met
+from .._wrappers import canonical, met
 from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
 from .editing import edited
 from .explain import Explanation, Origin, explain
+from .folds import Centre, Fold, checked_folds, names_of, renamed
 from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
+from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
@@ -40,6 +42,8 @@ class PermutationSpec:
         axes: by parameter name, a tuple of `Axis` (short forms are read by `as_axis`).
         unsaved: the same for buffers that no state dict holds (``persistent=False``): they move where a module is
             permuted. `bind` to a module takes those that `axes` names out of it.
+        folds: norms whose gains stand in the way of rotations: the spec describes models in pure form, where they are
+            in the linear maps that read them, as `fold_norms` makes it. Of specs of permutations empty.
         verified: what `verify_spec` left here, None before that. It is no part of what makes specs equal, goes along
             where the spec is bound, and is not written as JSON, since that may be edited.
         origin: of a derived spec why the rest stays, for `explain`; None of others. Treated as `verified` is.
@@ -47,12 +51,13 @@ class PermutationSpec:
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: an owner that is no group, owners in a circle, a group inside itself, or one inside others without
-            its owner around it.
+            its owner around it; folds of parameters that are not among `axes`, or of a norm whose gain would move.
     """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     axes: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
     unsaved: Mapping[str, tuple[Axis, ...]] = field(default_factory=dict)
+    folds: tuple[Fold | Centre, ...] = ()
     verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
     origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -73,6 +78,7 @@ class PermutationSpec:
                 for name in axis.groups:
                     groups.setdefault(name, Group(name))
         _check_owners(groups)
+        check_kinds(groups)
         axes, unsaved = (
             {
                 name: tuple(replace(axis, segments=_nested(axis.segments, (), groups, name)) for axis in entries)
@@ -84,12 +90,18 @@ class PermutationSpec:
         for name in groups:
             if name not in used:
                 raise ValueError(f"group {name!r} must be on some axis, and is on none")
+        for name, entries in (*axes.items(), *unsaved.items()):
+            for axis in entries:
+                check_segments(axis.segments, groups, name)
+        folds = checked_folds(self.folds)
+        _check_folds(folds, axes)
+        object.__setattr__(self, "folds", folds)
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "unsaved", unsaved)
 
     def __hash__(self) -> int:
-        return hash((tuple(self.groups.items()), tuple(self.axes.items()), tuple(self.unsaved.items())))
+        return hash((tuple(self.groups.items()), tuple(self.axes.items()), tuple(self.unsaved.items()), self.folds))
 
     @classmethod
     def from_axes(
@@ -99,6 +111,7 @@ class PermutationSpec:
         *,
         model: Model | None = None,
         rest: str | None = None,
+        folds: Iterable[Fold | Centre] = (),
     ) -> PermutationSpec:
         """A spec from the form that research code shares: ``{"fc1.weight": ("P1", None), ...}``.
 
@@ -135,6 +148,7 @@ class PermutationSpec:
             model: a module or state dict to bind the spec to at once.
             rest: "fixed": parameters of the model that `axes` leaves out stay as they are, but for other names of one
                 that it names, and running statistics, which go with their layer's weight. None: each must be named.
+            folds: of a spec with rotations, the norms that have to be folded (`fold_norms`).
 
         Raises:
             TypeError, ValueError: as the class and, with a model, as `bind`; a pattern or `rest` without a model, and a
@@ -153,13 +167,13 @@ class PermutationSpec:
             if rest is not None or pattern is not None:
                 what = f"rest={rest!r}" if rest is not None else f"the pattern {pattern!r} in axes"
                 raise ValueError(f"model must be given with {what}: it tells which parameters there are")
-            return cls({group.name: group for group in listed}, axes)  # type: ignore[arg-type]
+            return cls({group.name: group for group in listed}, axes, folds=folds)  # type: ignore[arg-type]
         known = {group.name: group for group in listed}
         if pattern is not None:
             axes, known = expanded(axes, listed, tensors_of("model", model, shapes_only=True))
         if rest is not None:
             axes = with_rest(axes, tensors_of("model", model, shapes_only=True))
-        return cls(known, axes).bind(model)  # type: ignore[arg-type]
+        return cls(known, axes, folds=folds).bind(model)  # type: ignore[arg-type]
 
     def edit(
         self,
@@ -259,7 +273,11 @@ class PermutationSpec:
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
             unsaved = bound_unsaved(unsaved, buffers, sizes)
-        return self._kept(PermutationSpec(groups, bound, unsaved))
+        folds = self.folds
+        if folds and axes.keys() != self.axes.keys():
+            theirs = {canonical(name): name for name in axes}
+            folds = tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
+        return self._kept(PermutationSpec(groups, bound, unsaved, folds))
 
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
         """`other`, which says the same as this spec, with what is known of this one."""
@@ -270,6 +288,21 @@ class PermutationSpec:
     def axes_of(self, tensor: str) -> tuple[Axis, ...]:
         """The axes of a parameter, or of a buffer that no state dict holds."""
         return self.axes[tensor] if tensor in self.axes else self.unsaved[tensor]
+
+    @cached_property
+    def only_permutes(self) -> bool:
+        """Whether all groups are of the kind "permutation"."""
+        return all(group.kind == "permutation" for group in self.groups.values())
+
+    def check_only_permutes(self, what: str) -> None:
+        """Raise ValueError where a group is of another kind than "permutation".
+
+        Args:
+            what: what takes no other one.
+        """
+        for name, group in self.groups.items():
+            if group.kind != "permutation":
+                raise ValueError(f"{what} takes groups of permutations alone, but {name!r} is of kind {group.kind!r}")
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -324,7 +357,7 @@ class PermutationSpec:
 
     def with_origin(self, origin: Origin | None) -> PermutationSpec:
         """This spec, with where it comes from."""
-        other = self._kept(PermutationSpec(self.groups, self.axes, self.unsaved))
+        other = self._kept(PermutationSpec(self.groups, self.axes, self.unsaved, self.folds))
         object.__setattr__(other, "origin", origin)
         return other
 
@@ -346,7 +379,7 @@ class PermutationSpec:
         Raises:
             OSError: it cannot be written to.
         """
-        text = json.dumps(spec_to_json(self.groups, self.axes, self.unsaved), indent=1)
+        text = json.dumps(spec_to_json(self.groups, self.axes, self.unsaved, self.folds), indent=1)
         if path is not None:
             check_type("path", path, (str, PathLike), "a path")
             write_text(Path(path), text + "\n")
@@ -397,6 +430,15 @@ def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
             fail_type(f"{argument}[{name!r}]", "a tuple with one entry for each dimension", entries)
         axes[name] = tuple(as_axis(f"{argument}[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
     return axes
+
+
+def _check_folds(folds: Iterable[Fold | Centre], axes: Mapping[str, tuple[Axis, ...]]) -> None:
+    for fold in folds:
+        unknown = next((name for name in names_of(fold, axes) if name not in axes), None)
+        if unknown is not None:
+            raise ValueError(f"folds must name parameters of the spec, got {unknown!r}")
+        if isinstance(fold, Fold) and not all(axis.is_fixed for axis in axes[fold.weight]):
+            raise ValueError(f"axis 0 of {fold.weight!r} must be fixed, since folds leave it the same everywhere")
 
 
 def _check_owners(groups: Mapping[str, Group]) -> None:

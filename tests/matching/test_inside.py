@@ -306,7 +306,7 @@ class TestGains:
             return {name: left @ right.T for name, (left, right) in drawn.items()}
 
         descent = descent_between(low(), low(), spec)
-        gains = LeadingGains(descent.a, descent.b, descent.leaves, descent._index)
+        gains = LeadingGains(descent.a, descent.b, descent.leaves, descent.index)
         assert {"out", "in", "mix"} <= set(gains._factors)
         for units in descent.leaves:
             whole, part = descent.gains.gain(units), gains.gain(units)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pytest
@@ -55,9 +57,31 @@ def test_barriers_stand_beside_alignment_by_layer() -> None:
     )
     left, right = figure.axes
     assert [line.get_ydata().tolist() for line in left.lines] == [[0.1, 2.0, 0.3]] * 3
-    assert [bar.get_height() for bar in right.patches] == pytest.approx([0.0, 0.1, 0.5, 0.7])
-    assert [label.get_text() for label in right.get_xticklabels()] == ["fc0", "fc1"]
-    assert "R(0.3)" in right.get_ylabel()
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([0.0, 0.1, 0.5, 0.7])
+    assert [label.get_text() for label in right.get_yticklabels()] == ["fc0", "fc1"]
+    assert "R(0.3)" in right.get_xlabel()
+
+
+def test_bars_lie_beside_their_own_names_however_many_there_are() -> None:
+    layers = tuple(
+        lmc.analysis.spectral.LayerAlignment(
+            f"layer{i}.block.conv_with_a_long_name.weight", (4, 4), (i / 54,), (4,), (4,)
+        )
+        for i in range(54)
+    )
+    many = lmc.SpectralAlignment((0.3,), layers, "svd")
+    figure = alignment_figure("title", {}, {"not permuted": [many], "permuted": [many]})
+    figure.canvas.draw()
+    right = figure.axes[1]
+    labels = right.get_yticklabels()
+    # The first layer on top, no name over another one, and none outside of the figure.
+    boxes = [label.get_window_extent() for label in labels]
+    assert labels[0].get_text() == "layer0.block.conv_with_a_long_name"
+    assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) > figure.axes[0].get_window_extent().x1
+    for place, label in enumerate(labels):
+        bars = [bar for bar in right.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.5]
+        assert [bar.get_width() for bar in bars] == pytest.approx([place / 54] * 2), label.get_text()
 
 
 def test_alignments_must_have_the_threshold() -> None:

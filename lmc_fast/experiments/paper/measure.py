@@ -30,7 +30,7 @@ from ...matching import (
     weight_matching,
 )
 from ...merging import interpolate
-from ...repair import has_batchnorm
+from ...repairing import has_batchnorm
 from ...symmetry import Permutations, PermutationSpec
 from ..datasets import Dataset
 from .settings import Network, Settings

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._models import accumulate_dtype
 from ..._progress import Progress, tracking
 from ...assignment import AssignmentSolver, Candidates
 from ...assignment.solver import last_solution
@@ -22,11 +18,13 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
-from .gains import GainCache, settled_leaves
+from ...symmetry.views import Leaf, Units
+from .gains import GainCache
+from .layout import Layout
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
-from .sums import squared_norm
+from .operands import Workspace
+from .steps import Settled, Step
 from .transfers import Leaving, placed
 from .workers import SideBySide
 
@@ -42,25 +40,7 @@ IN_FLIGHT = 1 << 30
 CANDIDATES_FROM = 513
 
 
-@dataclass
-class Step:
-    """What one pass over the groups did: the sum of what it gained, units moved, groups solved, seconds."""
-
-    gained: float = 0.0
-    moved: int = 0
-    solved: int = 0
-    seconds: float = 0.0
-
-
-class Settled(NamedTuple):
-    """The sweeps of a search, whether no group could gain alone at its end, and the objective there."""
-
-    steps: list[Step]
-    converged: bool
-    objective: float
-
-
-class CoordinateDescent:
+class CoordinateDescent(Layout):
     """The state of one search: the models' tensors, the choices so far, gains and assignments to go on from.
 
     Args:
@@ -71,7 +51,7 @@ class CoordinateDescent:
         frozen: groups that keep their choice.
         device: where gains are computed; None: where model a's tensors are.
         norms: ||.||^2 of each parameter in both models, where that is known already.
-        room: as `GainCache` takes it.
+        room, workspace: as `GainCache` takes them.
 
     Raises:
         ValueError: weights so large that their products overflow.
@@ -88,43 +68,12 @@ class CoordinateDescent:
         device: torch.device | None,
         norms: Mapping[str, Overlap] | None = None,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
-        self.spec, self.frozen = spec, frozenset(frozen)
-        self.a: dict[str, Tensor] = {}
-        self.b: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            if weight == 0:
-                continue
-            where = tensors_a[name].device if device is None else device
-            dtype = torch.promote_types(tensors_a[name].dtype, tensors_b[name].dtype)
-            a = tensors_a[name].to(where, dtype if weight == 1 else accumulate_dtype(dtype))
-            self.a[name] = spec.view(name, a if weight == 1 else a * weight)
-            self.b[name] = spec.view(name, tensors_b[name].to(where, dtype if weight == 1 else a.dtype))
-        # Of the tensors as they are here: a times its weight.
-        self.norms = (
-            {name: (squared_norm(a), squared_norm(self.b[name])) for name, a in self.a.items()}
-            if norms is None
-            else {name: (weights[name] ** 2 * norms[name].a, norms[name].b) for name in self.a}
-        )
+        super().__init__(spec, tensors_a, tensors_b, weights, frozen, device, norms)
         self.choices: Choices = start.choices
         self._identity: Choices = Permutations.identity(spec).choices
-        self.trees = {root: [name for name in spec.groups if spec.root_of(name) == root] for root in spec.roots}
-        # Where a root and all that it owns are frozen, there is nothing to visit.
-        self.open = [root for root in spec.roots if not self.frozen.issuperset(self.trees[root])]
-        self.leaves: dict[Units, list[Leaf]] = {name: [] for name in spec.groups}
-        # What a root's gains are of: its groups, and those that lie inside each other.
-        self.units: dict[str, list[Units]] = {root: list(tree) for root, tree in self.trees.items()}
-        for root in spec.roots:
-            for leaf in leaves(spec, root):
-                if leaf.parameter in self.a:
-                    if leaf.group not in self.leaves:
-                        self.leaves[leaf.group] = []
-                        self.units[root].append(leaf.group)
-                    self.leaves[leaf.group].append(leaf)
-        self.axis_roots = {name: spec.roots_of(name) for name in self.a}
-        self.neighbours = self._find_neighbours()
-        self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
+        self.gains = GainCache(self.a, self.b, self.leaves, self.index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}
@@ -136,8 +85,8 @@ class CoordinateDescent:
             for name in self.a
         }
         self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
-        # By the number of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+        # By the number of an axis, the roots that are left in place, and where the tensor is.
+        self._indices: dict[tuple[int, tuple[str, ...], torch.device], Tensor] = {}
 
     def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -153,22 +102,9 @@ class CoordinateDescent:
             return None
         other = copy.copy(self)
         other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
-        gains = LeadingGains(self.a, self.b, self.leaves, other._index)
+        gains = LeadingGains(self.a, self.b, self.leaves, other.index)
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
-
-    def outward(self) -> Iterator[tuple[str, dict[Units, list[Leaf]]]]:
-        """Root groups from the fixed axes outwards, each with the leaves of its tree that are settled by then.
-
-        Next comes the group with the largest share of its weights (by norms) in parameters whose other axes are
-        fixed or settled.
-        """
-        settled = set(self.spec.roots) - set(self.open)
-        while len(settled) < len(self.spec.roots):
-            known = {root: self._settled_leaves(root, settled) for root in self.open if root not in settled}
-            root = max(known, key=lambda name: self._share(name, known[name]))
-            yield root, known[root]
-            settled.add(root)
 
     def anchor(self) -> list[str]:
         """Settle groups one by one, outwards from the fixed axes, each by what is settled around it.
@@ -194,7 +130,9 @@ class CoordinateDescent:
         Returns:
             Whether that was all there is to know: it can gain no more until a neighbour moves.
         """
-        if self._settle_together(root, set(order)):
+        together = self.known_together(root, set(order))
+        if together is not None:
+            self._settle_together(*together)
             return False
         if any(known.values()):
             gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
@@ -204,54 +142,22 @@ class CoordinateDescent:
         whole = all(len(known[name]) == len(self.leaves[name]) for name in self.units[root])
         return whole and root not in self.neighbours[root]
 
-    def _settle_together(self, root: str, order: Collection[str]) -> bool:
-        """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
+    def asked(
+        self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Collection[str]
+    ) -> dict[Units, list[Leaf]]:
+        """The gains that `settle_one` asks for, each by the leaves that it is summed over."""
+        together = self.known_together(root, set(order))
+        if together is not None:
+            return together[1]
+        return {name: list(known[name]) for name in self.units[root] if known[name]}
 
-        None of them can be told by itself where it shows up beside the others alone. One that is known by itself
-        somewhere is settled by that: the others come after it, and gains of several at once are large.
-
-        Args:
-            order: the groups so far, this one among them.
-
-        Returns:
-            Whether there are any.
-        """
-        unsettled = (set(self.open) - set(order)) | {root}
-        roots, found = {root}, list(self.units[root])
-        for units in found:
-            for leaf in self.leaves[units]:
-                for other in leaf.beside:
-                    if other in unsettled - roots:
-                        roots.add(other)
-                        found.extend(self.units[other])
-        settled = set(self.spec.roots) - unsettled
-        if len(roots) == 1 or self._is_known_alone(root, settled):
-            return False
-        known: dict[Units, dict[Leaf, None]] = {}
-        for units in found:
-            for leaf in self.leaves[units]:
-                whole = taken_together(self.spec, leaf, roots)
-                if settled_leaves([whole], self.axis_roots.__getitem__, settled):
-                    known.setdefault(whole.group, {})[whole] = None
-        # What is known of each alone is better taken alone, and the others after that.
-        if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
-            return False
-        gains = {units: _on_cpu(self.gains.gain_of(list(some))) for units, some in known.items()}
-        choices, gained = best_together(self.spec, sorted(roots), gains, self.choices, self.frozen)
+    def _settle_together(self, roots: Sequence[str], known: Mapping[Units, Sequence[Leaf]]) -> None:
+        """Settle root groups that lie inside each other by what is known of them."""
+        gains = {units: _on_cpu(self.gains.gain_of(some)) for units, some in known.items()}
+        choices, gained = best_together(self.spec, roots, gains, self.choices, self.frozen)
         if gained > 0:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
-        return True
-
-    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
-        """Whether a root group and all that it owns show up where everything else is settled."""
-        known = {
-            name
-            for units, of in self._settled_leaves(root, settled).items()
-            if of
-            for name in groups_of(self.spec, units)
-        }
-        return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -409,7 +315,7 @@ class CoordinateDescent:
         before = {name: self.choices[name] for name in self.trees[root]}
         coupled = root in self.neighbours[root]
         # Where both axes of a parameter move together the gains are a linearisation: look at the objective itself.
-        own = {leaf.parameter for name in self.units[root] for leaf in self.leaves[name]} if coupled else set()
+        own = self.own_parameters(root) if coupled else set()
         objective = self.objective(own)
         self.choose(root, choices)
         if coupled:
@@ -427,25 +333,26 @@ class CoordinateDescent:
         names = self.a if parameters is None else parameters
         return self.gains.dots(names)
 
-    def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
+    def index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
         number = self._numbers[parameter][axis]
         if number is None:
             return None
-        key = number, still
+        key = number, still, self.b[parameter].device
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
-            self._indices[key] = placed(index, self.b[parameter].device)
+            self._indices[key] = placed(index, key[2])
         return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for number, still in list(self._indices):
+        for key in list(self._indices):
+            number, still, _ = key
             if root not in still and root in self._moved_by[number]:
-                del self._indices[number, still]
+                del self._indices[key]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""
@@ -455,62 +362,6 @@ class CoordinateDescent:
     def solver(self, root: str) -> AssignmentSolver:
         """The solver that goes on from a root group's last assignment."""
         return self.solvers.setdefault(root, AssignmentSolver(maximize=True))
-
-    def apart(self, order: Sequence[str]) -> list[list[str]]:
-        """The groups in batches, each group in the first that holds none of its neighbours."""
-        batches: list[list[str]] = []
-        for root in order:
-            fits = (batch for batch in batches if self.neighbours[root].isdisjoint(batch))
-            batch = next(fits, None)
-            if batch is None:
-                batches.append([root])
-            else:
-                batch.append(root)
-        return batches
-
-    def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[Units, list[Leaf]]:
-        return {
-            name: settled_leaves(self.leaves[name], self.axis_roots.__getitem__, settled) for name in self.units[root]
-        }
-
-    def _share(self, root: str, known: Mapping[Units, Sequence[Leaf]]) -> float:
-        """The part of a group's weights that is in these leaves, by what their parameters can add at most."""
-        total, settled = (
-            sum(math.sqrt(math.prod(self.norms[leaf.parameter])) for name in self.units[root] for leaf in of[name])
-            for of in (self.leaves, known)
-        )
-        return settled / total if total > 0 else 0.0
-
-    def _find_neighbours(self) -> dict[str, set[str]]:
-        """For each root group the roots whose gains it changes.
-
-        Those on another axis of one of its parameters, and those around it or inside it on the same axis.
-        """
-        neighbours: dict[str, set[str]] = {root: set() for root in self.spec.roots}
-        for parameter in self.a:
-            axes = self.axis_roots[parameter]
-            for i, here in enumerate(axes):
-                for j, there in enumerate(axes):
-                    if i != j:
-                        for root in here:
-                            neighbours[root].update(there)
-        for found in self.leaves.values():
-            for leaf in found:
-                for root in leaf.roots:
-                    neighbours[root].update(leaf.beside)
-        return neighbours
-
-    def _find_scale(self, root: str) -> float:
-        """Rounding of the group's part of the objective: eps * ||A|| * ||B|| over its parameters."""
-        parameters = dict.fromkeys(leaf.parameter for name in self.units[root] for leaf in self.leaves[name])
-        # The dtype that the gains are summed in.
-        double = any(self.a[name].dtype == torch.float64 for name in parameters)
-        numbers = torch.finfo(torch.float64 if double else torch.float32)
-        bound = math.prod(math.sqrt(sum(self.norms[name][side] for name in parameters)) for side in (0, 1))
-        if not bound < numbers.max:
-            raise ValueError(f"the weights of group {root!r} must be smaller: their products overflow {numbers.dtype}")
-        exact = all(self.a[name].dtype == torch.float64 for name in parameters)
-        return float(torch.finfo(torch.float64 if exact else torch.float32).eps) * bound
 
 
 def _searches(gain: Tensor) -> bool:

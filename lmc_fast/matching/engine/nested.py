@@ -8,6 +8,7 @@ head), a gain is of both together, and linear in each with the other held: see `
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,21 @@ from ...symmetry.permutations import units_within
 from ...symmetry.views import Units, groups_of
 from .alternating import Factors, Gain, Picks, alternated
 
-__all__ = ["Choices", "Gain", "Gains", "best_choices", "best_together", "flat_choices", "units_at_places", "value_of"]
+__all__ = [
+    "Choices",
+    "Gain",
+    "Gains",
+    "best_choices",
+    "best_together",
+    "flat_choices",
+    "owned_together",
+    "units_at_places",
+    "value_of",
+]
 
 Gains = Mapping[Units, Gain | None]
 Choices = dict[str, NDArray[np.int64]]
+FactorT = TypeVar("FactorT")
 
 
 def best_choices(
@@ -64,7 +76,8 @@ def best_choices(
         now, then = (float(alone[rows, choice].sum(dtype=np.float64)) for choice in (pick, current[root]))
         return {root: pick}, now - then
     own = {units: gain for units, gain in gains.items() if groups_of(spec, units)[0] == root}
-    picks = _Search(spec, current, frozen).solve(root, _factors(spec, own), _NO_OWNER, solver, candidates)[1]
+    factors = _of_more_than_one(spec, _factors(spec, own))
+    picks = _Search(spec, current, frozen).solve(root, factors, _NO_OWNER, solver, candidates)[1]
     choices: Choices = {name: pick.reshape(spec.shape(name)) for name, pick in picks.items()}
     # The optimum's value summed in the way that the current one's is: their difference decides about progress.
     return choices, value_of(spec, root, gains, choices) - value_of(spec, root, gains, current)
@@ -107,6 +120,26 @@ def _factors(spec: PermutationSpec, gains: Gains) -> Factors:
     return factors
 
 
+def _of_more_than_one(spec: PermutationSpec, factors: Factors) -> Factors:
+    """The same gains without groups of one unit that own none of the others: these depend on nobody's choice.
+
+    What is left is solved exactly where it is of one group below the root (each query head with a key/value head of
+    its own, say), and is not looked for in turns.
+    """
+    found: Factors = {}
+    for groups, factor in factors.items():
+        kept = tuple(
+            name
+            for name in groups
+            if spec.sizes[name] > 1 or any(name in spec.chain(other) for other in groups if other != name)
+        )
+        kept = kept or groups[:1]
+        sizes = [spec.sizes[name] for name in kept]
+        factor = factor.reshape(1, *sizes, *sizes)
+        found[kept] = found[kept] + factor if kept in found else factor
+    return found
+
+
 class _Search:
     """Best choices of groups for many pairs of units of their owner at once.
 
@@ -144,7 +177,7 @@ class _Search:
         gain: Gain | None = factors.get((group,))
         inner = {groups[1:]: _by_pairs(factor) for groups, factor in factors.items() if len(groups) > 1}
         inside: Picks = {}
-        for children, own in _together(self.spec, group, inner):
+        for children, own in owned_together(self.spec, group, inner):
             below = np.broadcast_to(owners[:, None, None] * size + np.arange(size), (pairs, size, size)).reshape(-1)
             if len(children) == 1:
                 value, found = self.solve(children[0], own, below)
@@ -190,10 +223,12 @@ def _by_pairs(factor: Gain) -> Gain:
     return np.ascontiguousarray(front).reshape(-1, *front.shape[3:])
 
 
-def _together(spec: PermutationSpec, owner: str, factors: Factors) -> list[tuple[list[str], Factors]]:
+def owned_together(
+    spec: PermutationSpec, owner: str, factors: Mapping[tuple[str, ...], FactorT]
+) -> list[tuple[list[str], dict[tuple[str, ...], FactorT]]]:
     """What a group owns, those together whose gains depend on each other, with their gains."""
     depth = len(spec.chain(owner))
-    parts: list[tuple[list[str], Factors]] = [([child], {}) for child in spec.owned_by(owner)]
+    parts: list[tuple[list[str], dict[tuple[str, ...], FactorT]]] = [([child], {}) for child in spec.owned_by(owner)]
     for groups, factor in factors.items():
         of = {spec.chain(name)[depth] for name in groups}
         joined = [part for part in parts if not of.isdisjoint(part[0])]

@@ -13,7 +13,7 @@ off a dimension of three, may each permute their units in their own way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Pin", "Term", "Terms"]
@@ -51,9 +51,32 @@ class Term:
         follows: of an atom whose units come in the order of other units' numbers, these others: it moves as they do,
             and stays only if they stay.
         rows: of such an atom dimensions at each of whose indices the order may be another one.
+        is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
+            value may lay it over other units.
+        stiff: of an atom, why it may not turn; None where nothing acts on it entry by entry.
+        keeps_ones: of an atom, whether what turns it has to keep the vector of ones.
+        plane: of an atom of planes that rotary embedding turns, how the two entries of each stand beside it: "outer"
+            or "inner"; "" of any other.
     """
 
-    __slots__ = ("at", "follows", "is_alike", "is_sum", "number", "of", "parts", "pin", "rows", "same", "size")
+    __slots__ = (
+        *(
+            "at",
+            "follows",
+            "is_alike",
+            "is_loose",
+            "is_sum",
+            "keeps_ones",
+            "number",
+            "of",
+            "parts",
+            "pin",
+            "plane",
+            "rows",
+            "same",
+        ),
+        *("size", "stiff"),
+    )
 
     def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
         self.size, self.parts, self.is_sum, self.number = size, parts, is_sum, number
@@ -61,9 +84,12 @@ class Term:
         self.same: Term | None = None
         self.at: dict[tuple[Term, int], Term] = {}
         self.of: Term | None = None
-        self.is_alike = False
+        self.is_alike = self.is_loose = False
         self.follows: tuple[Term, ...] = ()
         self.rows: tuple[Term, ...] = ()
+        self.stiff: Pin | None = None
+        self.keeps_ones = False
+        self.plane = ""
 
     def found(self) -> Term:
         """The term that this one was found to be, itself where it is still its own."""
@@ -95,6 +121,30 @@ class Terms:
         made = Term(size, number=self._count)
         made.pin = pin
         return made
+
+    def loose(self, size: int) -> Term:
+        """A new atom of a value that is the same at all of its units."""
+        made = self.atom(size)
+        made.is_loose = True
+        return made
+
+    def afresh(self, dims: Sequence[Term]) -> list[Term]:
+        """A value's dimensions for one more use of it: loose atoms that are not pinned are others each time."""
+        loose = {atom for term in dims for atom in self.atoms(term) if atom.is_loose and atom.pin is None}
+        if not loose:
+            return list(dims)
+        others = {atom: self.loose(atom.size) for atom in loose}
+        return [self.replaced(term, others) for term in dims]
+
+    def replaced(self, term: Term, others: Mapping[Term, Term]) -> Term:
+        """A term with other terms in place of some of its atoms."""
+        term = term.found()
+        if term.is_atom:
+            return others.get(term, term)
+        if not others.keys() & set(self.atoms(term)):
+            return term
+        parts = [self.replaced(part, others) for part in term.parts]
+        return self.sum(parts) if term.is_sum else self.product(parts)
 
     def product(self, factors: Iterable[Term]) -> Term:
         """The product of terms, the first running slowest; of none a pinned single."""
@@ -147,6 +197,22 @@ class Terms:
                 atom.pin = why
                 for term in (*atom.at.values(), *atom.follows):
                     self.pin(term, why)
+
+    def stiffen(self, term: Term, why: Pin) -> None:
+        """Its units may change places and no more."""
+        for atom in self.atoms(term):
+            if atom.stiff is None:
+                atom.stiff = why
+                for instance in atom.at.values():
+                    self.stiffen(instance, why)
+
+    def keep_ones(self, term: Term) -> None:
+        """What turns it has to keep the vector of ones."""
+        for atom in self.atoms(term):
+            if not atom.keeps_ones:
+                atom.keeps_ones = True
+                for instance in atom.at.values():
+                    self.keep_ones(instance)
 
     def follow(self, atom: Term, others: Iterable[Term], rows: Iterable[Term] = ()) -> None:
         """An atom's units come in an order that these terms' units decide, at each index of rows in another one."""
@@ -301,9 +367,20 @@ class Terms:
         """An atom is found to be this term."""
         assert atom.is_atom and atom.same is None
         atom.same = term
+        if not atom.is_loose:
+            for part in self.atoms(term):
+                part.is_loose = False
         if atom.follows:
             for part in self.atoms(term):
                 self.follow(part, atom.follows, atom.rows)
+        if atom.stiff is not None:
+            self.stiffen(term, atom.stiff)
+        if atom.keeps_ones:
+            self.keep_ones(term)
+        if atom.plane and term.is_atom:
+            term.plane = term.plane or atom.plane
+        elif atom.plane:
+            self.pin(term, Pin("rotary", "", "planes that rotary embedding turns are cut"))
         if atom.pin is not None:
             self.pin(term, atom.pin)
         elif term.is_atom and term.pin is not None:
@@ -325,6 +402,7 @@ class Terms:
             if known is None:
                 known = term.at[picked, index] = self.atom(term.size)
                 known.of = term
+                known.stiff, known.keeps_ones, known.plane = term.stiff, term.keeps_ones, term.plane
             return known
         parts = tuple(self.instance(part, picked, index) for part in term.parts)
         return self.sum(parts) if term.is_sum else self.product(parts)
