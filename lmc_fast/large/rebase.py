@@ -29,9 +29,9 @@ from ..merging.adapters import carried_adapter, is_adapter
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input, check_alike, open_input
+from .joining import joined
 from .options import Listener, MergeResult, Options, names_of
 from .plan import plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of, write_checksums
 from .staging import check_output
 from .writing import CARD, Sum, checksum, sidecars
