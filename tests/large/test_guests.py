@@ -73,8 +73,15 @@ def lost(monkeypatch: pytest.MonkeyPatch, fault: Any) -> Ranks:
     monkeypatch.setattr(ranks, "SILENCE", 0.05)
     team = Ranks.__new__(Ranks)
     team.rank, team.size = 0, 2
-    team.ranks = [{"machine": name, "process": 7, "host": f"host {name}"} for name in "xy"]
-    team._pulse = SimpleNamespace(fault=fault, without_store=lambda: died(0, 2, "process 7"))  # type: ignore[assignment]
+    team.ranks = [{"machine": name, "process": 7, "host": f"host {name}", "apart": False} for name in "xy"]
+    team._verdict = None
+    team._pulse = SimpleNamespace(  # type: ignore[assignment]
+        fault=fault,
+        without_store=lambda: died(0, 2, "process 7"),
+        death_of=lambda rank: died(rank, 2, "process 8"),
+        dead_here=list,
+        stop=lambda: None,
+    )
     return team
 
 
@@ -103,3 +110,23 @@ def test_a_connection_that_breaks_for_no_known_reason_is_told_by_its_ends(monkey
         breaks(WAYS["a rank"](lost(monkeypatch, None)))
     with pytest.raises(ConnectionAbortedError, match=r"^rank 0 of 2 \(process 7\) has died"):
         breaks(WAYS["the store"](lost(monkeypatch, None)))
+
+
+def test_a_rank_whose_store_has_gone_ends_with_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(fault: Any) -> Any:
+        raise RuntimeError("Broken pipe")
+
+    monkeypatch.setattr(ranks, "explain", lambda *_: None)
+    error = ValueError("no good")
+    team = lost(monkeypatch, None)
+    team._pulse.publish = gone  # type: ignore[method-assign]
+    assert team.failed(error) is error
+    # It stays with it.
+    assert team.failed(KeyboardInterrupt()) is error
+    team = lost(monkeypatch, None)
+    team._pulse.dead_here = lambda: [0]  # type: ignore[method-assign]
+    team._pulse.publish = gone  # type: ignore[method-assign]
+    assert str(team.failed(error)).startswith("rank 0 of 2 (process 8) has died")
+    # Nor does it wait for what is no more.
+    with pytest.raises(ConnectionAbortedError, match=r"^rank 0 of 2 \(process 8\) has died"):
+        team._heed()
