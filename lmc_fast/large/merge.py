@@ -16,9 +16,9 @@ from ..matching.weight import check_freeze
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input
+from .joining import joined
 from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import Plan, calibrated, plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
 from .writing import Sum, layout_of

@@ -30,9 +30,9 @@ from ..symmetry import PermutationSpec
 from .card import card_of
 from .folding import untie
 from .inputs import Input, check_alike, open_input
+from .joining import joined
 from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of, write_checksums
 from .staging import check_output
 from .writing import CARD, Sum, checksum, sidecars
