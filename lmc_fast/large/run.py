@@ -22,12 +22,14 @@ from .matcher import Matcher
 from .options import Listener, Options
 from .staging import Staging
 from .watch import Rates, Watch
-from .writing import CHECKSUMS, Sum, layout_of, write_shards, write_sidecars
+from .writing import CHECKSUMS, Sum, layout_of, write_shards, write_sidecars, written_a_second
 
 __all__ = ["Run", "begun", "opened", "scratch_bytes", "task_of", "write_checksums"]
 
 # Where an output directory keeps what is this package's own.
 MATCHES = "lmc_fast"
+# Bytes of an output that a trial of the disk takes no time beside.
+WORTH_A_TRIAL = 1 << 26
 
 
 def opened(
@@ -129,7 +131,10 @@ class Run:
         listener: Listener | None,
     ) -> None:
         self.inputs, self.options, self.staging = inputs, options, staging
-        self.watch = Watch(listener, Rates())
+        written = sum(tensor.nbytes for tensor in inputs[0].shapes.values())
+        # Nothing is written before the end: how fast that goes is tried where it counts.
+        tried = {"written": written_a_second(staging.folder)} if written >= WORTH_A_TRIAL else {}
+        self.watch = Watch(listener, Rates(**tried))
         self.matcher = Matcher(
             inputs,
             spec,
@@ -150,7 +155,7 @@ class Run:
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
             )
-        self.watch.expect(written=sum(tensor.nbytes for tensor in first.shapes.values()))
+        self.watch.expect(written=written)
 
     def write(
         self, total: Sum, matches: Mapping[str, Matching], card: str, *, with_code: bool, beside: Input | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +29,17 @@ from .journal import Journal
 from .memory import give_back
 from .watch import Watch
 
-__all__ = ["CARD", "CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
+__all__ = [
+    "CARD",
+    "CHECKSUMS",
+    "Sum",
+    "checksum",
+    "layout_of",
+    "sidecars",
+    "write_shards",
+    "write_sidecars",
+    "written_a_second",
+]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
 # Bytes of a result that are computed at a time.
@@ -53,6 +65,8 @@ WEIGHTS = (
 )
 LEFT = (CARD, CHECKSUMS)
 MOST_BYTES = 64 << 20
+# Bytes of a trial of the disk.
+TRIAL = 1 << 23
 
 Parts = Mapping[str, Sequence[str]]
 
@@ -246,6 +260,23 @@ def write_shards(
             watch.did("written", size, file=file)
         sums[file] = str(done)
     return sums
+
+
+def written_a_second(folder: Path) -> float:
+    """Bytes of weights that go to the disk in a second, with their checksum, by a trial in a folder.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = folder / "trial.safetensors"
+    # A file system may make nothing of bytes that are all alike.
+    block = torch.frombuffer(bytearray(os.urandom(TRIAL)), dtype=torch.uint8)
+    began = time.perf_counter()
+    try:
+        write_stream(path, {"trial": (block.dtype, (TRIAL,))}, lambda _: (block,), {})
+        return TRIAL / (time.perf_counter() - began)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:

@@ -14,6 +14,7 @@ from benchmarks.eta import GOAL, largest_errors
 from lmc_fast.large import merge_checkpoints
 from lmc_fast.large import run as runs
 from lmc_fast.large.watch import Rates, Watch
+from lmc_fast.large.writing import written_a_second
 
 from . import models
 
@@ -84,6 +85,31 @@ def test_without_alignment_it_is_right_too(tmp_path: Path, monkeypatch: pytest.M
     paths = [models.write_directory(tmp_path / str(k), models.weights(k)) for k in range(2)]
     machine = ({"written": 100.0}, 1.0)
     assert max(largest_errors(events_of(tmp_path, paths, machine, monkeypatch, method="none"))) <= GOAL
+
+
+@pytest.mark.parametrize("least", [0, 1 << 26], ids=["tried", "too small for that"])
+def test_how_fast_the_disk_is_is_tried_before_a_large_run(
+    tmp_path: Path, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WORTH_A_TRIAL", least)
+    monkeypatch.setattr(runs, "written_a_second", lambda folder: written_a_second(folder) and 123.0)
+    given: list[Rates] = []
+
+    class Noting(Watch):
+        def __post_init__(self) -> None:
+            given.append(self.rates)
+            super().__post_init__()
+
+    monkeypatch.setattr(runs, "Watch", Noting)
+    paths = [models.write_directory(tmp_path / str(k), models.weights(k)) for k in range(2)]
+    merge_checkpoints(*paths, out=tmp_path / "out", method="none")
+    assert [rates.written for rates in given] == [123.0 if least == 0 else Rates().written]
+    assert "trial.safetensors" not in models.contents(tmp_path / "out")
+
+
+def test_a_trial_of_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    assert 1e5 < written_a_second(tmp_path) < 1e12
+    assert list(tmp_path.iterdir()) == []
 
 
 def line(seconds: float, left: float, event: str = "progress") -> str:
