@@ -76,6 +76,9 @@ class Searcher:
         # What is left of this search, as the watch has it.
         self.left = Work() if expected is None else replace(expected)
         self.others = others
+        # Operations of the step so far.
+        self._multiplied = 0.0
+        descent.gains.told = self._multiply
 
     @property
     def whole(self) -> Work:
@@ -100,6 +103,20 @@ class Searcher:
     def _did(self, kind: str, amount: float, **fields: Any) -> None:
         setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
         self.watch.did(kind, amount, **fields)
+
+    def _multiply(self, operations: float) -> None:
+        """A product of a step that is under way."""
+        self._multiplied += operations
+        self._did("operations", operations)
+
+    def _end_step(self, work: float, is_new: bool, **fields: Any) -> None:
+        """A step is over, or was done before."""
+        rest, self._multiplied = max(0.0, work - self._multiplied), 0.0
+        if is_new:
+            self._did("operations", rest, **fields)
+        else:
+            self.left.operations = max(0.0, self.left.operations - rest)
+            self.watch.skip("operations", rest, **fields)
 
     def run(self) -> Found:
         """Search; what the journal has is taken from there."""
@@ -130,7 +147,7 @@ class Searcher:
             order.append(root)
             at: Place = ["settled", root]
             done = self._done(at)
-            work = self._work_of(known)
+            is_new = done is None
             if done is None:
                 before = dict(self.descent.choices)
                 whole = self.descent.settle_one(root, known, order)
@@ -143,7 +160,8 @@ class Searcher:
             if not done["whole"]:
                 stale.add(root)
             self.settled += 1
-            self._did("operations", work, group=root, groups_settled=self.settled, groups=len(self.descent.open))
+            counts = {"groups_settled": self.settled, "groups": len(self.descent.open)}
+            self._end_step(self._work_of(known), is_new, group=root, **counts)
         if self.search == "frank_wolfe":
             self._frank_wolfe()
             stale = set(self.descent.open)
@@ -195,6 +213,7 @@ class Searcher:
                     stale.discard(root)
                     at: Place = [name, len(steps), root]
                     done = self._done(at)
+                    is_new = done is None
                     if done is None:
                         ((gained, moved),) = self.descent.improve([root], workers)
                         self._over()
@@ -212,7 +231,7 @@ class Searcher:
                         more = self.descent.neighbours[root] - stale
                         stale |= more
                         self._expect(operations=self.left.operations + sum(self._work(other) for other in more))
-                    self._did("operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained)
+                    self._end_step(self._work(root), is_new, group=root, units_moved=step.moved, gained=step.gained)
                 steps.append(step)
         return steps, not stale
 

@@ -15,6 +15,7 @@ from lmc_fast.large import merge_checkpoints
 from lmc_fast.large import run as runs
 from lmc_fast.large.watch import Rates, Watch
 from lmc_fast.large.writing import written_a_second
+from lmc_fast.matching.engine import gains
 
 from . import models
 
@@ -138,3 +139,32 @@ def test_a_log_of_a_run_that_broke_off_is_refused(tmp_path: Path, capsys: pytest
     (tmp_path / "log").write_text(line(1, 2), encoding="utf-8")
     assert benchmarks.main(["eta", str(tmp_path / "log")]) == 2
     assert "must be of a run that is done" in capsys.readouterr().err
+
+
+def test_a_long_group_tells_of_its_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gains, "PIECE", 16)
+    monkeypatch.setattr(gains, "COLUMNS", 1)
+    state = models.weights(0)
+    paths = [models.write_directory(tmp_path / str(k), x) for k, x in enumerate((state, models.planted(state, 1)[0]))]
+    machine = ({"read": 1.0, "written": 1.0, "operations": 1000.0}, 1.0)
+    events = events_of(tmp_path, paths, machine, monkeypatch, spec=models.spec())
+    # Between the end of one group and that of the next.
+    settling = [event.get("groups_settled") for event in events if event["phase"] == "settling groups"]
+    assert settling.count(None) > 3 * len(set(settling))
+    assert max(largest_errors(events)) <= GOAL
+
+
+def test_what_was_done_before_says_nothing_of_the_rest() -> None:
+    now, told = [0.0], list[dict[str, Any]]()
+    watch = Watch(told.append, Rates(operations=1e3), clock=lambda: now[0])
+    watch.expect(operations=1e6)
+    watch.begin("settling groups")
+    for _ in range(9):
+        now[0] += 0.1
+        watch.skip("operations", 1e5, group="a")
+    assert watch.seconds_left == pytest.approx(1e5 / 1e3)
+    assert told[-1]["group"] == "a"
+    for _ in range(50):
+        now[0] += 1.0
+        watch.did("operations", 1e3)
+    assert watch.seconds_left == pytest.approx(5e4 / 1e3)
