@@ -32,7 +32,7 @@ from .shares import Shares
 from .team import Team
 from .together import Together
 from .turned import turned, turned_together
-from .watch import Watch
+from .watch import Watch, Work
 
 __all__ = ["Matcher"]
 
@@ -68,6 +68,8 @@ class Matcher:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
         self.shares, self.team, self.journal, self.watch, self.scratch = shares, team, journal, watch, scratch
+        # What the watch was told of for each of the searches that follow the first.
+        self._expected = Work()
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -123,7 +125,7 @@ class Matcher:
             overlaps,
             room=0,
         )
-        return Searcher(
+        searcher = Searcher(
             descent,
             sum(each.dot for each in overlaps.values()),
             search=self.search,
@@ -134,7 +136,12 @@ class Matcher:
             shares=self.shares,
             team=self.team,
             let_go=self._let_go,
-        ).run()
+            expected=self._expected,
+            others=len(self.inputs) - 2 if m == 1 else 0,
+        )
+        if m == 1:
+            self._expected = searcher.whole
+        return searcher.run()
 
     def _matching(
         self,

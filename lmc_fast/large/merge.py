@@ -52,8 +52,8 @@ def merge_checkpoints(
 ) -> MergeResult:
     """Merge checkpoints on disk: the others' units are laid over the first's, and the weighted mean is written.
 
-    Weights are read by memory map, and no model is ever held whole: with two models, or several under "wm", the
-    process's own memory is set by the largest group's gain matrix and its operands.
+    Weights are read by memory map, and no model is ever held whole: the process's own memory is set by the largest
+    group's gain matrix and its operands, whatever the method and however many models there are.
 
     Where torchrun has started this process with others, or `init_process_group` has been called, all ranks make the
     call and work on it together; the bytes written are those of one process. All must see the same files.
@@ -69,13 +69,13 @@ def merge_checkpoints(
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
-            all together, as `match_many` does; "c2m3" keeps float32 copies of all models in memory. "none": units stay
-            where they are, and the plain mean is written. With a spec of other groups than of permutations models are
-            put into pure form first (`fold_norms`), tied embeddings come out untied, and "wm" and "merge_many" turn one
-            tensor at a time; the elements and one gain of a group are in memory.
-        search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
-            no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
-            takes them. No random start is made, and the result does not depend on threads.
+            all together, as `match_many` does from its anchored start. "none": units stay where they are, and the plain
+            mean is written. With a spec of other groups than of permutations models are put into pure form first
+            (`fold_norms`), tied embeddings come out untied, and "wm" and "merge_many" turn one tensor at a time; the
+            elements and one gain of a group are in memory.
+        search: of a model over the first: "auto" looks at leading parts first, as "spectral" does, where those of the
+            whole model take no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as
+            `weight_matching` takes them. No random start is made, and the result does not depend on threads.
         freeze: names of groups that stay in place.
         max_sweeps: end each search after so many passes over the groups.
         dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from .._files import write_aside, write_text
-from .._models import accumulate_dtype
 from .._safetensors import write_stream
 from .._tensors import FLOATS
 from ..matching.weight import check_finite_weights
+from ..ops.permuted_dot import permuted_dot
 from ..ops.permuted_lerp import permuted_lerp
 from ..symmetry import Permutations, Transforms
 from ..symmetry.transforms import Choice
@@ -133,7 +133,7 @@ class Sum:
             count = min(rows, length - start)
             block = _summed(parts, gathers, shares, start, count, target)
             # One that is not finite makes the sum such, and so may a sum that overflows.
-            if not self.is_finite and not math.isfinite(float(block.sum(dtype=accumulate_dtype(target)))):
+            if not self.is_finite and not math.isfinite(permuted_dot(block, block, (None,) * block.ndim)):
                 for m, _ in weights:
                     each = self.inputs[m]
                     check_finite_weights(f"model {str(each.path)!r}", each.tensors, [name])

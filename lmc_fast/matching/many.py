@@ -32,6 +32,8 @@ from .engine.turning import TurningDescent
 from .engine.turning_many import TurningMany
 from .engine.universe import frank_wolfe_many
 from .given import spec_of
+from .learned import check_turns
+from .learned_many import Learning, LearningTask, learn_together
 from .results.many import ManyMatching
 from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
@@ -40,8 +42,10 @@ from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]
 
-METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm")
-STARTS = ("anchored", "identity", "random")
+METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm", "learned")
+STARTS = ("anchored", "identity", "random", "activations")
+# Methods that go by the loss of the task.
+BY_LOSS = ("ste_mm", "learned")
 
 
 @neutral
@@ -51,17 +55,18 @@ def match_many(
     *,
     method: str = "merge_many",
     reference: int = 0,
-    init: str | Sequence[Choice] | ManyMatching = "anchored",
+    init: str | Sequence[Choice] | ManyMatching | None = None,
     max_sweeps: int = 100,
     batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
     forward: Forward | None = None,
     epochs: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float | None = None,
     optimizer: Optimizer | None = None,
-    mixing: str = "random",
+    mixing: str | None = None,
     validation: Iterable[Any] | None = None,
-    patience: int = 3,
+    patience: int | None = None,
+    steps: int = 300,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -79,16 +84,21 @@ def match_many(
             (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there; it takes groups inside their
             owners alone. "ste_mm": learned by the loss
             of mixtures of all models (Ito et al., "STE-MM", ICML 2025), which needs `batches` and a reference that is
-            a module. The last two take groups of permutations alone.
+            a module. These two take groups of permutations alone. "learned": groups that turn do so by the loss on the
+            lines between all models, as by `learned_matching`; it needs `batches` and a reference that is a module.
         reference: the model that keeps its units where they are.
         init: where to start: "anchored" (each over the reference by weight matching), "identity", "random" (by
-            `seed`), Permutations or Transforms of all models, or another result.
+            `seed`), "activations" (for "learned": each over the reference by activation matching), Permutations or
+            Transforms of all models, or another result. None: "activations" for "learned", else "anchored".
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
-        batches: for "ste_mm", (inputs, targets) pairs; one step each.
+        batches: for "ste_mm" and "learned", (inputs, targets) pairs; one step each.
         loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
-            `straight_through_matching`.
+            `straight_through_matching`; for "learned", as of `learned_matching`, where neither epochs nor optimizer
+            count. None: what is the default there.
         mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
-            (equal ones).
+            (equal ones); None: "random". For "learned", where on the line between two models a step is taken: as
+            `points` of `learned_matching`, None: "excess".
+        steps: for "learned", at most.
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
@@ -97,8 +107,8 @@ def match_many(
 
     Returns:
         A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept. With
-        "ste_mm" the spec is verified on the reference and a few examples of the first batch, unless it was before
-        (`ManyMatching.verified`).
+        "ste_mm" and "learned" the spec is verified on the reference and a few examples of the first batch, unless it
+        was before (`ManyMatching.verified`).
 
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
@@ -118,12 +128,14 @@ def match_many(
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
     check_forward(forward)
-    if (batches is None) == (method == "ste_mm"):
+    if (batches is None) == (method in BY_LOSS):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
-    if method == "ste_mm":
+    if method in BY_LOSS:
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
-        check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
+    ours = Learning.of(method, learning_rate, mixing, patience, steps, seed)
+    if method == "ste_mm":
+        check_training(epochs=epochs, sweeps=None, patience=ours.patience, learning_rate=ours.rate, mixing=ours.mixing)
     where = check_device("device", device)
     chosen = spec_of(
         models[reference],
@@ -137,9 +149,13 @@ def match_many(
     work = _Work.of(models, chosen, reference, where)
     if method in ("c2m3", "ste_mm"):
         work.spec.check_only_permutes(f"method={method!r}")
+    if method == "learned":
+        check_turns(work.spec)
     if method == "c2m3":
         check_owners_around(work.spec, "method='c2m3'")
-    starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
+    if init is None:
+        init = "activations" if method == "learned" else "anchored"
+    starts, how = _starts(init, work, seed, method), init if isinstance(init, str) else "given"
     verified = Verified(work.told.verified, "")
     if method == "ste_mm":
         given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
@@ -158,19 +174,29 @@ def match_many(
             work.tensors[0],
             hats,
             epochs=epochs,
-            optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=learning_rate)),
-            mixing=mixing,
+            optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=ours.rate)),
+            mixing=ours.mixing,
             sweeps=None,
-            patience=patience,
+            patience=ours.patience,
             seed=seed,
             progress=progress,
         )
         found = _Found([starts[0], *best], history, converged)
+    elif method == "learned":
+        assert batches is not None
+        if how == "anchored":
+            starts = list(_pairwise(work, starts, how, max_sweeps, False).choices)
+        ordered = [models[m] for m in work.order]
+        learning = LearningTask.of(ordered[0], batches, validation, loss_fn, work.names, work.device, forward)
+        verified = learning.verified(work.told)
+        if how == "activations":
+            starts = learning.by_activations(ordered, work.told)
+        found = _Found(*learn_together(learning, work.spec, work.tensors, starts, ours, progress))
     elif method == "pairwise":
         found = _pairwise(work, starts, how, max_sweeps, progress)
     else:
         found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
-    method += f", {mixing}" if method == "ste_mm" else ""
+    method += f", {ours.mixing}" if method in BY_LOSS else ""
     return work.result(found, method, time.perf_counter() - began, verified)
 
 
@@ -261,8 +287,8 @@ class _Work:
         )
 
 
-def _starts(init: object, work: _Work, seed: int) -> list[Choice]:
-    """Where each model begins, the reference first; the anchored start begins at the identity."""
+def _starts(init: object, work: _Work, seed: int, method: str) -> list[Choice]:
+    """Where each model begins, the reference first; starts by weights or activations begin at the identity."""
     spec, count = work.spec, len(work.order)
     if isinstance(init, str):
         if init not in STARTS:
@@ -270,6 +296,8 @@ def _starts(init: object, work: _Work, seed: int) -> list[Choice]:
                 f"init must be one of {', '.join(map(repr, STARTS))}, Permutations, Transforms or a result, "
                 f"got {init!r}"
             )
+        if init == "activations" and method != "learned":
+            raise ValueError(f"init='activations' must come with method='learned', got {method!r}")
         identity = choice_for(spec)
         seeds = np.random.SeedSequence(seed).generate_state(count - 1).tolist()
         return [identity, *(random_choice(spec, s) if init == "random" else identity for s in seeds)]

@@ -222,7 +222,8 @@ def moved(
 
 def moved_along(choice: Choice, parameter: str, axis: int, tensor: Tensor, dim: int) -> Tensor:
     """A new tensor: one of any shape, whose dimension `dim` runs along an axis of a parameter, with that moved."""
-    elements = dict(choice.items())
+    # As they are: copies of all would cost more than what moves one axis.
+    elements = choice._elements if isinstance(choice, Transforms) else dict(choice.items())
     return _moved_axis(choice.spec, choice.spec.axes_of(parameter)[axis].segments, tensor, dim, elements).contiguous()
 
 

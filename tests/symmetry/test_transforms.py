@@ -149,7 +149,7 @@ def test_kinds_are_written_and_read() -> None:
     [
         ([Group("turn", 4, kind="orthogonal"), Group("unit", 2, owner="turn")], ("unit",), "stay apart"),
         (
-            [Group("turn", 4, kind="orthogonal"), Group("unit", 2)],
+            [Group("turn", 4, kind="phases"), Group("unit", 2)],
             (Segment("turn", inner=(Segment("unit"),)),),
             "no other group inside",
         ),

@@ -26,7 +26,7 @@ from .steps import Settled, Step
 from .trees import Factors
 from .turned_gains import TurnedGains
 
-__all__ = ["TurningDescent"]
+__all__ = ["TurningDescent", "count_moved"]
 
 # Continuous kinds gain a little for ever. A sweep ends the search that gains less than this of the objective, or that
 # makes the squared distance of the weights shorter by less than that of it: what was planted comes nearer until
@@ -174,7 +174,7 @@ class TurningDescent(Layout):
             if not gained > self.scale[root]:
                 self.elements |= before
                 return 0.0, 0
-        return gained, sum(_count_moved(before[name], found[name], self.spec.shape(name)) for name in found)
+        return gained, sum(count_moved(before[name], found[name], self.spec.shape(name)) for name in found)
 
     def objective(self, parameters: Collection[str] | None = None) -> float:
         """<theta_a, g(theta_b)> with the elements so far over all parameters (or some), summed in float64."""
@@ -188,7 +188,7 @@ class TurningDescent(Layout):
         return self.gains.factors((leaf for some in leaves.values() for leaf in some), self.elements, dtype)
 
 
-def _count_moved(before: Tensor, after: Tensor, shape: tuple[int, ...]) -> int:
+def count_moved(before: Tensor, after: Tensor, shape: tuple[int, ...]) -> int:
     """How many units an element moves in another way; of a kind that mixes them, those whose rows differ."""
     units = math.prod(shape)
     return int((before != after).reshape(units, -1).any(1).sum())

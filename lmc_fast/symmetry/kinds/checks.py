@@ -31,9 +31,9 @@ def check_segments(segments: tuple[Segment, ...], groups: Mapping[str, Group], p
             continue
         kind = KINDS[groups[segment.group].kind]
         where = f"parameter {parameter!r}: group {segment.group!r}, of kind {kind.name!r},"
-        if not kind.moves_whole and any(part.group is not None for part in segment.parts):
-            raise ValueError(f"{where} must hold no other group inside its units")
         if kind.entries > 1:
+            if any(part.group is not None for part in segment.parts):
+                raise ValueError(f"{where} must hold no other group inside its units")
             inner = sum(part.length or 0 for part in segment.parts)
             if segment.outer * inner != kind.entries:
                 raise ValueError(

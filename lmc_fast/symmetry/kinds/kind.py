@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from .learned import Learned
 
 __all__ = ["Kind"]
 
@@ -56,7 +59,8 @@ class Kind(ABC):
         """The element of largest inner product with each gain, and that inner product.
 
         Args:
-            gain: float [..., units, entries, units, entries], on any device.
+            gain: float [..., units, entries, units, entries], on any device. Its dtype tells how exactly it is known:
+                what is no more than rounding says nothing.
 
         Returns:
             Elements [..., *], and values, float64 [...], on the gain's device.
@@ -85,3 +89,7 @@ class Kind(ABC):
     @abstractmethod
     def log10_count(self, units: int) -> float:
         """log10 of how many elements there are; of a continuous kind, of those that only change places."""
+
+    def learned(self, element: Tensor, device: torch.device) -> Learned | None:
+        """A smooth way through the elements around this one, for learning by gradients; None of a discrete kind."""
+        return None
