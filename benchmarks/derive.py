@@ -14,8 +14,8 @@ from torch import nn
 
 import lmc_fast as lmc
 from lmc_fast.symmetry.derive.build import build
-from lmc_fast.symmetry.derive.derive import _identities
 from lmc_fast.symmetry.derive.graph import export, walk
+from lmc_fast.symmetry.derive.source import _identities
 
 from .options import add_out
 from .report import Report, table
