@@ -74,6 +74,11 @@ class LlamaSize:
 SIZES = {
     "1m": LlamaSize(128, 352, 4, 2, 2, 500),
     "119m": LlamaSize(1024, 2816, 16, 16, 8, 8192),
+    "119m-deep": LlamaSize(1024, 2816, 16, 16, 32, 8192),
+    "119m-wide": LlamaSize(2048, 5632, 32, 32, 8, 8192),
+    "0.3b": LlamaSize(1024, 2816, 16, 4, 22),
+    "0.3b-deep": LlamaSize(1024, 2816, 16, 4, 88),
+    "0.3b-wide": LlamaSize(2048, 5632, 32, 8, 22),
     "1.1b": LlamaSize(2048, 5632, 32, 4, 22),
     "1.1b-half": LlamaSize(2048, 5632, 32, 4, 11),
     "1.1b-deep": LlamaSize(2048, 5632, 32, 4, 88),
@@ -109,13 +114,10 @@ def llama_spec(size: LlamaSize) -> PermutationSpec:
     return PermutationSpec.from_axes(axes, groups)
 
 
-def make_pair(
-    folder: Path, size: LlamaSize, *, noise: float = 0.1, seed: int = 0, shard_bytes: int = 1 << 30
-) -> Permutations:
+def make_pair(folder: Path, size: LlamaSize, *, noise: float = 0.1, seed: int = 0, shard_bytes: int = 1 << 30) -> None:
     """Write model folders A and B: B is A with its units in another order, plus noise of a share of the deviation.
 
-    Returns:
-        What brings B back onto A.
+    Beside them come spec.json, and back.safetensors: for each group what brings B back onto A.
     """
     shapes = size.shapes()
     spec = llama_spec(size).bind({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
@@ -146,7 +148,7 @@ def make_pair(
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (where / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     spec.to_json(folder / "spec.json")
-    return planted.inverse()
+    write_safetensors(folder / "back.safetensors", dict(planted.inverse().items()), {})
 
 
 def _parts(shapes: dict[str, tuple[int, ...]], most: int) -> Iterator[list[str]]:

@@ -3,98 +3,111 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lmc_fast.large import MergeResult, merge_checkpoints
 from lmc_fast.large.memory import give_back
 
 from .checkpoint_pairs import SIZES, make_pair
+from .merging import CONTENDERS, OURS, PLAIN, agree
+from .options import add_out
+from .report import Report, table
+from .solvers import Unavailable
 
 __all__ = ["register"]
 
-
-@dataclass
-class _Products:
-    """Seconds and operations of the products that gains are summed from."""
-
-    seconds: float = 0.0
-    operations: float = 0.0
-
-
-@contextmanager
-def _timed_products() -> Iterator[_Products]:
-    found, plain = _Products(), torch.Tensor.addmm_
-
-    def timed(self: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        began = time.perf_counter()
-        result = plain(self, a, b)
-        found.seconds += time.perf_counter() - began
-        found.operations += 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
-        return result
-
-    torch.Tensor.addmm_ = timed  # type: ignore[method-assign, assignment]
-    try:
-        yield found
-    finally:
-        torch.Tensor.addmm_ = plain  # type: ignore[method-assign]
+_SHOWN = (
+    *("size", "parameters", "contender", "turn", "seconds", "on_disk_s", "match_s", "products_s", "ratio"),
+    *("processor_s", "processor_ratio", "tflops", "own_mib", "found", "status"),
+)
+COLUMNS = (
+    *("command", *_SHOWN, "layers", "hidden", "noise", "version"),
+    *("commit", "python", "torch", "cpu", "cores", "threads", "numpy"),
+)
 
 
-class _OwnMemory(threading.Thread):
-    """The most memory of the process's own (page cache aside) while it runs; Linux only."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most, self.over = 0, threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(0.02):
-            self.most = max(self.most, _anonymous_bytes())
-
-
-def _anonymous_bytes() -> int:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-def _run(parsed: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory(dir=parsed.folder) as folder:
-        print("size     seconds  products  ratio  TFLOP/s  own MiB  groups")
-        for name in parsed.sizes:
-            pair = Path(folder, name)
-            back = make_pair(pair, SIZES[name], noise=parsed.noise)
-            # What making them took is not the merge's.
-            give_back()
-            memory = _OwnMemory()
-            memory.start()
-            with _timed_products() as products:
-                result: MergeResult = merge_checkpoints(
-                    pair / "A", pair / "B", out=pair / "out", spec=pair / "spec.json"
-                )
-            memory.over.set()
-            found = result.matches[0]
-            right = sum(torch.equal(choice, back[group]) for group, choice in found.permutations.items())
-            print(
-                f"{name:<8} {result.seconds:7.1f} {products.seconds:9.1f} {found.seconds / products.seconds:6.2f} "
-                f"{products.operations / products.seconds / 1e12:8.3f} {memory.most / 2**20:8.0f}  {right}/{len(back)}"
-            )
-    return 0
-
-
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     parser = commands.add_parser("merge", help=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["119m"])
+    parser.add_argument(
+        "--against", nargs="*", choices=[name for name in CONTENDERS if name != OURS], default=[], metavar="CONTENDER"
+    )
+    parser.add_argument("--only-against", action="store_true", help="leave out the merge that aligns")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all contenders take their turn")
     parser.add_argument("--noise", type=float, default=0.1, help="share of the weights' deviation")
     parser.add_argument("--folder", type=Path, help="where the checkpoints are made, and removed again")
-    parser.set_defaults(run=_run)
+    parser.add_argument("--site", type=Path, help="a folder of packages that peers are imported from")
+    parser.add_argument("--append", action="store_true", help="leave the rows of before in the CSV file")
+    add_out(parser)
+    # What the command starts for one case; the answer is a line of JSON.
+    parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "PAIR"), help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+    parser.epilog = "Contenders: " + "; ".join(f"{name}: {told.__doc__}" for name, told in CONTENDERS.items())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run `merge`; 1 if a case failed."""
+    if arguments.one:
+        name, pair = arguments.one
+        try:
+            row = CONTENDERS[name](Path(pair), arguments.site)
+        except Unavailable as reason:
+            row = {"status": f"skipped: {reason}"}
+        print(json.dumps(row))
+        return 0
+    names = [*([] if arguments.only_against else [OURS]), *arguments.against]
+    failed = False
+    with Report(arguments.out, "merge", COLUMNS, append=arguments.append) as report:
+        for size in arguments.sizes:
+            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+                pair = Path(folder)
+                make_pair(pair, SIZES[size], noise=arguments.noise)
+                # What making them took is not the merge's.
+                give_back()
+                for turn in range(arguments.rounds):
+                    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                        row = _in_a_process(name, pair, arguments)
+                        failed = failed or row["status"].startswith(("failed", "wrong"))
+                        report.add(**_of(size), noise=arguments.noise, contender=name, turn=turn, **row)
+                        print(f"{size} {name}: {row['status']}", flush=True)
+    print(table(report.rows, _SHOWN))
+    print(f"rows: {report.path}")
+    return int(failed)
+
+
+def _of(name: str) -> dict[str, Any]:
+    size = SIZES[name]
+    parameters = sum(math.prod(shape) for shape in size.shapes().values())
+    return {"size": name, "parameters": parameters, "layers": size.layers, "hidden": size.hidden}
+
+
+def _in_a_process(name: str, pair: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    # What others have written is on the disk before the clock starts.
+    os.sync()
+    command = [sys.executable, "-m", "benchmarks.run", "merge", "--one", name, str(pair)]
+    command += ["--site", str(arguments.site)] if arguments.site else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    out = pair / f"out {name}"
+    try:
+        if done.returncode:
+            return {"status": f"failed: {(done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]}"}
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if row["status"] == "ok" and name != OURS and name != PLAIN and not agree(pair, out):
+            row["status"] = "wrong: not the mean of the two"
+        return row
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+# Threads that torch takes in a process of its own are as many as here.
+os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))

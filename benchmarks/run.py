@@ -10,6 +10,7 @@ from . import (
     architectures,
     cells,
     derive,
+    eta,
     fuzz,
     gpu,
     kernels,
@@ -32,7 +33,7 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, startup),
+    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, eta, startup),
 )
 
 

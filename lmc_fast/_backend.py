@@ -19,6 +19,7 @@ from ._extras import install_line
 __all__ = [
     "BACKENDS",
     "Backends",
+    "Launch",
     "autotuning",
     "backends",
     "cache_folder",
@@ -26,6 +27,7 @@ __all__ = [
     "check_device",
     "choose",
     "interpreted",
+    "launch",
     "warn_once",
 ]
 
@@ -141,6 +143,61 @@ def autotuning() -> bool:
     Off by default: another tile size sums in another order, and the same inputs are to give the same result.
     """
     return os.environ.get("LMC_FAST_AUTOTUNE", "0") == "1"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process of several that were launched together.
+
+    Attributes:
+        rank, size: which of how many.
+        local_rank, local_size: which of how many on this machine; `rank` and `size` where that is not told.
+        host, port: where they meet.
+        attempt: how often they have been launched before.
+        is_hosted: whether the launcher is at the meeting place; if not, rank 0 is.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+    port: int
+    attempt: int
+    is_hosted: bool
+
+
+def launch() -> Launch | None:
+    """What torchrun, or another launcher with the same words, tells this process; None for a process by itself.
+
+    Raises:
+        ValueError: words that are no numbers, or a rank that there is not.
+    """
+    told = os.environ
+    if any(not told.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return None
+
+    def number(name: str, default: int = 0) -> int:
+        text = told.get(name) or str(default)
+        if not text.isdecimal():
+            raise ValueError(f"{name} in the environment must be a number, got {text!r}")
+        return int(text)
+
+    rank, size = number("RANK"), number("WORLD_SIZE")
+    if size < 2:
+        return None
+    if rank >= size:
+        raise ValueError(f"RANK in the environment must be below WORLD_SIZE, {size}, got {rank}")
+    return Launch(
+        rank,
+        size,
+        number("LOCAL_RANK", rank),
+        number("LOCAL_WORLD_SIZE", size),
+        told["MASTER_ADDR"],
+        number("MASTER_PORT"),
+        number("TORCHELASTIC_RESTART_COUNT"),
+        told.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
 
 
 def cache_folder() -> Path | None:

@@ -24,11 +24,13 @@ from typing import BinaryIO
 __all__ = [
     "check_new_folder",
     "check_writable",
+    "has_ended",
     "is_unfinished",
     "next_free_name",
     "open_log",
     "remove_unfinished",
     "sync_to_disk",
+    "this_process",
     "write_aside",
     "write_bytes",
     "write_folder",
@@ -117,6 +119,7 @@ def write_aside(path: Path, write: Callable[[Path], object], *, overwrite: bool 
     folder = target.parent if replaces else Path(tempfile.gettempdir())
 
     def fill(part: Path) -> None:
+        """Write `part`, with the mode and owner that the file is to have; what is no file is written through."""
         part.touch(exist_ok=False)
         plain = part.stat().st_mode
         # Until it is known who may read it.
@@ -167,6 +170,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     placed: list[Path] = []
 
     def make(inside: Path) -> None:
+        """Fill `inside`, and rename it to the first name that is free by then."""
         inside.mkdir()
         fill(inside)
         sync_to_disk(inside)
@@ -309,18 +313,18 @@ def _started(process: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _writer() -> str:
-    """Who writes, in a way that tells later whether he still lives."""
-    return f"{_machine() or '0'}-{os.getpid()}-{_started(os.getpid()) or '0'}"
+def this_process() -> tuple[str, int, str]:
+    """This process, in a way that tells later whether it still lives: machine, number, start; "0" for the unknown."""
+    return _machine() or "0", os.getpid(), _started(os.getpid()) or "0"
 
 
-def _is_dead(name: str) -> bool:
-    """Whether the writer of something unfinished is surely dead: a process of this machine that has ended."""
-    words = name.removeprefix(PREFIX).removesuffix(SUFFIX).split("-")
-    if len(words) != 4 or words[0] != _machine() or not words[1].isdecimal() or not words[2].isdecimal():
-        return False
-    process, started = int(words[1]), words[2]
-    if started == "0" or process == os.getpid():
+def has_ended(machine: str, process: int, started: str) -> bool:
+    """Whether a process is one of this machine that has surely ended.
+
+    Args:
+        machine, process, started: as `this_process` told them there.
+    """
+    if machine != _machine() or started == "0" or process == os.getpid():
         return False
     try:
         os.kill(process, 0)
@@ -331,6 +335,18 @@ def _is_dead(name: str) -> bool:
     now = _started(process)
     # One that has ended and that its parent has not asked after is still listed; one that is hidden from us is not.
     return now != started if now is not None else Path(f"/proc/{process}/stat").exists()
+
+
+def _writer() -> str:
+    return "-".join(map(str, this_process()))
+
+
+def _is_dead(name: str) -> bool:
+    """Whether the writer of something unfinished is surely dead: a process of this machine that has ended."""
+    words = name.removeprefix(PREFIX).removesuffix(SUFFIX).split("-")
+    if len(words) != 4 or not words[1].isdecimal() or not words[2].isdecimal():
+        return False
+    return has_ended(words[0], int(words[1]), words[2])
 
 
 def _sweep(folder: Path) -> None:

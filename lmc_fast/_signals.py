@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from _thread import interrupt_main
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 from ._files import remove_unfinished
 
-__all__ = ["Stopped", "listen", "stop_of", "tell"]
+__all__ = ["Stopped", "explain", "interrupt", "listen", "stop_of", "tell"]
 
 WORDS = {
     getattr(signal, name): words
@@ -34,6 +35,8 @@ WORDS = {
 GRACE = 2.0
 
 _told = False
+# Why the work at hand is to end, and the exit code of that, where a signal is not all there is to it.
+_why: tuple[str, int] | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -60,6 +63,23 @@ def tell(number: int, hint: str = "") -> int:
     with suppress(OSError, ValueError):
         print(f"lmc-fast: {WORDS[number]}{hint}", file=sys.stderr, flush=True)
     return 128 + number
+
+
+def explain(sentence: str, code: int) -> None:
+    """Have an end that the work does not hear of in time be told in this sentence, and with this exit code."""
+    global _why
+    _why = sentence, code
+
+
+def interrupt() -> None:
+    """Have the main thread stop what it does: `KeyboardInterrupt` is raised there. Not where no signal is listened to.
+
+    A core that works on asks for signals, and for nothing else.
+    """
+    for number in WORDS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL, None):
+            interrupt_main(number)
+            return
 
 
 def listen() -> None:
@@ -91,7 +111,18 @@ def _watch(heard: int) -> None:
             if number in WORDS:
                 time.sleep(GRACE)
                 remove_unfinished()
-                os._exit(128 + number if _told else tell(number))
+                os._exit(_last_words(number))
+
+
+def _last_words(number: int) -> int:
+    """Say why the process ends, if that has not been said; the exit code."""
+    if _why is None:
+        return 128 + number if _told else tell(number)
+    sentence, code = _why
+    if not _told:
+        with suppress(OSError, ValueError):
+            print(f"lmc-fast: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def _forget() -> None:

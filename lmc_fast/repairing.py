@@ -262,6 +262,10 @@ def repair(
     statistics are re-estimated first; LayerNorm and its kin, which normalise by themselves, stay as they are. A layer
     without a bias is given one. A unit that does not vary is shifted, not scaled.
 
+    Layers are seen where they are called as modules. What else computes hidden units stays as it was merged: functions
+    of bare parameters or of a layer's weight, a layer whose ``forward`` is called by itself, and layers of other
+    classes, such as the Conv1D of GPT-2, stacked experts, and the projections inside of `torch.nn.MultiheadAttention`.
+
     Args:
         merged: what `interpolate` or `merge` gave; left as it is.
         models: the models that it was merged from; left as they are, and run in eval mode.

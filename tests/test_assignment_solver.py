@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +15,8 @@ import torch
 from benchmarks.problems import assert_certified, assert_optimal
 from lmc_fast import _native
 from lmc_fast.assignment import AssignmentSolver, linear_sum_assignment
+
+from . import forked
 
 SHAPES = [
     *((40, 40), (25, 60), (60, 25), (1, 1), (2, 1), (63, 63), (220, 220), (150, 260), (260, 150), (300, 300)),
@@ -336,9 +336,7 @@ print("stopped")
 
 @pytest.mark.parametrize("start", ["cold", "warm"])
 def test_ctrl_c_stops_a_long_solve_and_keeps_the_state(start: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, start], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = forked.run(["-c", INTERRUPTED, start])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "stopped"
 

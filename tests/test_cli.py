@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,8 @@ from lmc_fast import architectures
 from lmc_fast._extras import install_line
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.cli import cli
+
+from . import forked
 
 
 @pytest.fixture
@@ -217,6 +217,8 @@ def test_demo_quick(quick_demo: tuple[Path, Result], tmp_path: Path, monkeypatch
 
 def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("_draw", "_draw_alignment"):
+        monkeypatch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
     result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
     rows = json.loads(Path("my demo/results.json").read_text())["methods"]
     assert [row["method"] for row in rows] == ["wm", "am", "ste"] * 2
@@ -282,7 +284,6 @@ main()
     ids=["click", "rich", "sklearn", "safetensors"],
 )
 def test_a_missing_extra_is_named(tmp_path: Path, module: str, message: str) -> None:
-    code = BLOCKED.format(module=module)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = forked.run(["-c", BLOCKED.format(module=module)], cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

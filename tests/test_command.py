@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -23,7 +24,10 @@ from lmc_fast._terminal import readable
 from lmc_fast.checkpoints import save_checkpoint
 from lmc_fast.cli import cli
 
+from . import forked
+
 COMMAND = [sys.executable, "-m", "lmc_fast"]
+ROOT = str(Path(__file__).parents[1])
 ALIGN = ["align", "a.safetensors", "b.safetensors", "--spec", "spec.json", "-o", "out.safetensors", "--force"]
 ANALYZE = ["analyze", "a.safetensors", "b.safetensors", "--spec", "spec.json"]
 
@@ -102,9 +106,7 @@ def test_a_signal_ends_every_command_in_one_sentence_with_nothing_left(
 ) -> None:
     before = names(folder)
     code = HELD.format(hold=hold, patch=patch)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with forked.start(["-c", code, *arguments], stdout=forked.PIPE, stderr=forked.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
@@ -119,12 +121,8 @@ def test_a_signal_ends_every_command_in_one_sentence_with_nothing_left(
 def test_a_second_signal_does_not_break_into_the_cleaning_up(folder: Path) -> None:
     patch = IN_A_FILE + "\nfrom lmc_fast import _files\nremove = _files._remove\n"
     patch += "_files._remove = lambda path: (print('cleaning', flush=True), time.sleep(0.3), remove(path))\n"
-    with subprocess.Popen(
-        [sys.executable, "-c", HELD.format(hold=SLEEP, patch=patch), *ALIGN],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    words = ["-c", HELD.format(hold=SLEEP, patch=patch), *ALIGN]
+    with forked.start(words, stdout=forked.PIPE, stderr=forked.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert "cleaning\n" in iter(process.stdout.readline, "")
@@ -169,19 +167,14 @@ except KeyboardInterrupt:
 
 
 def test_a_program_that_imports_the_package_keeps_its_signals(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LIBRARY], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run(["-c", LIBRARY], cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_what_was_ignored_stays_ignored(folder: Path) -> None:
     """As nohup has it."""
     code = HELD.format(hold="import os, signal; os.kill(os.getpid(), signal.SIGHUP)", patch=IN_A_FILE)
-    done = subprocess.run(
-        [sys.executable, "-c", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + code, *ALIGN],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(["-c", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + code, *ALIGN])
     assert done.returncode == 0, done.stderr
     assert "out.safetensors" in names(folder)
 
@@ -191,7 +184,7 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path, command: list[str]) -
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
-        done = subprocess.run([*COMMAND, *command], stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+        done = forked.run(["-m", "lmc_fast", *command], stdout=closed)
     assert (done.returncode, done.stderr) == (0, "")
     assert (command is not ALIGN) or "out.safetensors" in names(folder)
 
@@ -279,39 +272,44 @@ LOCALES = {
 
 @pytest.mark.parametrize("locale", LOCALES.values(), ids=LOCALES.keys())
 def test_a_simple_stdout_shows_all_that_was_computed(folder: Path, locale: dict[str, str]) -> None:
+    # How Python sets up stdout is asked of one that imports nothing.
+    asked = "import json, sys; print(json.dumps({'encoding': sys.stdout.encoding, 'errors': sys.stdout.errors}))"
+    told = subprocess.run([sys.executable, "-c", asked], env={**os.environ, **locale}, capture_output=True, check=True)
     code = (
         "import sys\n"
+        f"sys.stdout.reconfigure(**{json.loads(told.stdout)})\n"
         "from tests.experiments.test_demo_tables import tables\n"
         "from lmc_fast._terminal import make_readable\n"
         "from lmc_fast.experiments.demo_tables import show\n"
         "make_readable(sys.stdout)\n"
         "for table in tables(): show(table)\n"
     )
-    environment = {**os.environ, **locale, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    with (tmp := folder / "shown").open("wb") as shown:
+        done = forked.run(["-c", code], env={**os.environ, **locale, "PYTHONPATH": ROOT}, stdout=shown)
     assert done.returncode == 0, done.stderr
-    text = done.stdout.decode("latin-1")
+    text = tmp.read_bytes().decode("latin-1")
     assert "-> 0.250" in text and "seeds 0, 1" in text and "seeds 0, 1, 2" in text and "sinkhorn" in text
     # Laid out for what is printed: the lines of a table are equally long.
     rows = [line for line in text.split("The mean")[0].splitlines() if line.startswith("|")]
     assert rows and {len(row) for row in rows} == {len(rows[0])}
 
 
-def on_a_terminal(columns: int, command: list[str], **environment: str) -> str:
-    """What a command writes to a terminal of so many columns."""
-    process, handle = pty.fork()
-    if process == 0:
-        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        # Told by whoever runs the tests, and no width of this terminal.
-        inherited = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        os.execvpe(command[0], command, {**inherited, "TERM": "xterm", **environment})
-    output = b""
-    # The end of a terminal is an error on Linux.
-    with contextlib.suppress(OSError):
-        while block := os.read(handle, 65536):
-            output += block
-    os.close(handle)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, output
+def on_a_terminal(columns: int, words: list[str]) -> str:
+    """What Python with these words writes to a terminal of so many columns."""
+    handle, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    # Told by whoever runs the tests, and no width of this terminal.
+    inherited = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "TERM": "xterm", "NO_COLOR": "1", "PYTHONPATH": ROOT}
+    with forked.start(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        output = b""
+        # The end of a terminal is an error on Linux.
+        with contextlib.suppress(OSError):
+            while block := os.read(handle, 65536):
+                output += block
+        os.close(handle)
+    assert process.returncode == 0, output
     return output.decode().replace("\r\n", "\n")
 
 
@@ -323,22 +321,19 @@ for table in tables(): show(table)
 
 
 def test_a_narrow_terminal_shows_every_number_in_its_width(folder: Path) -> None:
-    root = str(Path(__file__).parents[1])
-    shown = on_a_terminal(40, [sys.executable, "-c", SHOW], PYTHONPATH=root, NO_COLOR="1")
+    shown = on_a_terminal(40, ["-c", SHOW])
     lines = shown.splitlines()
     assert max(map(len, lines[1:])) <= 40 or [line for line in lines if len(line) > 40 and "  " in line] == []
     for number in ("12.50", "-20%", "0.250", "98.4%", "1.750", "sinkhorn"):
         assert number in shown
     assert "…" not in shown and "\x1b[3" not in shown.replace("\x1b[3m", "")
-    plain = on_a_terminal(40, [*COMMAND, *ANALYZE], NO_COLOR="1")
+    plain = on_a_terminal(40, ["-m", "lmc_fast", *ANALYZE])
     assert "R(0.3) after" in plain and max(len(line) for line in plain.splitlines()[3:]) <= 40
 
 
 def test_a_wide_terminal_and_a_file_get_the_whole_table(folder: Path) -> None:
-    root = str(Path(__file__).parents[1])
-    wide = on_a_terminal(100, [sys.executable, "-c", SHOW], PYTHONPATH=root, NO_COLOR="1")
-    environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "40"}
-    done = subprocess.run([sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, check=False)
+    wide = on_a_terminal(100, ["-c", SHOW])
+    done = forked.run(["-c", SHOW], env={**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "40"})
     for text in (wide, done.stdout):
         assert "L2 distance" in text and "…" not in text
         assert any(

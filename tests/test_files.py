@@ -8,7 +8,6 @@ import re
 import resource
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from lmc_fast import _files
 from lmc_fast._files import next_free_name, write_aside, write_bytes, write_folder, write_text
 from lmc_fast.checkpoints import save_checkpoint
 from lmc_fast.experiments.paper.store import ResultsFolder
+
+from . import forked
 
 SMALL = 64 * 1024
 
@@ -294,7 +295,7 @@ _files.write_aside(Path(sys.argv[1]) / "out", half)
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next_write(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "die"], check=False, capture_output=True)
+    forked.run(["-c", KILLED, str(tmp_path), "die"])
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".part") and left.read_text() == "half"
     write_text(tmp_path / "file", "x")
@@ -302,8 +303,8 @@ def test_what_a_killed_process_left_is_swept_by_the_next_write(tmp_path: Path) -
 
 
 def test_what_another_is_still_writing_is_not_touched(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path), "live"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    words = ["-c", KILLED, str(tmp_path), "live"]
+    with forked.start(words, stdin=forked.PIPE, stdout=forked.PIPE) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
         write_text(tmp_path / "file", "x")
         assert len([path for path in tmp_path.iterdir() if path.name.endswith(".part")]) == 1

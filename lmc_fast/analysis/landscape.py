@@ -71,7 +71,11 @@ class LossLandscape(Result):
         drawn = axes.contourf(self.x, self.y, self.loss, levels=levels, cmap="viridis", extend="both")
         for name, (x, y) in zip(names, self.positions, strict=True):
             axes.plot(x, y, "o", color="white", markeredgecolor="black")
-            axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
+            # Towards the middle, where there is room.
+            is_right = x > (self.x[0] + self.x[-1]) / 2
+            place = (-6 if is_right else 6, 6)
+            told = axes.annotate(name, (x, y), place, textcoords="offset points", color="white", weight="bold")
+            told.set_horizontalalignment("right" if is_right else "left")
         axes.set(xlabel="distance between weights", aspect="equal")
         figure = axes.get_figure()
         assert figure is not None

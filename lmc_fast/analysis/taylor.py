@@ -259,6 +259,7 @@ class _Products:
             batch = with_gradient(batch)
 
         def derivatives(module: nn.Module) -> Product:
+            """The loss, its gradient, and the Hessian times `direction`, by two reverse passes."""
             with TwiceDifferentiable():
                 loss = self._loss(module, batch)
             if not loss.requires_grad:

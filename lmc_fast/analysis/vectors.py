@@ -177,6 +177,10 @@ def input_alignment(
     Layers are Linear and convolutions; a convolution sees patches, every position of a map is a sample, as is every
     token. Inputs that are zero have no direction and do not count.
 
+    Inputs are seen where a layer is called as a module. Left out is what else multiplies with a weight: functions of
+    bare parameters or of a layer's weight, and layers of other classes, such as the Conv1D of GPT-2, stacked experts,
+    and the projections inside of `torch.nn.MultiheadAttention`.
+
     Args:
         model: a module; run in eval mode, left as it is.
         batches: inputs, or (inputs, targets) pairs; gone through once, batch by batch. `_batches` tells what else a
@@ -249,6 +253,7 @@ class _Seen:
         self.count = 0
 
     def add(self, shown: Tensor) -> None:
+        """Count the inputs `shown`, as the layer takes them; raises ValueError where one is not finite."""
         v = self.factors.v
         shown = shown.detach()
         for samples in _samples(shown if shown.layout is torch.strided else shown.to_dense(), self.layer):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .shared import one_line_errors
 
-__all__ = ["PATH", "RESUME", "merge", "size_in"]
+if TYPE_CHECKING:
+    from ..large import MergeResult
+
+__all__ = ["PATH", "RESUME", "merge", "size_in", "tell_of"]
 
 PATH = click.Path(path_type=Path)
 RESUME = "; with --resume the same command goes on from here"
@@ -24,7 +27,12 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20
 @click.option("--spec", type=PATH, help="Permutation spec (JSON).  [default: derived from A's configuration]")
 @click.option("--lambda", "lam", type=float, help="Weight of B, of two models.  [default: 0.5]")
 @click.option("--weights", help="Weights of all models, with commas between; they sum to 1.  [default: equal ones]")
-@click.option("--method", default="wm", show_default=True, help="wm (each over A), merge_many or c2m3 (together).")
+@click.option(
+    "--method",
+    default="wm",
+    show_default=True,
+    help="wm (each over A), merge_many or c2m3 (together), none (no units move).",
+)
 @click.option("--search", default="auto", show_default=True, help="auto, spectral, coordinate_descent or frank_wolfe.")
 @click.option("--freeze", multiple=True, metavar="GROUP", help="A group that stays in place; again for more.")
 @click.option("--max-sweeps", type=click.IntRange(1), default=100, show_default=True)
@@ -35,7 +43,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted run left.")
 @click.option("--force", is_flag=True, help="Replace OUT, and throw away what an interrupted run left.")
 @click.option("--dry-run", is_flag=True, help="Print the plan alone: groups, memory, time. Needs no weights.")
-@click.option("--ranks", type=click.IntRange(1), default=1, help="With --dry-run: share it out over so many.")
+@click.option("--ranks", type=click.IntRange(1), default=1, help="With --dry-run: how it is shared out over so many.")
 @click.option("--key", help="Where in a torch file its state dict is, if that is not clear.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that lies in A's directory to build its module.")
 @click.option("--log", type=click.Choice(["text", "json", "off"]), default="text", show_default=True)
@@ -44,9 +52,13 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
 
     A, B, ... are model directories (config.json and safetensors), or all single files. Memory is set by the largest
     group of units, not by the models. OUT comes to be whole or not at all.
+
+    Under torchrun (torchrun --nproc-per-node 8 -m -- lmc_fast merge ...) all ranks work on it, on one machine or many
+    that share a file system, and the bytes of OUT are those that one process writes.
     """
     with one_line_errors(RESUME):
         from ..large import Options, merge_checkpoints, plan_merge
+        from ..large.ranks import is_first_rank
         from ..large.reports import reporter
 
         if len(models) < 2:
@@ -60,7 +72,8 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
             plan = plan_merge(
                 *models, spec=spec, options=Options(**options), ranks=ranks, key=key, trust_remote_code=trusted
             )
-            click.echo(str(plan))
+            if is_first_rank():
+                click.echo(str(plan))
             return
         if out is None:
             raise ValueError("an output is needed (-o OUT), unless with --dry-run")
@@ -73,9 +86,18 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
             listener=reporter(log, sys.stderr),
             **options,
         )
-        for note in result.notes:
-            click.echo(f"lmc-fast: {note}", err=True)
-        click.echo(str(result))
+        tell_of(result)
+
+
+def tell_of(result: MergeResult) -> None:
+    """Print what was done; of several ranks the first speaks."""
+    from ..large.ranks import is_first_rank
+
+    if not is_first_rank():
+        return
+    for note in result.notes:
+        click.echo(f"lmc-fast: {note}", err=True)
+    click.echo(str(result))
 
 
 def numbers_in(text: str | None) -> list[float] | None:

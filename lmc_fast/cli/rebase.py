@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .merge import PATH, RESUME, size_in
+from .merge import PATH, RESUME, size_in, tell_of
 from .shared import one_line_errors
 
 __all__ = ["rebase"]
@@ -36,7 +36,7 @@ def rebase(tuned: Path, base: Path, new: Path, out: Path, shard_size: str | None
     """Carry the fine-tune TUNED of BASE over to NEW: NEW + alpha * pi(TUNED - BASE).
 
     pi brings the units of BASE onto those of NEW. TUNED is a whole model, or a LoRA adapter as PEFT writes it, which
-    comes out as one.
+    comes out as one. Under torchrun all ranks work on it, as for merge.
     """
     with one_line_errors(RESUME):
         from ..large import rebase_checkpoints
@@ -46,6 +46,4 @@ def rebase(tuned: Path, base: Path, new: Path, out: Path, shard_size: str | None
         result = rebase_checkpoints(
             tuned, base, new, out=out, shard_size=size, listener=reporter(log, sys.stderr), **options
         )
-        for note in result.notes:
-            click.echo(f"lmc-fast: {note}", err=True)
-        click.echo(str(result))
+        tell_of(result)

@@ -172,6 +172,7 @@ def run_demo(
     seeds = tuple(range(seed, seed + models))
 
     def fill(aside: Path) -> None:
+        """Train, match and measure every case, and write to `aside`."""
         with one_thread():
             for case, trained in zip(cases, _train(cases, data, seeds, processes, stage), strict=True):
                 found, average, rows = _run_case(case, data, aside, trained, seeds, lambdas, methods, stage)
@@ -202,6 +203,7 @@ def _train(
             hook = stage(", ".join(case.name for case in cases), f"train {len(tasks)} models")
 
     def hear(place: int, step: tuple[str, int, int]) -> None:
+        """Tell the hook of a step of the task at `place`: of one process its own, of several their sum."""
         if processes == 1:
             description, done, total = step
         else:
@@ -283,6 +285,7 @@ def _curves(
     progress: Callable[[], Progress],
 ) -> tuple[BarrierCurve, BarrierCurve, BarrierCurve | None, BarrierCurve | None]:
     def measure(permutations: Matching | None, reestimate: bool) -> BarrierCurve:
+        """Loss and accuracy between the two models on the test part."""
         return loss_barrier(
             model_a,
             model_b,

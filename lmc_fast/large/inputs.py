@@ -68,20 +68,38 @@ class Input:
         raw: Mapping[str, Tensor] = self.held if self.held else self._mapped[0]
         self.raw = raw
         self.tensors: dict[str, Tensor] = {}
+        if scratch is not None:
+            self.put_together(scratch)
         for number, each in enumerate(self.conversions):
             if each.is_plain:
                 self.tensors |= each.load(raw)
                 continue
             assert scratch is not None
-            path = scratch / f"{self.label}-{number}.safetensors"
-            if not path.exists():
-                write_safetensors(path, each.load(raw), {})
+            path = self._scratch_of(scratch, number)
             put_together = MappedTensors(read_header(path).tensors)
             self._mapped.append(put_together)
             self.tensors |= {name: put_together[name] for name in each.targets}
-            self._mapped[0].let_go()
         for name, other in self.tied.items():
             self.tensors[name] = self.tensors[other]
+
+    def put_together(self, scratch: Path, rank: int = 0, size: int = 1) -> None:
+        """Write what has to be put together before it can be read, unless it is there already.
+
+        Args:
+            scratch: where to.
+            rank, size: do every so-manieth alone: others do the rest.
+        """
+        mapped: MappedTensors | None = None
+        for number, each in enumerate(self.conversions):
+            path = self._scratch_of(scratch, number)
+            if each.is_plain or number % size != rank or path.exists():
+                continue
+            mapped = MappedTensors(self.stored) if mapped is None else mapped
+            write_safetensors(path, each.load(self.held or mapped), {})
+            mapped.let_go()
+
+    def _scratch_of(self, scratch: Path, number: int) -> Path:
+        return scratch / f"{self.label}-{number}.safetensors"
 
     def let_go(self) -> None:
         """Take what was read out of this process's memory."""

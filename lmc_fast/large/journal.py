@@ -14,18 +14,48 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._files import open_log
 
-__all__ = ["Choices", "Journal", "Place", "choices_from", "choices_to"]
+__all__ = ["Choices", "Copy", "Journal", "Place", "Record", "choices_from", "choices_to"]
 
 FORMAT = "lmc_fast.journal 1"
 Choices: TypeAlias = dict[str, NDArray[np.int64]]
 Place: TypeAlias = Sequence[str | int]
+
+
+class Record(Protocol):
+    """Steps of one run, by where they stand in it, as all processes of the run have them."""
+
+    def get(self, at: Place) -> Any:
+        """What came out of a step; None where it has not been done."""
+
+    def add(self, at: Place, found: Any) -> Any:
+        """Note what came out of a step; returns it."""
+
+
+class Copy:
+    """What a process that does not write the journal has of it.
+
+    Args:
+        done: what the journal had to begin with.
+    """
+
+    def __init__(self, done: Mapping[str, Any]) -> None:
+        self._found = dict(done)
+
+    def get(self, at: Place) -> Any:
+        """What came out of a step; None where it has not been done."""
+        return self._found.get(_key(at))
+
+    def add(self, at: Place, found: Any) -> Any:
+        """Note what came out of a step, which whoever writes the journal notes as well; returns it."""
+        self._found[_key(at)] = found
+        return found
 
 
 class Journal:
@@ -107,6 +137,11 @@ class Journal:
             raise OSError(error.errno, error.strerror, str(self.path.parent)) from None
         self._found[_key(at)] = found
         return found
+
+    @property
+    def done(self) -> dict[str, Any]:
+        """All that has been done, for a `Copy`."""
+        return dict(self._found)
 
     def close(self) -> None:
         """Let others go on with it."""

@@ -18,6 +18,7 @@ from .card import card_of
 from .inputs import Input
 from .options import Listener, MergeResult, Options, names_of
 from .plan import Plan, calibrated, plan_of
+from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
 from .writing import Sum, layout_of
@@ -50,26 +51,32 @@ def merge_checkpoints(
 ) -> MergeResult:
     """Merge checkpoints on disk: the others' units are laid over the first's, and the weighted mean is written.
 
-    Weights are read by memory map, and no model is ever held whole: with two models, or several under "wm", the
-    process's own memory is set by the largest group's gain matrix and its operands.
+    Weights are read by memory map, and no model is ever held whole: the process's own memory is set by the largest
+    group's gain matrix and its operands, whatever the method and however many models there are.
+
+    Where torchrun has started this process with others, or `init_process_group` has been called, all ranks make the
+    call and work on it together; the bytes written are those of one process. All must see the same files.
 
     Args:
         model_a, model_b, others: model directories (config.json and safetensors, whole or in shards), or all single
             files: safetensors, the index of several, files of torch.save (which are read into memory). None is changed.
         out: the directory, or for files the safetensors file, to write. It comes to be by one rename when all is
             written: it is whole or not there.
-        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration.
+        spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration, or
+            not needed, for "none".
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
-            all together, as `match_many` does, with gains of all pairs in memory.
-        search: of "wm": "auto" looks at leading parts first, as "spectral" does, where those of the whole model take
-            no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as `weight_matching`
-            takes them. No random start is made, and the result does not depend on threads.
+            all together, as `match_many` does from its anchored start. "none": units stay where they are, and the plain
+            mean is written.
+        search: of a model over the first: "auto" looks at leading parts first, as "spectral" does, where those of the
+            whole model take no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as
+            `weight_matching` takes them. No random start is made, and the result does not depend on threads.
         freeze: names of groups that stay in place.
         max_sweeps: end each search after so many passes over the groups.
         dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.
-        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole.
+        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole; of several
+            ranks each moves what it has, to a GPU of its own.
         align_only: write the second model with its units permuted, in its own form, and merge nothing.
         shard_size: bytes that a file of weights has at most (one tensor may have more); None: as the first model's.
         resume: go on with what an interrupted run for `out` left. The bytes written are those of an undisturbed run.
@@ -77,7 +84,7 @@ def merge_checkpoints(
         key: of torch files, as `load_checkpoint` takes it.
         trust_remote_code: whether a directory's own code may be run to build its module, and is copied along.
         listener: called with each event of the run as a dict (phase, bytes read and written, groups settled, seconds
-            gone and expected).
+            gone and expected); of several ranks that of the first.
 
     Returns:
         A `MergeResult`. Beside the weights a directory gets the first model's configuration and tokenizer files, a
@@ -88,7 +95,7 @@ def merge_checkpoints(
         ValueError: models that do not fit each other or the spec, weights that are not finite (the tensor is named), a
             file that is not whole, or an option out of range.
         FileNotFoundError, FileExistsError: an input that is not there; an output that is.
-        OSError: a full disk, say. What was done is kept for ``resume=True``.
+        OSError: a full disk, say, or a rank that has died (ConnectionError). What was done is kept for ``resume=True``.
         ImportError: transformers or diffusers is needed for the spec, and is not installed.
     """
     began = time.perf_counter()
@@ -98,23 +105,25 @@ def merge_checkpoints(
     check_type("out", out, (str, Path), "a path")
     device = check_device("device", device)
     out = Path(out)
-    check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-    inputs, bound, notes = opened(paths, spec, key=key, trust_remote_code=trust_remote_code)
-    check_freeze(options.freeze, bound)
-    plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, freeze=options.freeze)
-    needed = plan.written + sum(scratch_bytes(each) for each in inputs)
-    task = task_of("merge", inputs, bound, options, device, weights=shares)
-    with begun(out, task, resume=resume, force=force, needed=needed) as staging:
-        run = Run(inputs, bound, options, device, staging, listener)
-        if method == "wm":
-            matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
-        else:
-            matches = run.matcher.matched_together(method)
-        moved = [None, *(match.permutations for match in matches)]
-        total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0)
-        named = {each.label: match for each, match in zip(inputs[1:], matches, strict=True)}
-        card = _card(inputs, shares, matches, options, bound)
-        checksums = run.write(total, named, card, with_code=trust_remote_code)
+    with joined(device) as team:
+        check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
+        inputs, bound, notes = opened(paths, spec, method=method, key=key, trust_remote_code=trust_remote_code)
+        check_freeze(options.freeze, bound)
+        plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, left_out=inputs[0].tied)
+        needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+        task = task_of("merge", inputs, bound, options, device, weights=shares)
+        with begun(out, task, team, resume=resume, force=force, needed=needed) as staging:
+            run = Run(inputs, bound, options, team, staging, listener)
+            matches: list[Matching] = []
+            if method == "wm":
+                matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
+            elif method != "none":
+                matches = run.matcher.matched_together(method)
+            moved = [None, *(match.permutations for match in matches)] if matches else [None] * len(inputs)
+            total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0, is_finite=bool(matches))
+            named = {each.label: match for each, match in zip(inputs[1:], matches, strict=False)}
+            card = _card(inputs, shares, matches, options, bound)
+            checksums = run.write(total, named, card, with_code=trust_remote_code)
     run.watch.end(out=str(out))
     return MergeResult(out, tuple(matches), tuple(notes), checksums, time.perf_counter() - began)
 
@@ -144,7 +153,9 @@ def plan_merge(
     paths = [model_a, model_b, *others]
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
-    inputs, bound, _ = opened(paths, spec, key=key, trust_remote_code=trust_remote_code, needs_weights=False)
+    inputs, bound, _ = opened(
+        paths, spec, method=options.method, key=key, trust_remote_code=trust_remote_code, needs_weights=False
+    )
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(
@@ -157,6 +168,7 @@ def plan_merge(
         shards=len(layout_of(inputs[0], total, options.shard_size)),
         rates=calibrated() if calibrate else None,
         ranks=ranks,
+        left_out=inputs[0].tied,
     )
 
 
@@ -173,4 +185,7 @@ def _card(
     else:
         title = " + ".join(names)
         what = "The weighted mean of models whose units were laid over each other by permutation first."
-    return card_of(inputs, shares, [None, *matches], title=title, what=what, options=options.lines(spec))
+        if not matches:
+            what = "The weighted mean of models, entry by entry."
+    told = [None, *matches] if matches else [None] * len(inputs)
+    return card_of(inputs, shares, told, title=title, what=what, options=options.lines(spec))

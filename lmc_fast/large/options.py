@@ -16,7 +16,7 @@ from .search import SEARCHES
 
 __all__ = ["DTYPES", "METHODS", "Listener", "MergeResult", "Options", "names_of"]
 
-METHODS = ("wm", "merge_many", "c2m3")
+METHODS = ("wm", "merge_many", "c2m3", "none")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 Listener = Callable[[dict[str, Any]], None]
@@ -28,7 +28,7 @@ class MergeResult:
 
     Attributes:
         out: where.
-        matches: for each model but the first what brought it onto the first.
+        matches: for each model but the first what brought it onto the first; none where nothing was aligned.
         notes: what was let through and is worth knowing.
         checksums: SHA-256 of each file, by its name; empty where one file was written.
         seconds: how long it took.
@@ -73,6 +73,10 @@ class Options:
         check_int("max_sweeps", self.max_sweeps, 1)
         if self.shard_size is not None:
             check_int("shard_size", self.shard_size, 1)
+        if self.method == "none" and (self.align_only or self.freeze):
+            raise ValueError("method='none' moves nothing: it goes with neither align_only nor freeze")
+        if self.method == "c2m3" and self.freeze:
+            raise ValueError("freeze does not go with method='c2m3', which moves all groups at once")
         if self.align_only:
             if count != 2 or self.lam is not None or self.weights is not None:
                 raise ValueError("align_only takes two models, and neither lam nor weights")
@@ -93,6 +97,8 @@ class Options:
 
     def lines(self, spec: PermutationSpec) -> list[str]:
         """What a model card says of them."""
+        if self.method == "none":
+            return ["units as they are: nothing was aligned"]
         return [
             f"method {self.method}, search {self.search}, at most {self.max_sweeps} sweeps",
             f"{len(spec.groups)} groups of units; in place: {', '.join(self.freeze) or 'none'}",

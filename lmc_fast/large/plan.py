@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
+from ..matching.engine.gains import COLUMNS, PIECE
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
+from .amounts import duration, in_bytes, short
+from .rank_plan import BASE_BYTES, SWEEPS, GroupPlan, RankPlan, shared_plan
+from .shares import Shares, parts_of, shared_out
 from .watch import Rates, Work
 
-__all__ = ["GroupPlan", "Plan", "RankPlan", "calibrated", "plan_of"]
-
-# Sweeps over all groups that the expected time counts with: the pass outwards, and one in which something moved.
-SWEEPS = 2
-# A process of torch before it has done anything, about.
-BASE_BYTES = 300 << 20
-# Bytes of an operand's two pieces, by columns (see matching.engine.gains).
-COLUMNS, PIECE = 512, 1 << 18
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """One root group with all that it owns.
-
-    Attributes:
-        name: of the root.
-        units: of each group of the tree, in all units of its owners.
-        tensors: that it shows up in.
-        read: bytes of these, of both models.
-        operations: of the products that its gains take.
-        memory: bytes of its gains, operands and assignments.
-    """
-
-    name: str
-    units: Mapping[str, int]
-    tensors: tuple[str, ...]
-    read: int
-    operations: float
-    memory: int
-
-
-@dataclass(frozen=True)
-class RankPlan:
-    """What one process of several does: parameters by bytes, and what is exchanged in a sweep.
-
-    Attributes:
-        ranks: how many processes.
-        read: the most bytes that one of them reads, of all models.
-        operations: the most that one of them does in a sweep.
-        traffic: the most bytes of partial gains that one of them sends in a sweep.
-        memory: of one of them.
-    """
-
-    ranks: int
-    read: int
-    operations: float
-    traffic: int
-    memory: int
+__all__ = ["Plan", "calibrated", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +58,8 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.models} models of {_short(self.parameters)} parameters, "
-            f"{' and '.join(_bytes(size) for size in self.nbytes)}",
+            f"{self.models} models of {short(self.parameters)} parameters, "
+            f"{' and '.join(in_bytes(size) for size in self.nbytes)}",
             f"{len(self.groups)} groups that nothing owns, {sum(len(g.units) for g in self.groups)} in all; "
             f"{self.pinned} tensors that no group touches",
             "",
@@ -113,22 +69,18 @@ class Plan:
             units = " + ".join(str(size) for size in group.units.values())
             lines.append(
                 f"{_cut(group.name, 44):<44} {count:>7} {_cut(units, 18):>18} {len(group.tensors):>7} "
-                f"{_bytes(group.read):>9} {_short(group.operations) + 'FLOP':>10} {_bytes(group.memory):>9}"
+                f"{in_bytes(group.read):>9} {short(group.operations) + 'FLOP':>10} {in_bytes(group.memory):>9}"
             )
         lines += [
             "",
-            f"one sweep over all groups: {_short(self.operations)}FLOP; later ones visit what is stale then",
-            f"own memory: {_bytes(self.memory)}, page cache aside",
-            f"output: {_bytes(self.written)} in {self.shards} file{'s' if self.shards > 1 else ''}",
-            f"expected: {_duration(self.seconds)} at {_short(self.rates.operations)}FLOP/s and "
-            f"{_bytes(int(self.rates.read))}/s",
+            f"one sweep over all groups: {short(self.operations)}FLOP; later ones visit what is stale then",
+            f"own memory: {in_bytes(self.memory)}, page cache aside",
+            f"output: {in_bytes(self.written)} in {self.shards} file{'s' if self.shards > 1 else ''}",
+            f"expected: {duration(self.seconds)} at {short(self.rates.operations)}FLOP/s and "
+            f"{in_bytes(int(self.rates.read))}/s",
         ]
         if self.ranks is not None:
-            r = self.ranks
-            lines.append(
-                f"on {r.ranks} ranks, each at most: reads {_bytes(r.read)}, {_short(r.operations)}FLOP and "
-                f"{_bytes(r.traffic)} of partial gains a sweep, own memory {_bytes(r.memory)}"
-            )
+            lines += ["", *self.ranks.lines(len(self.groups))]
         return "\n".join(lines)
 
 
@@ -143,6 +95,7 @@ def plan_of(
     shards: int = 1,
     rates: Rates | None = None,
     ranks: int = 1,
+    left_out: Collection[str] = (),
 ) -> Plan:
     """Plan a run.
 
@@ -156,12 +109,14 @@ def plan_of(
         shards: how many files are written.
         rates: of the machine; None: assumed ones.
         ranks: processes to share it out over.
+        left_out: names of `shapes` that are other names of tensors.
     """
     rates = Rates() if rates is None else rates
     size = sum(tensor.nbytes for tensor in shapes.values())
     sizes = tuple([size] * models if nbytes is None else nbytes)
+    shares = shared_out(parts_of(spec, shapes, left_out), shapes, ranks)
     groups = tuple(
-        _group(spec, root, shapes)
+        _group(spec, root, {name: tensor for name, tensor in shapes.items() if name not in left_out}, shares)
         for root in spec.roots
         if not set(freeze) >= {name for name in spec.groups if spec.root_of(name) == root}
     )
@@ -172,7 +127,8 @@ def plan_of(
     )
     block = 1 << 26
     memory = BASE_BYTES + max([group.memory for group in groups] + [3 * block])
-    passes = 3
+    # Norms, gains, objective and the sum; the sum alone where nothing is aligned.
+    passes = 3 if groups else 1
     work = Work(
         read=passes * sum(sizes),
         written=written,
@@ -189,11 +145,11 @@ def plan_of(
         memory=memory,
         rates=rates,
         seconds=work.seconds(rates),
-        ranks=None if ranks == 1 else _shared(groups, shapes, models, ranks),
+        ranks=None if ranks == 1 else shared_plan(groups, shares, models, ranks, work, rates),
     )
 
 
-def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor]) -> GroupPlan:
+def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], shares: Shares) -> GroupPlan:
     tree = [name for name in spec.groups if spec.root_of(name) == root]
     found = list(leaves(spec, root))
     found = [leaf for leaf in found if leaf.parameter in shapes and shapes[leaf.parameter].is_floating_point()]
@@ -209,15 +165,19 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor]) -> Gr
         columns = max(COLUMNS, PIECE // max(1, units))
         operands = max(operands, 2 * units * min(entries, columns) * width)
     tensors = tuple(dict.fromkeys(leaf.parameter for leaf in found))
-    # A gain, and beside it the solver's copies of rows and its lists of candidates.
-    memory = sum(4 * units * units for units in gains.values()) + operands
+    parts = len({shares.part_of[name] for name in tensors})
+    # A gain, and beside it the sum over parts in whole numbers, where there are several.
+    gain = sum(units * units for units in gains.values())
+    memory = (4 if parts < 2 else 12) * gain + operands
     return GroupPlan(
         root,
         {name: spec.units(name) for name in tree},
         tensors,
+        parts,
         2 * sum(shapes[name].nbytes for name in tensors),
         operations,
         memory,
+        gain,
     )
 
 
@@ -231,27 +191,6 @@ def _extent(leaf: Leaf, tensor: Tensor) -> tuple[int, int]:
         else:
             part *= outer * count
     return units, part * (tensor.numel() // max(1, tensor.shape[leaf.axis]))
-
-
-def _shared(groups: Sequence[GroupPlan], shapes: Mapping[str, Tensor], models: int, ranks: int) -> RankPlan:
-    """Tensors go to the rank that has the fewest bytes so far, the largest first; gains are summed where they are."""
-    held = [0] * ranks
-    owner: dict[str, int] = {}
-    for name in sorted(shapes, key=lambda name: (-shapes[name].nbytes, name)):
-        rank = held.index(min(held))
-        owner[name] = rank
-        held[rank] += shapes[name].nbytes
-    done, sent = [0.0] * ranks, [0] * ranks
-    for group in groups:
-        size = sum(shapes[name].numel() for name in group.tensors) or 1
-        ranks_of = {owner[name] for name in group.tensors}
-        gain = sum(4 * units * units for units in group.units.values())
-        for name in group.tensors:
-            done[owner[name]] += group.operations * shapes[name].numel() / size
-        for rank in ranks_of if len(ranks_of) > 1 else ():
-            sent[rank] += gain
-    memory = BASE_BYTES + max((group.memory for group in groups), default=0)
-    return RankPlan(ranks, models * max(held), max(done), max(sent), memory)
 
 
 def calibrated(*, seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:
@@ -283,27 +222,3 @@ def _alike(groups: Sequence[GroupPlan]) -> list[tuple[GroupPlan, int]]:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def _short(number: float) -> str:
-    for step, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= step:
-            return f"{number / step:.3g} {name}"
-    return f"{number:.3g} "
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for name in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {name}"
-        size /= 1024
-    return f"{size:.4g} TiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, math.ceil(seconds))} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

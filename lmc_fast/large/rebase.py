@@ -31,6 +31,7 @@ from .card import card_of
 from .inputs import Input, check_alike, open_input
 from .options import Listener, MergeResult, Options, names_of
 from .plan import plan_of
+from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of, write_checksums
 from .staging import check_output
 from .writing import CARD, Sum, checksum, sidecars
@@ -91,38 +92,42 @@ def rebase_checkpoints(
         check_type(name, path, (str, Path), "a path")
     device = check_device("device", device)
     tuned, out = Path(tuned), Path(out)
-    adapter = _Adapter.of(tuned)
-    is_file = not (Path(new) if adapter is None else tuned).is_dir()
-    check_output(out, [tuned, Path(base), Path(new)], is_file=is_file, force=force)
-    inputs, bound, notes = opened([new, base], spec, key=key, trust_remote_code=trust_remote_code)
-    check_freeze(options.freeze, bound)
-    needed = sum(scratch_bytes(each) for each in inputs)
-    if adapter is None:
-        third = open_input(
-            tuned, "tuned", like=inputs[0], needs_module=spec is None, key=key, trust_remote_code=trust_remote_code
-        )
-        notes += list(check_alike([inputs[0], third]))
-        inputs.append(third)
-        needed += plan_of(bound, inputs[0].shapes, dtype=options.target).written + scratch_bytes(third)
-        task = task_of("rebase", inputs, bound, options, device, alpha=alpha)
-    else:
-        needed += adapter.nbytes
-        task = task_of("rebase", inputs, bound, options, device, alpha=alpha, adapter=adapter.fingerprint())
-    with begun(out, task, resume=resume, force=force, needed=needed) as staging:
-        run = Run(inputs, bound, options, device, staging, listener)
-        match = run.matcher.matched(1)
+    with joined(device) as team:
+        adapter = _Adapter.of(tuned)
+        is_file = not (Path(new) if adapter is None else tuned).is_dir()
+        check_output(out, [tuned, Path(base), Path(new)], is_file=is_file, force=force)
+        inputs, bound, notes = opened([new, base], spec, key=key, trust_remote_code=trust_remote_code)
+        check_freeze(options.freeze, bound)
+        needed = sum(scratch_bytes(each) for each in inputs)
         if adapter is None:
-            _check_finite(inputs[2])
-            checksums = _write_tuned(run, inputs, match, alpha, options, bound, trust_remote_code)
+            third = open_input(
+                tuned, "tuned", like=inputs[0], needs_module=spec is None, key=key, trust_remote_code=trust_remote_code
+            )
+            notes += list(check_alike([inputs[0], third]))
+            inputs.append(third)
+            needed += plan_of(bound, inputs[0].shapes, dtype=options.target).written + scratch_bytes(third)
+            task = task_of("rebase", inputs, bound, options, device, alpha=alpha)
         else:
-            checksums = adapter.write(run, inputs, match, alpha, options.lines(bound), trust_remote_code)
+            needed += adapter.nbytes
+            task = task_of("rebase", inputs, bound, options, device, alpha=alpha, adapter=adapter.fingerprint())
+        with begun(out, task, team, resume=resume, force=force, needed=needed) as staging:
+            run = Run(inputs, bound, options, team, staging, listener)
+            match = run.matcher.matched(1)
+            if adapter is None:
+                _check_finite(inputs[2], run)
+                checksums = _write_tuned(run, inputs, match, alpha, options, bound, trust_remote_code)
+            else:
+                write = partial(adapter.write, run, inputs, match, alpha, options.lines(bound), trust_remote_code)
+                checksums = team.told(write)
     run.watch.end(out=str(out))
     return MergeResult(out, (match,), tuple(notes), checksums, time.perf_counter() - began)
 
 
-def _check_finite(tuned: Input) -> None:
-    names = [name for name, tensor in tuned.tensors.items() if tensor.is_floating_point() and tensor.itemsize > 1]
-    for name in names:
+def _check_finite(tuned: Input, run: Run) -> None:
+    """Each rank looks at what it has."""
+    for name, tensor in tuned.tensors.items():
+        if not tensor.is_floating_point() or tensor.itemsize == 1 or run.shares.rank_of(name) != run.team.rank:
+            continue
         check_finite_weights(f"model {str(tuned.path)!r}", tuned.tensors, [name])
         tuned.let_go()
 

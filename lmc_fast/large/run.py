@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,9 +21,11 @@ from ..symmetry import PermutationSpec
 from .inputs import Input, check_alike, open_input, spec_for
 from .matcher import Matcher
 from .options import Listener, Options
-from .staging import Staging
+from .shares import parts_of, shared_out
+from .staging import Guest, Staging
+from .team import Team
 from .watch import Rates, Watch
-from .writing import CHECKSUMS, Sum, layout_of, write_shards, write_sidecars
+from .writing import CHECKSUMS, Parts, Sum, dealt, layout_of, write_shards, write_sidecars
 
 __all__ = ["Run", "begun", "opened", "scratch_bytes", "task_of", "write_checksums"]
 
@@ -34,11 +37,17 @@ def opened(
     paths: Sequence[str | Path],
     spec: PermutationSpec | str | Path | None,
     *,
+    method: str = "wm",
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
-    """Inputs that fit each other, the spec bound to them, and notes."""
+    """Inputs that fit each other, the spec bound to them, and notes.
+
+    Under `method` "none" there is nothing in the spec, and no module is asked for one.
+    """
+    if method == "none" and spec is not None:
+        raise ValueError("spec must be left out for method='none', which moves nothing")
     inputs: list[Input] = []
     for number, path in enumerate(paths):
         check_type(f"model {letter(number)}", path, (str, Path), "a path")
@@ -47,14 +56,14 @@ def opened(
                 path,
                 letter(number),
                 like=inputs[0] if inputs else None,
-                needs_module=spec is None,
+                needs_module=spec is None and method != "none",
                 needs_weights=needs_weights,
                 key=key,
                 trust_remote_code=trust_remote_code,
             )
         )
     notes = list(check_alike(inputs))
-    return inputs, spec_for(inputs[0], spec), notes
+    return inputs, PermutationSpec() if method == "none" else spec_for(inputs[0], spec), notes
 
 
 def letter(number: int) -> str:
@@ -85,17 +94,45 @@ def task_of(
 
 
 @contextmanager
-def begun(out: Path, task: Mapping[str, Any], *, resume: bool, force: bool, needed: int) -> Iterator[Staging]:
-    """A place to work for `out`, which comes to be at the end; what bad input leaves is removed, all else is kept."""
+def begun(
+    out: Path, task: Mapping[str, Any], team: Team, *, resume: bool, force: bool, needed: int
+) -> Iterator[Staging | Guest]:
+    """A place to work for `out`, which comes to be at the end; what bad input leaves is removed, all else is kept.
+
+    Raises:
+        ValueError: ranks that were called with different arguments, or see different files.
+    """
+    plain = json.loads(json.dumps(task))
+    for rank, other in enumerate(team.gathered(plain)):
+        name = next((name for name in plain if other.get(name) != plain[name]), None)
+        if name is not None:
+            raise ValueError(
+                f"all ranks must have the same inputs and options, but rank {rank} differs from rank {team.rank} in "
+                f"{name!r}: {_cut(other.get(name))} and {_cut(plain[name])}"
+            )
+    if not team.is_first:
+        yield Guest(out, team.told(dict))
+        # It is there when the first has put it there.
+        team.gathered(None)
+        return
     staging = Staging(out, task, resume=resume, force=force, needed=needed)
     try:
+        team.told(lambda: staging.journal.done)
         yield staging
         staging.publish(force=force)
-    except ValueError:
-        staging.remove()
+        team.gathered(None)
+    except BaseException as error:
+        if isinstance(team.failed(error), ValueError):
+            team.outlast()
+            staging.remove()
         raise
     finally:
         staging.close()
+
+
+def _cut(told: object) -> str:
+    text = str(told)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 class Run:
@@ -105,9 +142,9 @@ class Run:
         inputs: opened; the first is the one that stays.
         spec: bound to them.
         options: how they are matched and written.
-        device: where gains are computed; None: the CPU.
+        team: who works on it, and where gains are computed.
         staging: where to work.
-        listener: is told of each event.
+        listener: is told of each event, by the first rank alone.
 
     Raises:
         ValueError: a model that computes weights from other tensors.
@@ -118,27 +155,34 @@ class Run:
         inputs: Sequence[Input],
         spec: PermutationSpec,
         options: Options,
-        device: torch.device | None,
-        staging: Staging,
+        team: Team,
+        staging: Staging | Guest,
         listener: Listener | None,
     ) -> None:
-        self.inputs, self.options, self.staging = inputs, options, staging
-        self.watch = Watch(listener, Rates())
+        self.inputs, self.options, self.team, self.staging = inputs, options, team, staging
+        self.watch = Watch(listener if team.is_first else None, Rates())
+        first = inputs[0]
+        self.shares = shared_out(parts_of(spec, first.shapes, first.tied), first.shapes, team.size)
         self.matcher = Matcher(
             inputs,
             spec,
             search=options.search,
             freeze=options.freeze,
             max_sweeps=options.max_sweeps,
-            device=device,
+            shares=self.shares,
+            team=team,
             journal=staging.journal,
             watch=self.watch,
         )
+        if team.size > 1:
+            for each in inputs:
+                each.put_together(staging.scratch, team.rank, team.size)
+            team.gathered(None)
         for each in inputs:
             each.attach(staging.scratch)
-        first = inputs[0]
         derived = derived_weights(first.tensors, first.tensors)
-        if derived:
+        # Where nothing moves, the mean of what they are computed from is as good as any.
+        if derived and spec.axes:
             raise ValueError(
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
@@ -160,27 +204,40 @@ class Run:
         first = total.inputs[total.model]
         metadata = {"format": "pt", "lmc_fast.version": __version__}
         parts = layout_of(first, total, self.options.shard_size)
-        out, journal = self.staging.out, self.staging.journal
+        out = self.staging.out
         if not first.is_directory:
             # One file, however many the first model has.
             one = {"out": [name for names in parts.values() for name in names]}
-            metadata = {**first.metadata, **metadata}
-            write_shards(self.staging.folder, one, total, metadata, journal=journal, watch=self.watch)
+            self._write_shards(self.staging.folder, one, total, {**first.metadata, **metadata})
             return {}
-        out.mkdir(exist_ok=True)
-        sums = write_shards(out, parts, total, metadata, journal=journal, watch=self.watch)
+        if self.team.is_first:
+            out.mkdir(exist_ok=True)
+        self.team.gathered(None)
+        sums = self._write_shards(out, parts, total, metadata)
 
         def write_more() -> None:
-            (out / MATCHES).mkdir(exist_ok=True)
+            if matches:
+                (out / MATCHES).mkdir(exist_ok=True)
             for label, match in matches.items():
                 # Without times: the same run gives the same bytes.
                 timeless = replace(match, seconds=0.0, history=tuple(replace(s, seconds=0.0) for s in match.history))
                 timeless.save(out / MATCHES / f"matching-{label}.safetensors", overwrite=True)
 
-        source = first if beside is None else beside
-        sums |= write_sidecars(out, source, first, parts, total, card, with_code=with_code, write_more=write_more)
-        write_checksums(out, sums)
-        return sums
+        def write_rest() -> dict[str, str]:
+            source = first if beside is None else beside
+            every = sums | write_sidecars(
+                out, source, first, parts, total, card, with_code=with_code, write_more=write_more
+            )
+            write_checksums(out, every)
+            return every
+
+        found: dict[str, str] = self.team.told(write_rest)
+        return found
+
+    def _write_shards(self, folder: Path, parts: Parts, total: Sum, metadata: Mapping[str, str]) -> dict[str, str]:
+        owners = dealt(parts, total, self.shares, self.team.size)
+        journal, watch = self.staging.journal, self.watch
+        return write_shards(folder, parts, total, metadata, owners=owners, team=self.team, journal=journal, watch=watch)
 
 
 def write_checksums(out: Path, sums: Mapping[str, str]) -> None:

@@ -3,24 +3,33 @@
 Groups are settled one by one outwards from the fixed axes, and then visited, sweep after sweep, where a neighbour has
 moved. Every gain is a sum of its own and every assignment is solved from nothing, so that a step depends on nothing but
 where the groups are: what a journal has, a run that goes on need not do again, and it ends as an undisturbed one does.
+
+Several processes go through the same steps. Groups that come after each other in the order and do not depend on each
+other make a *wave*: each is solved by the process that has most of its tensors, and all get to know its choices. Where
+others have tensors of it too, these sum their part of its gains and send that there.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from ..matching.engine.descent import LEADING_SWEEPS, CoordinateDescent, Step
 from ..matching.engine.frank_wolfe import frank_wolfe
 from ..matching.engine.leading import factor_bytes
 from ..matching.engine.workers import SideBySide
-from ..symmetry.views import Leaf, Units
-from .journal import Choices, Journal, Place, choices_from, choices_to
-from .watch import Watch
+from ..symmetry import PermutationSpec
+from ..symmetry.views import Leaf, Units, leaves
+from .journal import Choices, Place, Record, choices_from, choices_to
+from .parted import PartedGains
+from .shares import Shares
+from .team import Team
+from .watch import Watch, Work
 
-__all__ = ["SEARCHES", "Found", "Searcher"]
+__all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
 
 SEARCHES = ("auto", "spectral", "coordinate_descent", "frank_wolfe")
 # Leading parts of all weights at once are held in so many bytes at most, unless they are asked for.
@@ -37,18 +46,59 @@ class Found:
     converged: bool
 
 
+def needs_all(search: str, spec: PermutationSpec, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the first rank does part of a search by itself, for which it needs all tensors where it computes.
+
+    Args:
+        search: one of `SEARCHES`.
+        spec: bound.
+        tensors: of one model, those that count.
+    """
+    if search != "auto":
+        return search != "coordinate_descent"
+    found: dict[Units, list[Leaf]] = {name: [] for name in spec.groups}
+    for root in spec.roots:
+        for leaf in leaves(spec, root):
+            if leaf.parameter in tensors:
+                found.setdefault(leaf.group, []).append(leaf)
+    return factor_bytes({name: spec.view(name, tensor) for name, tensor in tensors.items()}, found) <= LEADING_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A group that is to be visited: where that stands in the journal, what gains are asked for, and how it is done."""
+
+    root: str
+    at: Place
+    asked: Callable[[], dict[Units, list[Leaf]]]
+    do: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Who does a step: the ranks that have tensors of its gains, and the one that solves it."""
+
+    asked: Mapping[Units, Sequence[Leaf]]
+    ranks: Sequence[int]
+    home: int
+
+
 class Searcher:
     """One search, from its start to a local optimum.
 
     Args:
-        descent: at its start; made with ``room=0``.
+        descent: at its start; its gains are replaced by `PartedGains`.
         reached: the objective there, below which the search does not end.
         search: one of `SEARCHES`.
         max_sweeps: over the groups, at most.
         journal: what has been done before, and where to note what is done.
         name: of the search in the journal.
         watch: is told of what is done.
+        shares: which tensors go together, and who has them.
+        team: who works on it.
         let_go: called after each step: what was read for it will not be read again soon.
+        expected: operations and bytes read that the watch has been told of for this search already.
+        others: how many searches like this one follow; the watch is told of these too.
     """
 
     def __init__(
@@ -58,20 +108,57 @@ class Searcher:
         *,
         search: str,
         max_sweeps: int,
-        journal: Journal | None,
+        journal: Record | None,
         name: str,
         watch: Watch,
+        shares: Shares,
+        team: Team,
         let_go: Callable[[], None] = lambda: None,
+        expected: Work | None = None,
+        others: int = 0,
     ) -> None:
         self.descent, self.reached = descent, reached
+        self.shares, self.team = shares, team
+        self.gains = PartedGains(descent, shares, team)
+        descent.gains = self.gains
         self.search, self.max_sweeps = search, max_sweeps
         self.journal, self.name = journal, name
         self.watch, self.let_go = watch, let_go
         self.settled = 0
+        # What is left of this search, as the watch has it.
+        self.left = Work() if expected is None else replace(expected)
+        self.others = others
+
+    @property
+    def whole(self) -> Work:
+        """What such a search takes, as far as it can be told before: settling groups, one sweep, the objective."""
+        operations = 0.0
+        for root, known in self.descent.outward():
+            work, whole = self._work_of(known), self._work(root)
+            operations += work + (whole if work < whole else 0.0)
+        return Work(read=self._read, operations=operations)
+
+    @property
+    def _read(self) -> float:
+        return float(sum(2 * tensor.nbytes for tensor in self.descent.a.values()))
+
+    def _expect(self, read: float | None = None, operations: float | None = None) -> None:
+        """So much is left of this search; the watch counts with the difference."""
+        read = self.left.read if read is None else read
+        operations = self.left.operations if operations is None else operations
+        self.watch.expect(read=read - self.left.read, operations=operations - self.left.operations)
+        self.left = Work(read=read, operations=operations)
+
+    def _did(self, kind: str, amount: float, **fields: Any) -> None:
+        setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
+        self.watch.did(kind, amount, **fields)
 
     def run(self) -> Found:
         """Search; what the journal has is taken from there."""
         start = dict(self.descent.choices)
+        whole = self.whole
+        self._expect(whole.read, whole.operations)
+        self.watch.expect(read=self.others * whole.read, operations=self.others * whole.operations)
         order, stale = self._begin()
         steps, converged = self._sweep("sweeps", order, stale)
         objective = self._objective("objective")
@@ -90,26 +177,25 @@ class Searcher:
         order: list[str] = []
         stale: set[str] = set()
         outward = list(self.descent.outward())
-        self._expect(outward)
         self.watch.begin("settling groups", groups=len(self.descent.open))
-        for root, known in outward:
-            order.append(root)
-            at: Place = ["settled", root]
-            done = self._done(at)
-            work = self._work_of(known)
-            if done is None:
-                before = dict(self.descent.choices)
-                whole = self.descent.settle_one(root, known, order)
-                self.descent.solvers.clear()
-                moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
-                done = self._note(at, {"whole": whole, "choices": choices_to(moved)})
-                self.let_go()
-            else:
+        known = dict(outward)
+        for wave in self._waves([root for root, _ in outward]):
+            steps = []
+            for root in wave:
+                order.append(root)
+                steps.append(self._settling(root, known[root], list(order)))
+            for step, done in self._together(steps):
                 self._put(choices_from(done["choices"]))
-            if not done["whole"]:
-                stale.add(root)
-            self.settled += 1
-            self.watch.did("operations", work, group=root, groups_settled=self.settled, groups=len(self.descent.open))
+                if not done["whole"]:
+                    stale.add(step.root)
+                self.settled += 1
+                self._did(
+                    "operations",
+                    self._work_of(known[step.root]),
+                    group=step.root,
+                    groups_settled=self.settled,
+                    groups=len(self.descent.open),
+                )
         if self.search == "frank_wolfe":
             self._frank_wolfe()
             stale = set(self.descent.open)
@@ -123,99 +209,162 @@ class Searcher:
             return None
         done = self._done(["leading"])
         if done is None:
-            leading = self.descent.leading(probe=True)
-            self.let_go()
-            if leading is None:
-                done = self._note(["leading"], {"order": None, "choices": {}})
-            else:
-                self.watch.begin("leading parts")
-                order = leading.anchor()
-                leading.run(lambda: order, min(LEADING_SWEEPS, self.max_sweeps), False)
-                done = self._note(["leading"], {"order": order, "choices": choices_to(leading.choices)})
+            done = self._note(["leading"], self.team.told(self._leading))
         if done["order"] is None:
             return None
         self._put(choices_from(done["choices"]))
         return list(done["order"])
 
+    def _leading(self) -> dict[str, Any]:
+        leading = self.descent.leading(probe=True)
+        self.let_go()
+        if leading is None:
+            return {"order": None, "choices": {}}
+        self.watch.begin("leading parts")
+        order = leading.anchor()
+        leading.run(lambda: order, min(LEADING_SWEEPS, self.max_sweeps), False)
+        return {"order": order, "choices": choices_to(leading.choices)}
+
     def _frank_wolfe(self) -> None:
         done = self._done(["frank_wolfe"])
         if done is None:
             self.watch.begin("Frank-Wolfe")
-            frank_wolfe(self.descent, self.max_sweeps, False)
-            self.descent.solvers.clear()
-            done = self._note(["frank_wolfe"], {"choices": choices_to(self.descent.choices)})
+            done = self._note(["frank_wolfe"], self.team.told(self._relaxed))
             self.let_go()
         self._put(choices_from(done["choices"]))
+
+    def _relaxed(self) -> dict[str, Any]:
+        frank_wolfe(self.descent, self.max_sweeps, False)
+        self._over()
+        return {"choices": choices_to(self.descent.choices)}
 
     def _sweep(self, name: str, order: Sequence[str], stale: set[str]) -> tuple[list[Step], bool]:
         """Visit stale groups until none is left."""
         steps: list[Step] = []
-        self.watch.left.operations = sum(self._work(root) for root in stale)
+        self._expect(operations=sum(self._work(root) for root in stale))
         with SideBySide() as workers:
             while stale and len(steps) < self.max_sweeps:
                 step = Step()
                 self.watch.begin(f"sweep {len(steps) + 1}", groups_stale=len(stale))
-                for root in order:
-                    if root not in stale:
-                        continue
-                    stale.discard(root)
-                    at: Place = [name, len(steps), root]
-                    done = self._done(at)
-                    if done is None:
-                        self.descent.solvers.clear()
-                        ((gained, moved),) = self.descent.improve([root], workers)
-                        choices = (
-                            {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
-                        )
-                        done = self._note(at, {"gained": gained, "moved": moved, "choices": choices_to(choices)})
-                        self.let_go()
-                    else:
+                rest = list(order)
+                while wave := self._next_wave(rest, stale):
+                    stale -= set(wave)
+                    improving = [self._improving(root, [name, len(steps), root], workers) for root in wave]
+                    for each, done in self._together(improving):
+                        root = each.root
                         self._put(choices_from(done["choices"]))
-                    step.solved += 1
-                    if done["moved"]:
-                        step.gained += done["gained"]
-                        step.moved += done["moved"]
-                        more = self.descent.neighbours[root] - stale
-                        stale |= more
-                        self.watch.expect(operations=sum(self._work(other) for other in more))
-                    self.watch.did(
-                        "operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained
-                    )
+                        step.solved += 1
+                        if done["moved"]:
+                            step.gained += done["gained"]
+                            step.moved += done["moved"]
+                            more = self.descent.neighbours[root] - stale
+                            stale |= more
+                            self._expect(operations=self.left.operations + sum(self._work(other) for other in more))
+                        self._did(
+                            "operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained
+                        )
                 steps.append(step)
         return steps, not stale
+
+    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> _Step:
+        def do() -> dict[str, Any]:
+            before = dict(self.descent.choices)
+            whole = self.descent.settle_one(root, known, order)
+            self._over()
+            moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
+            return {"whole": whole, "choices": choices_to(moved)}
+
+        return _Step(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
+
+    def _improving(self, root: str, at: Place, workers: SideBySide) -> _Step:
+        def asked() -> dict[Units, list[Leaf]]:
+            return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
+
+        def do() -> dict[str, Any]:
+            ((gained, moved),) = self.descent.improve([root], workers)
+            self._over()
+            choices = {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
+            return {"gained": gained, "moved": moved, "choices": choices_to(choices)}
+
+        return _Step(root, at, asked, do)
+
+    def _waves(self, order: Sequence[str]) -> Iterator[list[str]]:
+        rest = list(order)
+        while wave := self._next_wave(rest, set(rest)):
+            yield wave
+
+    def _next_wave(self, rest: list[str], stale: Collection[str]) -> list[str]:
+        """The next groups to visit of those that are left in the order: these are taken off it.
+
+        None of them depends on another, and none is passed over that may become stale by one of them. One process does
+        one after another, and there is no more to a wave than a group.
+        """
+        wave: list[str] = []
+        near: set[str] = set()
+        while rest and rest[0] not in near and not (wave and self.team.size == 1):
+            root = rest.pop(0)
+            if root in stale:
+                wave.append(root)
+                near |= self.descent.neighbours[root]
+        return wave
+
+    def _together(self, steps: Sequence[_Step]) -> Iterator[tuple[_Step, Any]]:
+        """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it.
+
+        They come in their order, as soon as that can be; what is done before is not waited for.
+        """
+        places = {step: self._place_of(step) for step in steps if self._done(step.at) is None}
+        rest = list(steps)
+        # All come to the steps that are of several ranks in one order, and then have their own left to do.
+        for step in sorted(places, key=lambda step: len(places[step].ranks) == 1):
+            place, key = places[step], self._key_of(step)
+            if len(place.ranks) > 1 and self.team.rank in place.ranks:
+                self.gains.bring(key, place.asked, place.ranks, place.home)
+            if place.home == self.team.rank:
+                self.team.post(key, step.do())
+                self.let_go()
+            while rest and (rest[0] not in places or self.team.has(self._key_of(rest[0]))):
+                yield self._noted(rest.pop(0))
+        for step in rest:
+            yield self._noted(step)
+
+    def _noted(self, step: _Step) -> tuple[_Step, Any]:
+        done = self._done(step.at)
+        return step, self._note(step.at, self.team.take(self._key_of(step))) if done is None else done
+
+    def _place_of(self, step: _Step) -> _Place:
+        asked = step.asked()
+        names = [leaf.parameter for leaves in asked.values() for leaf in leaves]
+        ranks = self.shares.ranks_of(names) or [0]
+        return _Place(asked, ranks, ranks[0])
+
+    def _key_of(self, step: _Step) -> str:
+        return "/".join(map(str, (self.name, *step.at)))
 
     def _objective(self, name: str) -> float:
         done = self._done([name])
         if done is None:
-            total = 0.0
             self.watch.begin("objective")
-            self.watch.expect(read=sum(2 * tensor.nbytes for tensor in self.descent.a.values()))
+            whole = self._read
+            self._expect(read=whole)
+            mine: dict[str, float] = {}
             for parameter, tensor in self.descent.a.items():
-                total += self.descent.gains.dot(parameter)
-                self.let_go()
-                self.watch.did("read", 2 * tensor.nbytes)
-            done = self._note([name], total)
+                if self.shares.rank_of(parameter) == self.team.rank:
+                    mine[parameter] = self.gains.dot(parameter)
+                    self.let_go()
+                    self._did("read", 2 * tensor.nbytes)
+                    whole -= 2 * tensor.nbytes
+            found = {name: dot for each in self.team.gathered(mine) for name, dot in each.items()}
+            self._did("read", whole)
+            done = self._note([name], sum((found[parameter] for parameter in self.descent.a), 0.0))
         self.watch.begin("objective", objective=done)
         return float(done)
-
-    def _expect(self, outward: Sequence[tuple[str, Mapping[Units, Sequence[Leaf]]]]) -> None:
-        """Tell of the pass outwards, and of a sweep over what is not wholly known in it."""
-        for root, known in outward:
-            work, whole = self._work_of(known), self._work(root)
-            self.watch.expect(operations=work + (whole if work < whole else 0.0))
 
     def _work(self, root: str) -> float:
         return self._work_of({name: self.descent.leaves[name] for name in self.descent.units[root]})
 
-    def _work_of(self, leaves: Mapping[Units, Sequence[Leaf]]) -> float:
-        """Operations of the products that the gains of these leaves take."""
-        return float(
-            sum(
-                2 * math.prod(self.descent.a[leaf.parameter].shape) * self.descent.a[leaf.parameter].shape[leaf.axis]
-                for of in leaves.values()
-                for leaf in of
-            )
-        )
+    def _work_of(self, found: Mapping[Units, Sequence[Leaf]]) -> float:
+        return work_of(self.descent.a, found)
 
     def _put(self, choices: Choices) -> None:
         roots = {self.descent.spec.root_of(name) for name in choices}
@@ -224,8 +373,24 @@ class Searcher:
                 root, {name: c for name, c in choices.items() if self.descent.spec.root_of(name) == root}
             )
 
+    def _over(self) -> None:
+        """A step is done: the next one knows nothing of its assignments, and sums its gains where these were."""
+        self.descent.solvers.clear()
+        self.descent.gains.take_back()
+
     def _done(self, at: Place) -> Any:
         return None if self.journal is None else self.journal.get([self.name, *at])
 
     def _note(self, at: Place, found: Any) -> Any:
         return found if self.journal is None else self.journal.add([self.name, *at], found)
+
+
+def work_of(tensors: Mapping[str, Tensor], found: Mapping[Units, Sequence[Leaf]]) -> float:
+    """Operations of the products that the gains of these leaves take."""
+    return float(
+        sum(
+            2 * tensors[leaf.parameter].numel() * tensors[leaf.parameter].shape[leaf.axis]
+            for of in found.values()
+            for leaf in of
+        )
+    )

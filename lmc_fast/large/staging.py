@@ -4,7 +4,8 @@
     .OUT.lmc_fast/scratch/    tensors that were put together to be read
     .OUT.lmc_fast/out         what becomes OUT, by one rename
 
-It is what an interrupted run leaves, for another one to go on with.
+Of several processes the first has it, and the others are guests: they write what is theirs, and read the journal. It is
+what an interrupted run leaves, for another one to go on with.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._files import sync_to_disk
-from .journal import Journal
+from .._files import is_unfinished, sync_to_disk
+from .journal import Copy, Journal
 
-__all__ = ["Staging", "check_output"]
+__all__ = ["Guest", "Staging", "check_output"]
 
 
 def check_output(out: Path, inputs: Sequence[Path], *, is_file: bool, force: bool) -> None:
@@ -70,7 +71,7 @@ class Staging:
 
     def __init__(self, out: Path, task: Mapping[str, Any], *, resume: bool, force: bool, needed: int) -> None:
         self.target = out.absolute()
-        self.folder = self.target.parent / f".{self.target.name}.lmc_fast"
+        self.folder = folder_of(out)
         self.out, self.scratch = self.folder / "out", self.folder / "scratch"
         there = self.folder.is_dir()
         if there and not resume:
@@ -88,6 +89,11 @@ class Staging:
         self.folder.mkdir(exist_ok=True)
         self.journal = Journal(self.folder / "journal", task)
         self.scratch.mkdir(exist_ok=True)
+
+        # No other run is at work here: what one was writing as it was killed will not be written on.
+        for path in self.folder.rglob("*"):
+            if is_unfinished(path):
+                path.unlink(missing_ok=True)
 
     def publish(self, *, force: bool) -> None:
         """Make the output be what it is for, by one rename, and remove the rest.
@@ -114,3 +120,23 @@ class Staging:
     def close(self) -> None:
         """Leave it for another run."""
         self.journal.close()
+
+
+class Guest:
+    """The work folder of one output, as a process sees it that is not the first of several.
+
+    Args:
+        out: what it is for.
+        done: what the journal has.
+    """
+
+    def __init__(self, out: Path, done: Mapping[str, Any]) -> None:
+        self.folder = folder_of(out)
+        self.out, self.scratch = self.folder / "out", self.folder / "scratch"
+        self.journal = Copy(done)
+
+
+def folder_of(out: Path) -> Path:
+    """Where the run for an output works."""
+    target = out.absolute()
+    return target.parent / f".{target.name}.lmc_fast"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +18,29 @@ from torch import Tensor
 from .._files import write_aside, write_text
 from .._safetensors import write_stream
 from .._tensors import FLOATS
+from ..matching.weight import check_finite_weights
+from ..ops.permuted_dot import permuted_dot
 from ..ops.permuted_lerp import permuted_lerp
 from ..symmetry import Permutations
 from .inputs import Input, config_text
-from .journal import Journal
+from .journal import Record
 from .memory import give_back
+from .shares import Shares
+from .team import Team
 from .watch import Watch
 
-__all__ = ["CARD", "CHECKSUMS", "Sum", "checksum", "layout_of", "sidecars", "write_shards", "write_sidecars"]
+__all__ = [
+    "CARD",
+    "CHECKSUMS",
+    "Parts",
+    "Sum",
+    "checksum",
+    "dealt",
+    "layout_of",
+    "sidecars",
+    "write_shards",
+    "write_sidecars",
+]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
 # Bytes of a result that are computed at a time.
@@ -64,6 +80,7 @@ class Sum:
         permutations: of each; None where units stay.
         dtype: of the floating tensors; None: the first input's own.
         model: whose form the output has, and whose tensors are written where nothing is summed.
+        is_finite: whether all weights are known to be; if not, they are looked at as they are summed.
     """
 
     inputs: Sequence[Input]
@@ -71,6 +88,7 @@ class Sum:
     permutations: Sequence[Permutations | None]
     dtype: torch.dtype | None = None
     model: int = 0
+    is_finite: bool = True
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype of a tensor of the output."""
@@ -109,7 +127,13 @@ class Sum:
         rows = max(1, BLOCK // max(1, own.nbytes // max(1, length)))
         for start in range(0, length, rows):
             count = min(rows, length - start)
-            yield _summed(parts, gathers, shares, start, count, target)
+            block = _summed(parts, gathers, shares, start, count, target)
+            # One that is not finite makes the sum such, and so may a sum that overflows.
+            if not self.is_finite and not math.isfinite(permuted_dot(block, block, (None,) * block.ndim)):
+                for m, _ in weights:
+                    each = self.inputs[m]
+                    check_finite_weights(f"model {str(each.path)!r}", each.tensors, [name])
+            yield block
 
 
 def _summed(
@@ -183,16 +207,36 @@ def _entries(first: Input, total: Sum) -> dict[str, tuple[torch.dtype, tuple[int
     return found
 
 
+def dealt(parts: Parts, total: Sum, shares: Shares, ranks: int) -> dict[str, int]:
+    """The rank that writes each file: one that has much of it, and has not much to write already."""
+    first = total.inputs[total.model]
+    sizes = stored_sizes(first, total)
+    place = {source: each.targets[0] for each in first.conversions for source in each.sources}
+    held = [0] * ranks
+    owner = {}
+    size_of = {file: sum(sizes[name] for name in names) for file, names in parts.items()}
+    for file in sorted(parts, key=lambda file: (-size_of[file], file)):
+        # What it has to write, and what of this it does not have.
+        cost = [size_of[file] + held[rank] for rank in range(ranks)]
+        for name in parts[file]:
+            cost[shares.rank_of(place.get(name, name))] -= sizes[name]
+        owner[file] = cost.index(min(cost))
+        held[owner[file]] += size_of[file]
+    return owner
+
+
 def write_shards(
     folder: Path,
     parts: Parts,
     total: Sum,
     metadata: Mapping[str, str],
     *,
-    journal: Journal,
+    owners: Mapping[str, int],
+    team: Team,
+    journal: Record,
     watch: Watch,
 ) -> dict[str, str]:
-    """Write the weight files that the journal does not have yet; returns the SHA-256 of each.
+    """Write the weight files that the journal does not have yet, each by its owner; returns the SHA-256 of each.
 
     Raises:
         OSError: the disk is full.
@@ -200,12 +244,25 @@ def write_shards(
     first = total.inputs[total.model]
     entries = _entries(first, total)
     place = {source: each for each in first.conversions for source in each.sources}
-    sums = {}
+    size = {
+        file: sum(torch.Size(entries[name][1]).numel() * entries[name][0].itemsize for name in names)
+        for file, names in parts.items()
+    }
     watch.begin("writing", files=len(parts))
-    for file, names in parts.items():
-        done = journal.get(["written", file])
-        size = sum(torch.Size(entries[name][1]).numel() * entries[name][0].itemsize for name in names)
-        if done is None or not (folder / file).is_file():
+    left: list[str] = team.told(
+        lambda: [file for file in parts if journal.get(["written", file]) is None or not (folder / file).is_file()]
+    )
+    for file in parts.keys() - set(left):
+        watch.did("written", size[file], file=file)
+
+    def note(file: str) -> None:
+        journal.add(["written", file], team.take(f"written/{file}"))
+        if owners[file] != team.rank:
+            watch.did("written", size[file], file=file)
+
+    rest = list(left)
+    for file in left:
+        if owners[file] == team.rank:
             joined: dict[str, Tensor] = {}
 
             def content(name: str, joined: dict[str, Tensor] = joined) -> Iterator[Tensor]:
@@ -229,12 +286,14 @@ def write_shards(
                 yield joined.pop(name)
                 watch.did("written", torch.Size(entries[name][1]).numel() * entries[name][0].itemsize, tensor=name)
 
-            some = {name: entries[name] for name in names}
-            done = journal.add(["written", file], write_stream(folder / file, some, content, metadata))
-        else:
-            watch.did("written", size, file=file)
-        sums[file] = str(done)
-    return sums
+            some = {name: entries[name] for name in parts[file]}
+            team.post(f"written/{file}", write_stream(folder / file, some, content, metadata))
+        # As they are done, and in their order.
+        while rest and team.has(f"written/{rest[0]}"):
+            note(rest.pop(0))
+    for file in rest:
+        note(file)
+    return {file: str(journal.get(["written", file])) for file in parts}
 
 
 def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:
@@ -288,9 +347,11 @@ def write_sidecars(
         config[key] = str(total.dtype).removeprefix("torch.")
     if total.dtype is not None or source is not first:
         write_text(folder / "config.json", config_text(config))
-    if len(parts) > 1:
+    whole = next(iter(parts)).removesuffix(".safetensors")
+    stem = re.sub(r"-\d+-of-\d+$", "", whole)
+    # One file by the name of a shard is looked for in an index as well.
+    if len(parts) > 1 or stem != whole:
         sizes = stored_sizes(first, total)
-        stem = re.sub(r"-\d+-of-\d+$", "", next(iter(parts)).removesuffix(".safetensors"))
         places = {name: file for file, held in parts.items() for name in held}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")

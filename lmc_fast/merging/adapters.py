@@ -27,7 +27,8 @@ FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.(?P<adapter>[^.]+))??(?:\.(?P<what>weight|bias))?$"
 )
-SAVED = re.compile(r"\.modules_to_save(\.[^.]+)?(?=\.)")
+# Whole modules that go along: trained as they are, or embeddings that PEFT saves with what it adds to them.
+SAVED = re.compile(r"\.(modules_to_save(\.[^.]+)?|base_layer)(?=\.)")
 
 
 class _Place(NamedTuple):

@@ -24,6 +24,7 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+MATCHED = {"mlp-2048", "vgg16", "resnet20-4", "transformer, 2 layers of 1024"}
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -31,6 +32,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_from_end_to_end(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--dry-run"],
@@ -49,9 +51,17 @@ def test_a_dry_run_goes_from_end_to_end(tmp_path: Path) -> None:
     assert len(variants) > 20 and all(float(row["relative_error"]) < 1e-6 for row in variants)
     assert all(row["commit"] and float(row["p50_ms"]) > 0 for row in variants)
     assert [row["label"] for row in rows if row["family"] == "goal"] == [goal.name for goal in GOALS]
-    assert {row["label"] for row in rows if row["part"] == "assignments"} == {
-        *("mlp-2048", "vgg16", "resnet20-4", "transformer, 2 layers of 1024"),
-    }
+    assert {row["label"] for row in rows if row["part"] == "assignments"} == MATCHED
+
+
+def test_matchings_and_goals_are_written_one_behind_the_other(tmp_path: Path) -> None:
+    for section in ("matchings", "goals"):
+        dry = ["gpu", "--dry-run", "--seconds", "0.001", "--section", section, "--out", str(tmp_path)]
+        assert main(dry) == 0
+    rows = rows_of(tmp_path)
+    assert not [row["status"] for row in rows if row["status"].startswith(("wrong", "failed"))]
+    assert {row["label"] for row in rows if row["part"] == "assignments"} == MATCHED
+    assert [row["label"] for row in rows if row["family"] == "goal"] == [goal.name for goal in GOALS]
 
 
 def test_an_option_that_it_lacks_is_refused() -> None:

@@ -12,7 +12,12 @@ from lmc_fast.experiments.demo import DemoResult, run_demo, standard_cases
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo") / "out", cases=standard_cases()[:1], lambdas=3)
+    """Of weight matching, undrawn: other methods, and what a run draws, are looked at in `test_cli.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_draw", "_draw_alignment"):
+            patch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
+        folder = tmp_path_factory.mktemp("demo") / "out"
+        return run_demo(folder, cases=standard_cases()[:1], lambdas=3, methods=["wm"])
 
 
 def test_matching_takes_the_barrier_away_and_little_of_the_distance(result: DemoResult) -> None:

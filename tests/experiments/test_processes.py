@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from lmc_fast.experiments.demo import run_demo, standard_cases
 from lmc_fast.experiments.paper import run_paper
 from lmc_fast.experiments.processes import one_thread, side_by_side
 
+from .. import forked
 from .tasks import divided, scaled, written
 from .test_paper import ONE, write_stripes
 
@@ -105,11 +105,10 @@ def test_processes_end_with_their_parent_and_leave_no_part_of_a_file(tmp_path: P
     # It is ignored where the tests are a shell's background job.
     script.write_text(f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{STOPPED}")
     root = Path(__file__).parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, str(script), str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    parent = forked.start(
+        [str(script), str(out)],
+        stdout=forked.PIPE,
+        stderr=forked.PIPE,
         cwd=root,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
         start_new_session=True,

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from lmc_fast.large import merge_checkpoints
 from lmc_fast.large.journal import Journal
 from lmc_fast.large.staging import Staging
 
+from .. import forked
 from . import models
 
 STEPS = 40
@@ -72,12 +71,27 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+# Every step once; the other half of each with --slow.
+CUTS = [
+    pytest.param(False, 0, id="before even ones"),
+    pytest.param(True, 1, id="after odd ones"),
+    pytest.param(True, 0, id="after even ones", marks=pytest.mark.slow),
+    pytest.param(False, 1, id="before odd ones", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("after", "first"), CUTS)
 def test_a_run_goes_on_from_any_step(
-    pair: tuple[Path, Path], whole: dict[str, bytes], tmp_path: Path, cut_at: Any, after: bool, monkeypatch: Any
+    pair: tuple[Path, Path],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    cut_at: Any,
+    after: bool,
+    first: int,
+    monkeypatch: Any,
 ) -> None:
     cut_off = 0
-    for step in range(STEPS):
+    for step in range(first, STEPS, 2):
         out = tmp_path / str(step)
         cut_at(step, after, Cut())
         try:
@@ -91,7 +105,7 @@ def test_a_run_goes_on_from_any_step(
         assert models.contents(out) == whole
         assert not list(tmp_path.glob(".*"))
     # Settled groups, sweeps and files of weights: all were among the steps, and the last ones were beyond the end.
-    assert 20 < cut_off < STEPS
+    assert 10 < cut_off < STEPS // 2
 
 
 def test_a_run_that_goes_on_does_nothing_again(
@@ -196,7 +210,7 @@ def test_a_file_comes_to_be_whole_too(tmp_path: Path, cut_at: Any, monkeypatch: 
 def command(pair: tuple[Path, Path], out: Path, *more: str) -> list[str]:
     spec = str(pair[0].parent / "spec.json")
     options = ["--spec", spec, "--shard-size", "900B", "--log", "json", *more]
-    return [sys.executable, "-m", "lmc_fast", "merge", *map(str, pair), "-o", str(out), *options]
+    return ["-m", "lmc_fast", "merge", *map(str, pair), "-o", str(out), *options]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -212,7 +226,7 @@ def test_a_process_that_is_ended_leaves_nothing_half_done(
     rng = random.Random(0)
     for attempt in range(tries):
         out = tmp_path / str(attempt)
-        process = subprocess.Popen(command(pair, out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = forked.start(command(pair, out), stderr=forked.PIPE, stdout=forked.PIPE)
         assert process.stderr is not None
         # It has begun; a moment after that.
         process.stderr.readline()
@@ -229,7 +243,7 @@ def test_a_process_that_is_ended_leaves_nothing_half_done(
         if out.exists():
             assert models.contents(out) == whole
             continue
-        done = subprocess.run(command(pair, out, "--resume"), capture_output=True, text=True, check=False)
+        done = forked.run(command(pair, out, "--resume"))
         assert done.returncode == 0, done.stderr
         assert models.contents(out) == whole
         assert not list(tmp_path.glob(f".{attempt}.*"))

@@ -51,7 +51,7 @@ def searches(
             low = of_rank(side[name].float(), axis, rank).to(dtype)
             state[name] = low.reshape(state[name].shape)
     descent = CoordinateDescent(spec, *states, weights, lmc.Permutations.random(spec, 3), (), None)
-    return descent, LeadingGains(descent.a, descent.b, descent.leaves, descent._index)
+    return descent, LeadingGains(descent.a, descent.b, descent.leaves, descent.index)
 
 
 @pytest.mark.usefixtures("low_ranks")
@@ -157,7 +157,7 @@ def test_when_leading_parts_are_worth_a_search(units: int, worth: bool) -> None:
 def test_noise_does_not_stand_out(units: int, noise: float, clear: bool) -> None:
     for seed in range(2):
         descent = search_of(*two_of_one_signal(units, seed, noise))
-        gains = LeadingGains(descent.a, descent.b, descent.leaves, descent._index)
+        gains = LeadingGains(descent.a, descent.b, descent.leaves, descent.index)
         assert gains.stand_out(descent.norms) == clear
 
 

@@ -1,22 +1,16 @@
 """Products of halves by a GPU's own library: what they are made of, here with torch's sums on a CPU in its place.
 
-Kernels run in Triton's interpreter, in a process of its own, or on a GPU (-m gpu).
+Kernels run in Triton's interpreter, in the process that `test_kernels.py` starts, or on a GPU (-m gpu).
 """
 
 from __future__ import annotations
-
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from lmc_fast.ops.gain_matrix import Term, gain_matrix
 
-from .test_kernels import FLOATS, KINDS, error_of, terms_of
+from .test_kernels import FLOATS, KINDS, error_of, patch_once, terms_of
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
@@ -24,22 +18,10 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_
 @pytest.fixture(
     params=[pytest.param("cpu", marks=pytest.mark.interpreter), pytest.param("cuda", marks=pytest.mark.gpu)]
 )
-def device(request: pytest.FixtureRequest) -> str:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "cpu":
+        patch_once(monkeypatch)
     return str(request.param)
-
-
-def test_products_pass_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "interpreter", __file__],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) >= 30, done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

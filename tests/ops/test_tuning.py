@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,8 @@ from triton.runtime.errors import OutOfResources
 
 from lmc_fast import _backend
 from lmc_fast.ops import tuning
+
+from .. import forked
 
 CPU = torch.device("cpu")
 CONFIGS = [(1, 2), (3, 4), (5, 6)]
@@ -233,7 +233,7 @@ for turn in range(200):
 def test_processes_side_by_side_read_and_write_whole_choices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two write the same file over and over: a half one, or a lost one of their own, would be told."""
     turns = 0
-    with subprocess.Popen([sys.executable, "-c", WRITER], stderr=subprocess.PIPE, text=True) as writer:
+    with forked.start(["-c", WRITER], stderr=forked.PIPE) as writer:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             while writer.poll() is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -169,9 +170,15 @@ def test_groups_that_do_not_repeat_stand_beside_those_that_do() -> None:
     assert spec.groups["dim1"].owner == "head1"
 
 
+@cache
+def derived() -> PermutationSpec:
+    return lmc.derive_spec(models.small_mlp(), torch.randn(2, 4))
+
+
 class TestEdit:
     def spec(self) -> PermutationSpec:
-        return lmc.derive_spec(models.small_mlp(), torch.randn(2, 4))
+        # Editing makes another one.
+        return derived()
 
     def test_a_group_is_pinned(self) -> None:
         spec = self.spec()

@@ -26,6 +26,7 @@ from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .gains import GainCache, settled_leaves
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
+from .operands import Workspace
 from .sums import squared_norm
 from .transfers import Leaving, placed
 from .workers import SideBySide
@@ -71,7 +72,7 @@ class CoordinateDescent:
         frozen: groups that keep their choice.
         device: where gains are computed; None: where model a's tensors are.
         norms: ||.||^2 of each parameter in both models, where that is known already.
-        room: as `GainCache` takes it.
+        room, workspace: as `GainCache` takes them.
 
     Raises:
         ValueError: weights so large that their products overflow.
@@ -88,6 +89,7 @@ class CoordinateDescent:
         device: torch.device | None,
         norms: Mapping[str, Overlap] | None = None,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self.spec, self.frozen = spec, frozenset(frozen)
         self.a: dict[str, Tensor] = {}
@@ -124,7 +126,7 @@ class CoordinateDescent:
         self.axis_roots = {name: spec.roots_of(name) for name in self.a}
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
-        self.gains = GainCache(self.a, self.b, self.leaves, self._index, room)
+        self.gains = GainCache(self.a, self.b, self.leaves, self.index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}
@@ -136,8 +138,8 @@ class CoordinateDescent:
             for name in self.a
         }
         self._moved_by = [{segment.group for segment in walk(segments)} for segments in numbers]
-        # By the number of an axis, and the roots that are left in place.
-        self._indices: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+        # By the number of an axis, the roots that are left in place, and where the tensor is.
+        self._indices: dict[tuple[int, tuple[str, ...], torch.device], Tensor] = {}
 
     def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
@@ -153,7 +155,7 @@ class CoordinateDescent:
             return None
         other = copy.copy(self)
         other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
-        gains = LeadingGains(self.a, self.b, self.leaves, other._index)
+        gains = LeadingGains(self.a, self.b, self.leaves, other.index)
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
 
@@ -194,7 +196,9 @@ class CoordinateDescent:
         Returns:
             Whether that was all there is to know: it can gain no more until a neighbour moves.
         """
-        if self._settle_together(root, set(order)):
+        together = self._known_together(root, set(order))
+        if together is not None:
+            self._settle_together(*together)
             return False
         if any(known.values()):
             gains = {name: _on_cpu(self.gains.partial_gain(name, known[name])) for name in self.units[root]}
@@ -204,8 +208,19 @@ class CoordinateDescent:
         whole = all(len(known[name]) == len(self.leaves[name]) for name in self.units[root])
         return whole and root not in self.neighbours[root]
 
-    def _settle_together(self, root: str, order: Collection[str]) -> bool:
-        """Settle a root group with those that lie inside it or around it and are not settled yet, if that is known.
+    def asked(
+        self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Collection[str]
+    ) -> dict[Units, list[Leaf]]:
+        """The gains that `settle_one` asks for, each by the leaves that it is summed over."""
+        together = self._known_together(root, set(order))
+        if together is not None:
+            return {units: list(some) for units, some in together[1].items()}
+        return {name: list(known[name]) for name in self.units[root] if known[name]}
+
+    def _known_together(
+        self, root: str, order: Collection[str]
+    ) -> tuple[set[str], dict[Units, dict[Leaf, None]]] | None:
+        """What is known of a root group with those that lie inside it or around it and are not settled yet.
 
         None of them can be told by itself where it shows up beside the others alone. One that is known by itself
         somewhere is settled by that: the others come after it, and gains of several at once are large.
@@ -214,7 +229,8 @@ class CoordinateDescent:
             order: the groups so far, this one among them.
 
         Returns:
-            Whether there are any.
+            The roots, and the leaves by what they are of; None where there are no others, or where they need not be
+            taken together.
         """
         unsettled = (set(self.open) - set(order)) | {root}
         roots, found = {root}, list(self.units[root])
@@ -226,7 +242,7 @@ class CoordinateDescent:
                         found.extend(self.units[other])
         settled = set(self.spec.roots) - unsettled
         if len(roots) == 1 or self._is_known_alone(root, settled):
-            return False
+            return None
         known: dict[Units, dict[Leaf, None]] = {}
         for units in found:
             for leaf in self.leaves[units]:
@@ -235,13 +251,16 @@ class CoordinateDescent:
                     known.setdefault(whole.group, {})[whole] = None
         # What is known of each alone is better taken alone, and the others after that.
         if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
-            return False
+            return None
+        return roots, known
+
+    def _settle_together(self, roots: Collection[str], known: Mapping[Units, Mapping[Leaf, None]]) -> None:
+        """Settle root groups that lie inside each other by what is known of them."""
         gains = {units: _on_cpu(self.gains.gain_of(list(some))) for units, some in known.items()}
         choices, gained = best_together(self.spec, sorted(roots), gains, self.choices, self.frozen)
         if gained > 0:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
-        return True
 
     def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
         """Whether a root group and all that it owns show up where everything else is settled."""
@@ -427,25 +446,26 @@ class CoordinateDescent:
         names = self.a if parameters is None else parameters
         return self.gains.dots(names)
 
-    def _index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
+    def index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
         number = self._numbers[parameter][axis]
         if number is None:
             return None
-        key = number, still
+        key = number, still, self.b[parameter].device
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
             choices = self.choices | left if left else self.choices
             index = axis_index(self.spec, parameter, axis, choices)
-            self._indices[key] = placed(index, self.b[parameter].device)
+            self._indices[key] = placed(index, key[2])
         return self._indices[key]
 
     def choose(self, root: str, choices: Choices) -> None:
         """Put a root group and all that it owns elsewhere."""
         self.choices.update(choices)
-        for number, still in list(self._indices):
+        for key in list(self._indices):
+            number, still, _ = key
             if root not in still and root in self._moved_by[number]:
-                del self._indices[number, still]
+                del self._indices[key]
 
     def choose_all(self, choices: Choices) -> None:
         """Put every group elsewhere."""

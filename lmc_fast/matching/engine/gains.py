@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..._chunks import numbers
 from ..._models import accumulate_dtype
-from ...ops.gain_matrix import Term, gain_matrices, gain_matrix, units_first
-from ...ops.laid_out import laid_out
+from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
 from .columns import Columns, columns_of
+from .operands import Operands, Workspace
 from .sums import gain_times, matrix_times
 from .transfers import moved_between
 
@@ -30,7 +30,7 @@ WORTH_CORRECTING = 0.7
 MOST_CORRECTIONS = 4.0
 # On a CPU an operand is a copy: of this many entries at a time, but of so many columns that the product does not spend
 # its time on reading and writing the gain.
-PIECE = 1 << 18
+PIECE = 1 << 21
 COLUMNS = 512
 # Entries of all gains that are kept: this many, or as many as MATRICES_KEPT of the largest group have.
 ENTRIES_KEPT = 1 << 22
@@ -100,7 +100,10 @@ class _Kept:
 
 @dataclass
 class _Plan:
-    """What brings a group's gain up to date: terms to add to `gain`; what it is then, as in `_Kept`."""
+    """What brings a group's gain up to date: terms to add to `gain`; what it is then, as in `_Kept`.
+
+    With `is_new` what `gain` holds counts for nothing.
+    """
 
     group: Units
     gain: Tensor
@@ -108,6 +111,7 @@ class _Plan:
     indices: list[Indices | None]
     corrected: float
     asked: int
+    is_new: bool = False
 
 
 class GainCache:
@@ -122,6 +126,7 @@ class GainCache:
         index_of: the gathers of model b as they are at each call. An index that has changed is another tensor.
         room: entries of all gains that are kept; None: some of the largest group's size. With 0 every gain is a sum
             of its own, and the same whatever was asked for before.
+        workspace: where they are summed; None: in one of its own.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class GainCache:
         leaves: Mapping[Units, Sequence[Leaf]],
         index_of: IndexOf,
         room: int | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self._a, self._b, self._index_of = a, b, index_of
         self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
@@ -138,6 +144,7 @@ class GainCache:
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
         self._calls = 0
+        self._workspace = Workspace(come_back=room == 0) if workspace is None else workspace
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
         self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
 
@@ -146,6 +153,8 @@ class GainCache:
         uses = self._uses[group]
         if not uses:
             return None
+        if self._room == 0:
+            return self._up_to_date(group, range(len(uses)))
         if group not in self._columns:
             leaves, a, b = ([getattr(use, name) for use in uses] for name in ("leaf", "a", "b"))
             self._columns[group] = columns_of(leaves, a, b)
@@ -202,9 +211,9 @@ class GainCache:
 
     def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves, one at least, all of the same units; not kept."""
-        uses = [_use(leaf, self._a, self._b) for leaf in leaves]
+        uses = [self.use_of(leaf) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
-        return _added(terms, _zeros(uses))
+        return _added(terms, self._empty(uses), self._workspace.operands, True)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -232,6 +241,18 @@ class GainCache:
     def uses(self, group: Units) -> Sequence[Use]:
         """Where the group's own entries are."""
         return self._uses[group]
+
+    def use_of(self, leaf: Leaf) -> Use:
+        """Where a leaf's entries are in both models."""
+        return _use(leaf, self._a, self._b)
+
+    def dtype_of(self, leaves: Iterable[Leaf]) -> torch.dtype:
+        """The dtype of the gain of leaves."""
+        return _dtype_of(map(self.use_of, leaves))
+
+    def take_back(self) -> None:
+        """With ``room=0``: no gain that was given out is looked at any more, and memory of it serves for the next."""
+        self._workspace.sums.take_back()
 
     def forget(self, group: Units) -> None:
         """Drop a group's gain: the next one is summed anew."""
@@ -263,9 +284,12 @@ class GainCache:
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
-        return self._keep(plan, _added(plan.terms, plan.gain))
+        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new))
 
     def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
+        for plan in plans:
+            if plan.is_new:
+                plan.gain.zero_()
         gains = gain_matrices([list(plan.terms) for plan in plans], [plan.gain for plan in plans])
         return [(plan.group, self._keep(plan, gain)) for plan, gain in zip(plans, gains, strict=True)]
 
@@ -284,14 +308,18 @@ class GainCache:
                 return _Plan(group, kept.gain, terms, now, before + share, self._calls)
         fresh = [use.term(indices) for use, indices in zip(uses, now, strict=True) if indices is not None]
         # The memory of the old one serves for the new one.
-        gain = _zeros(uses) if kept is None else kept.gain.zero_()
-        return _Plan(group, gain, (piece for term in fresh for piece in _pieces(term)), now, 0.0, self._calls)
+        gain = self._empty(uses) if kept is None else kept.gain
+        return _Plan(group, gain, (piece for term in fresh for piece in _pieces(term)), now, 0.0, self._calls, True)
 
     def _keep(self, plan: _Plan, gain: Tensor) -> Tensor:
         """The gain, which is now up to date; kept if it was, or if there is room."""
         if plan.group in self._kept or self._makes_room(gain.numel()):
             self._kept[plan.group] = _Kept(gain, plan.indices, plan.corrected, plan.asked)
         return gain
+
+    def _empty(self, uses: Sequence[Use]) -> Tensor:
+        """Where to sum a gain, in the dtype that sums over all these uses take."""
+        return self._workspace.sums.empty(uses[0].count, _dtype_of(uses), uses[0].a.device)
 
     def _makes_room(self, entries: int) -> bool:
         free = self._room - sum(kept.gain.numel() for kept in self._kept.values())
@@ -387,12 +415,11 @@ def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
     return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(whole), whole, dims, leaf.unit_dims)
 
 
-def _zeros(uses: Sequence[Use]) -> Tensor:
-    """A gain of nothing, in the dtype that sums over all these uses take."""
+def _dtype_of(uses: Iterable[Use]) -> torch.dtype:
     dtype = torch.float32
     for use in uses:
         dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
-    return torch.zeros(uses[0].count, uses[0].count, dtype=dtype, device=uses[0].a.device)
+    return dtype
 
 
 def _at_once(tensor: Tensor) -> bool:
@@ -404,20 +431,21 @@ def _are_alike(a: Tensor, b: Tensor) -> bool:
     return (a.device, a.dtype) == (b.device, b.dtype)
 
 
-def _added(terms: Iterable[Term], gain: Tensor) -> Tensor:
-    """The gain with all terms added in place."""
+def _added(terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool) -> Tensor:
+    """The gain with all terms added in place; to nothing, if it is new."""
     if _at_once(gain):
         every = list(terms)
+        gain = gain.zero_() if is_new else gain
         return gain_matrix(every, gain) if every else gain
     for term in terms:
         if term.before is not None:
             gain = gain_matrix([term], gain)
             continue
-        # Each operand is gathered and cast in one pass.
-        still = (None,) * term.a.ndim
-        a, b = (laid_out(x, at, gain.dtype) for x, at in ((term.a, still), (term.b, term.gathers)))
-        gain.addmm_(units_first(a, term.units), units_first(b, term.units).T)
-    return gain
+        a, b = operands.sides(term, gain.dtype)
+        # The first product of a new sum takes the place of what is there.
+        gain.addmm_(a, b.T, beta=0 if is_new else 1)
+        is_new = False
+    return gain.zero_() if is_new else gain
 
 
 def _corrections(use: Use, axis: int, before: Indices, now: Indices, moved: Tensor) -> Iterator[Term]:

@@ -180,7 +180,10 @@ def seem_to_stand_out(
 ) -> bool:
     """Whether `LeadingGains.stand_out` is worth asking: of a few weights, one at least is more than noise."""
     axes = _factored_axes(a, leaves)
-    names = sorted(axes)[:: max(1, len(axes) // PROBES)]
+    # Of the smaller half: a vocabulary takes as long, and as much memory, as all layers together.
+    names = sorted(axes, key=lambda name: (a[name].numel(), name))
+    names = names[: (len(names) + 1) // 2]
+    names = names[:: max(1, len(names) // PROBES)]
     return any(_is_clear(_factors(a[name], b[name], axes[name]), norms[name]) for name in names)
 
 

@@ -10,7 +10,7 @@ neighbouring groups by the entries that moved, so that no sum of weights is ever
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ...symmetry import Permutations, PermutationSpec
 from ...symmetry.views import Units
 from .descent import CoordinateDescent, Step
 from .nested import Choices, Gain, best_choices, flat_choices, units_at_places
+from .operands import Workspace
 
 __all__ = ["ManyDescent"]
 
@@ -37,6 +38,9 @@ class ManyDescent:
         names: the parameters that count.
         overlaps: for each pair (k, m) with k < m, norms and inner product of every parameter.
         device: where gains are computed.
+        frozen: groups that no model moves; they are in place in all.
+        room: as `GainCache` takes it. With 0 no gain and no assignment is kept: memory is that of a few gains of the
+            largest group, however many models there are.
     """
 
     def __init__(
@@ -46,13 +50,19 @@ class ManyDescent:
         names: Sequence[str],
         overlaps: Mapping[tuple[int, int], Mapping[str, Overlap]],
         device: torch.device,
+        frozen: Collection[str] = (),
+        room: int | None = None,
     ) -> None:
         weights, identity = dict.fromkeys(names, 1.0), Permutations.identity(spec)
         here = [{name: model[name].to(device) for name in names} for model in models]
         self.spec, self.count, self.device = spec, len(models), device
+        self.frozen, self.keeps = frozenset(frozen), room != 0
+        workspace = None if self.keeps else Workspace(come_back=True)
         # Row: the first model's units, column: the second's; its choices carry the second onto the first.
         self.pairs = {
-            (k, m): CoordinateDescent(spec, here[k], here[m], weights, identity, (), device, overlaps[k, m])
+            (k, m): CoordinateDescent(
+                spec, here[k], here[m], weights, identity, frozen, device, overlaps[k, m], room, workspace
+            )
             for k, m in overlaps
         }
         first = self.pairs[0, 1]
@@ -99,7 +109,7 @@ class ManyDescent:
                             if moved:
                                 step.gained += gained
                                 step.moved += moved
-                                stale |= self._touched(m, root)
+                                stale |= self.touched(m, root)
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
                 advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
@@ -108,7 +118,8 @@ class ManyDescent:
     def improve(self, m: int, root: str) -> tuple[float, int]:
         """Put one root group of a model, and all that it owns, where they are best; what it gained, units moved."""
         before = {name: self.choices[m][name] for name in self.trees[root]}
-        choices, gained = best_choices(self.spec, root, self.gains(m, root), self.choices[m], self.solvers[m][root])
+        gains, solver = self.gains(m, root), self.solver(m, root)
+        choices, gained = best_choices(self.spec, root, gains, self.choices[m], solver, self.frozen)
         scale = sum(self.pairs[pair].scale[root] for pair in self._pairs_of(m))
         # Sums of n * fan_in products are uncertain by about this much; less is no progress.
         if not gained > scale:
@@ -139,9 +150,15 @@ class ManyDescent:
                 other = pair[0] if pair[1] == m else pair[1]
                 rows = torch.from_numpy(places[other][name]).to(gain.device)
                 part = gain.index_select(0, rows) if pair[1] == m else gain.index_select(1, rows).T
+                # A copy of it: the next pair's is summed where this one was, if none is kept.
+                self.pairs[pair].gains.take_back()
                 total = part if total is None else total.add_(part)
             found[name] = None if total is None else np.ascontiguousarray(total.cpu().numpy())
         return found
+
+    def solver(self, m: int, root: str) -> AssignmentSolver:
+        """What solves a root group of a model; it goes on from its last assignment, if these are kept."""
+        return self.solvers[m][root] if self.keeps else AssignmentSolver(maximize=True)
 
     def _places(self, m: int, root: str) -> dict[Units, NDArray[np.int64]]:
         """For what a root's gains are of the unit of a model at each place of the common frame."""
@@ -171,9 +188,10 @@ class ManyDescent:
             relative[name] = (flat % self.spec.sizes[name]).reshape(self.spec.shape(name))
         self.pairs[pair].choose(root, relative)
 
-    def _touched(self, m: int, root: str) -> set[tuple[int, str]]:
+    def touched(self, m: int, root: str) -> set[tuple[int, str]]:
         """What can gain anew once a group has moved: its neighbours in all models, and itself in the others."""
-        touched = {(other, near) for other in range(self.count) for near in self.neighbours[root]}
+        moving = self.neighbours[root].intersection(self.order)
+        touched = {(other, near) for other in range(self.count) for near in moving}
         return touched | {(other, root) for other in range(self.count) if other != m}
 
     def _off(self, pair: tuple[int, int]) -> set[str]:

@@ -64,7 +64,8 @@ def best_choices(
         now, then = (float(alone[rows, choice].sum(dtype=np.float64)) for choice in (pick, current[root]))
         return {root: pick}, now - then
     own = {units: gain for units, gain in gains.items() if groups_of(spec, units)[0] == root}
-    picks = _Search(spec, current, frozen).solve(root, _factors(spec, own), _NO_OWNER, solver, candidates)[1]
+    factors = _of_more_than_one(spec, _factors(spec, own))
+    picks = _Search(spec, current, frozen).solve(root, factors, _NO_OWNER, solver, candidates)[1]
     choices: Choices = {name: pick.reshape(spec.shape(name)) for name, pick in picks.items()}
     # The optimum's value summed in the way that the current one's is: their difference decides about progress.
     return choices, value_of(spec, root, gains, choices) - value_of(spec, root, gains, current)
@@ -105,6 +106,26 @@ def _factors(spec: PermutationSpec, gains: Gains) -> Factors:
             sizes = [spec.sizes[name] for name in groups]
             factors[groups] = gain.reshape(1, *sizes, *sizes)
     return factors
+
+
+def _of_more_than_one(spec: PermutationSpec, factors: Factors) -> Factors:
+    """The same gains without groups of one unit that own none of the others: these depend on nobody's choice.
+
+    What is left is solved exactly where it is of one group below the root (each query head with a key/value head of
+    its own, say), and is not looked for in turns.
+    """
+    found: Factors = {}
+    for groups, factor in factors.items():
+        kept = tuple(
+            name
+            for name in groups
+            if spec.sizes[name] > 1 or any(name in spec.chain(other) for other in groups if other != name)
+        )
+        kept = kept or groups[:1]
+        sizes = [spec.sizes[name] for name in kept]
+        factor = factor.reshape(1, *sizes, *sizes)
+        found[kept] = found[kept] + factor if kept in found else factor
+    return found
 
 
 class _Search:

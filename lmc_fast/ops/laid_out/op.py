@@ -18,7 +18,9 @@ from . import naive, native
 __all__ = ["laid_out"]
 
 
-def laid_out(tensor: Tensor, gathers: Gathers, dtype: torch.dtype, *, backend: str = "auto") -> Tensor:
+def laid_out(
+    tensor: Tensor, gathers: Gathers, dtype: torch.dtype, *, out: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
     """A tensor gathered on every dimension and cast, ready to be multiplied.
 
     Args:
@@ -26,11 +28,13 @@ def laid_out(tensor: Tensor, gathers: Gathers, dtype: torch.dtype, *, backend: s
         gathers: for every dimension int64 indices on the tensor's device, of any number, or None where all entries stay
             in order.
         dtype: what to cast to, float32 or float64.
+        out: contiguous, of the result's shape and dtype, on the tensor's device and apart from it: is written to and
+            returned. None: new memory, where any is needed.
         backend: "auto", "torch" or "native" (CPU; to the dtype that sums over the tensor are kept in).
 
     Returns:
-        The entries in `dtype`, in the order of the gathers. The tensor itself where nothing is gathered and it has
-        that dtype; else a new one. Casts to wider numbers are exact.
+        The entries in `dtype`, in the order of the gathers. Without `out` the tensor itself where nothing is gathered
+        and it has that dtype; else a new one. Casts to wider numbers are exact.
 
     Raises:
         TypeError, ValueError: what does not fit the above.
@@ -46,7 +50,9 @@ def laid_out(tensor: Tensor, gathers: Gathers, dtype: torch.dtype, *, backend: s
     for d, index in enumerate(gathers):
         if index is not None and (index.dtype != torch.int64 or index.ndim != 1 or index.device != tensor.device):
             fail_value(f"gathers[{d}]", f"int64 indices on {tensor.device}", index)
-    if tensor.dtype == dtype and all(index is None for index in gathers):
+    if out is not None:
+        _check_out(out, tensor, gathers, dtype)
+    elif tensor.dtype == dtype and all(index is None for index in gathers):
         return tensor
     able = {"native": partial(_no_native, tensor, dtype)}
     if choose(backend, "laid_out", tensor.device, able, tell=False) == "torch":
@@ -54,8 +60,15 @@ def laid_out(tensor: Tensor, gathers: Gathers, dtype: torch.dtype, *, backend: s
         for d, index in enumerate(gathers):
             if index is not None:
                 check_indices(f"gathers[{d}]", index, tensor.shape[d])
-        return naive.laid_out(tensor, gathers, dtype)
-    return native.laid_out(tensor, gathers)
+        return naive.laid_out(tensor, gathers, dtype, out)
+    return native.laid_out(tensor, gathers, out)
+
+
+def _check_out(out: Tensor, tensor: Tensor, gathers: Gathers, dtype: torch.dtype) -> None:
+    check_dense("out", out)
+    sizes = tuple(size if at is None else len(at) for size, at in zip(tensor.shape, gathers, strict=True))
+    if out.dtype != dtype or out.shape != sizes or not out.is_contiguous() or out.device != tensor.device:
+        fail_value("out", f"contiguous, {dtype}, of shape {sizes} and on {tensor.device}", out)
 
 
 def _no_native(tensor: Tensor, dtype: torch.dtype) -> str | None:

@@ -12,6 +12,7 @@ from .graph import Walked
 from .look import Dims
 from .owners import Beside, choose_owners, levels, monomials, own_orders, settle_instances
 from .terms import Pin, Term, Terms
+from .whole import made_whole
 
 __all__ = ["Built", "build"]
 
@@ -33,12 +34,17 @@ class Built:
         spec: the groups that were found, on the axes of all parameters.
         pinned: by parameter and dimension the reasons why entries stay where they are.
         atoms: of every group the term.
+        whole: what stands in the places of atoms that a view has split for nothing.
     """
 
     def __init__(
-        self, spec: PermutationSpec, pinned: dict[str, list[tuple[Pin, ...]]], atoms: Mapping[str, Term]
+        self,
+        spec: PermutationSpec,
+        pinned: dict[str, list[tuple[Pin, ...]]],
+        atoms: Mapping[str, Term],
+        whole: Mapping[Term, Term],
     ) -> None:
-        self.spec, self.pinned, self.atoms = spec, pinned, atoms
+        self.spec, self.pinned, self.atoms, self.whole = spec, pinned, atoms, whole
 
 
 def build(walked: Walked, state_order: Sequence[str]) -> Built:
@@ -50,11 +56,13 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     """
     terms = walked.terms
     dims = {name: walked.parameters[name] for name in state_order if name in walked.parameters}
-    _settle(walked, dims)
+    whole = _settle(walked, dims)
+    dims = {name: [terms.replaced(term, whole) for term in of] for name, of in dims.items()}
+    values = [[terms.replaced(term, whole) for term in of] for of in walked.values] if whole else walked.values
     runs = {name: _joined(of, lambda ahead, term: _is_picked_from(terms, ahead, term)) for name, of in dims.items()}
     axes = {name: [_picked_apart(terms, terms.product(dims[name][a:b])) for a, b in runs[name]] for name in dims}
     # With the units at each index by themselves.
-    every = [each for of in (*walked.values, *dims.values()) for each in levels(terms, of)]
+    every = [each for of in (*values, *dims.values()) for each in levels(terms, of)]
     near = Beside(terms, every, walked.numbers).near
     owners = choose_owners(terms, near, axes.values(), walked.gains is not None)
     pinned = {name: _by_dimension(terms, axes[name], runs[name]) for name in dims}
@@ -66,6 +74,9 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     if inside:
         for atom in inside:
             terms.pin(atom, _INSIDE)
+        for part, term in whole.items():
+            if inside & set(terms.atoms(term)):
+                terms.pin(part, _INSIDE)
         return build(walked, state_order)
     if walked.gains is not None:
         torn = {atom for of in axes.values() for term in of for atom in _torn_planes(terms, term)}
@@ -86,7 +97,7 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         owner = None if atom not in owners else names[owners[atom]]
         groups[name] = Group(name, atom.size, owner, _kind(walked, atom))
     atoms = {name: atom for atom, name in names.items()}
-    return Built(PermutationSpec(groups, written), pinned, atoms)
+    return Built(PermutationSpec(groups, written), pinned, atoms, whole)
 
 
 def _kind(walked: Walked, atom: Term) -> str:
@@ -115,8 +126,12 @@ def _torn_planes(terms: Terms, term: Term) -> set[Term]:
     return found
 
 
-def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
-    """Decide which atoms are one, and pin those whose units come in an order that cannot be followed."""
+def _settle(walked: Walked, dims: Mapping[str, Dims]) -> dict[Term, Term]:
+    """Decide which atoms are one, and pin those whose units come in an order that cannot be followed.
+
+    Returns:
+        What stands in the places of atoms that a view has split for nothing, as of `made_whole`.
+    """
     terms = walked.terms
     on_parameters = {atom for of in dims.values() for term in of for atom in terms.atoms(term)}
     found = settle_instances(terms, walked.values, dims.values(), walked.numbers)
@@ -131,6 +146,7 @@ def _settle(walked: Walked, dims: Mapping[str, Dims]) -> None:
         owners = several[1:] if atom.plane == "outer" else several
         if owners and owners[0].size <= _MOST_ORDERS and atom.pin is None and not atom.at and not atom.is_alike:
             terms.instance(atom, owners[0], 0)
+    return made_whole(terms, list(dims.values()), walked.values, walked.numbers)
 
 
 def _joined(dims: Dims, leads: Callable[[Term, Term], bool]) -> list[Run]:

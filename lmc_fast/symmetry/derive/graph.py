@@ -16,7 +16,7 @@ from torch.fx import Node
 from . import rules
 from .gains import Gains
 from .lines import source_line
-from .look import CARRIES, READS, RULES, Dims, Look, Numbers, Rule, packet_name
+from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
 from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
@@ -94,7 +94,10 @@ def walk(
         elif node in turned:
             known[node] = _turned(walked, node, turned[node], known)
         elif node.op == "placeholder":
-            known[node] = _entering(walked, node, places.get(node.name), state, identities, prefix)
+            place = places.get(node.name)
+            known[node] = _entering(walked, node, place, state, identities, prefix)
+            if place is not None and place.kind == InputKind.CONSTANT_TENSOR:
+                node.meta[HELD] = program.constants.get(str(place.target))
         elif node.op == "call_function":
             known[node] = _called(walked, node, known, numbered)
         elif node.op == "get_attr":

@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch.fx import Node
 
+from .forms import has_weights
 from .terms import Pin, Term, Terms
 
-__all__ = ["CARRIES", "READS", "RULES", "Dims", "Look", "Numbers", "Rule", "packet_name", "rule"]
+__all__ = ["CARRIES", "HELD", "READS", "RULES", "Dims", "Look", "Numbers", "Rule", "bound", "packet_name", "rule"]
 
 # The terms of one value's dimensions.
 Dims = list[Term]
@@ -22,6 +23,9 @@ RULES: dict[str, Rule] = {}
 # Operations that lay entries out anew: what a value's numbers are of stays. And those whose rules ask for it.
 CARRIES: set[str] = set()
 READS: set[str] = set()
+# Where a node that is a constant of the model's code has that.
+HELD = "lmc_fast_held"
+_COPIES = ("aten.lift_fresh_copy", "aten.clone", "aten.detach", "aten.alias", "aten._to_copy")
 
 
 def rule(*names: str, carries: bool = False, reads: bool = False) -> Callable[[Rule], Rule]:
@@ -103,7 +107,7 @@ class Look:
         self.detached = detached
         self.terms, self.node, self.known, self.where, self.numbered = terms, node, known, where, numbered
         self.name = packet_name(node.target)
-        self.arguments = _bound(node)
+        self.arguments = bound(node)
         # Values that the operation makes inside and does not give: where units stand there, and without which others.
         self.inside: list[Dims] = []
         # What the integers of its results say, by the result's place; and those by which its results were looked up.
@@ -120,7 +124,8 @@ class Look:
 
     def of(self, value: Any) -> Dims:
         """The dimensions of a node that is one tensor; of a number none."""
-        return list(self.known[value]) if isinstance(value, Node) and value not in self.detached else []
+        is_there = isinstance(value, Node) and value not in self.detached
+        return self.terms.afresh(self.known[value]) if is_there else []
 
     def has(self, argument: str) -> bool:
         """Whether a tensor is given there."""
@@ -153,6 +158,24 @@ class Look:
         if other.size != 1:
             self.terms.unify(one, other, self.why(text))
         return one
+
+    def run(self, value: Any, size: int) -> tuple[int, int] | None:
+        """The first of a node's numbers of `size` units, and how many there are, where these are written in the model's
+        code and follow each other."""
+        while isinstance(value, Node) and packet_name(value.target) in _COPIES:
+            value = value.args[0]
+        held = value.meta.get(HELD) if isinstance(value, Node) else None
+        # Of one byte they are a mask.
+        if (
+            held is None
+            or not has_weights({"": held})
+            or held.ndim != 1
+            or held.dtype not in (torch.int32, torch.int64)
+        ):
+            return None
+        listed = [int(each) % size for each in held]
+        follow = bool(listed) and listed == list(range(listed[0], listed[0] + len(listed)))
+        return (listed[0], len(listed)) if follow else None
 
     def numbers(self, value: Any) -> Numbers | None:
         """What a node's integers say, where they are numbers of units."""
@@ -226,7 +249,7 @@ def _is_tensor(node: Node) -> bool:
     )
 
 
-def _bound(node: Node) -> dict[str, Any]:
+def bound(node: Node) -> dict[str, Any]:
     """Arguments by their names in the operation's schema, defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[return-value]

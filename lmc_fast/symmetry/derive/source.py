@@ -101,7 +101,8 @@ class Source:
         for gain in gains.gains.values():
             if gain.why is not None:
                 continue
-            dims = [walked.gained[output][-1] for output in gain.outputs if output in walked.gained]
+            given = [walked.gained[output][-1] for output in gain.outputs if output in walked.gained]
+            dims = [walked.terms.replaced(term, built.whole) for term in given]
             atoms = [atom for term in dims for atom in walked.terms.atoms(term)]
             if not any(kinds.get(atom, "permutation").startswith("orthogonal") for atom in atoms):
                 whys = [atom.pin or atom.stiff for atom in atoms]

@@ -13,7 +13,7 @@ off a dimension of three, may each permute their units in their own way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Pin", "Term", "Terms"]
@@ -55,11 +55,26 @@ class Term:
         keeps_ones: of an atom, whether what turns it has to keep the vector of ones.
         plane: of an atom of planes that rotary embedding turns, how the two entries of each stand beside it: "outer"
             or "inner"; "" of any other.
+        is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
+            value may lay it over other units.
     """
 
     __slots__ = (
-        *("at", "follows", "is_alike", "is_sum", "keeps_ones", "number", "of", "parts", "pin", "plane", "rows", "same"),
-        *("size", "stiff"),
+        "at",
+        "follows",
+        "is_alike",
+        "is_loose",
+        "is_sum",
+        "keeps_ones",
+        "number",
+        "of",
+        "parts",
+        "pin",
+        "plane",
+        "rows",
+        "same",
+        "size",
+        "stiff",
     )
 
     def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
@@ -68,7 +83,7 @@ class Term:
         self.same: Term | None = None
         self.at: dict[tuple[Term, int], Term] = {}
         self.of: Term | None = None
-        self.is_alike = False
+        self.is_alike = self.is_loose = False
         self.follows: tuple[Term, ...] = ()
         self.rows: tuple[Term, ...] = ()
         self.stiff: Pin | None = None
@@ -105,6 +120,30 @@ class Terms:
         made = Term(size, number=self._count)
         made.pin = pin
         return made
+
+    def loose(self, size: int) -> Term:
+        """A new atom of a value that is the same at all of its units."""
+        made = self.atom(size)
+        made.is_loose = True
+        return made
+
+    def afresh(self, dims: Sequence[Term]) -> list[Term]:
+        """A value's dimensions for one more use of it: loose atoms that are not pinned are others each time."""
+        loose = {atom for term in dims for atom in self.atoms(term) if atom.is_loose and atom.pin is None}
+        if not loose:
+            return list(dims)
+        others = {atom: self.asked_alike(self.loose(atom.size), [atom]) for atom in loose}
+        return [self.replaced(term, others) for term in dims]
+
+    def replaced(self, term: Term, others: Mapping[Term, Term]) -> Term:
+        """A term with other terms in place of some of its atoms."""
+        term = term.found()
+        if term.is_atom:
+            return others.get(term, term)
+        if not others.keys() & set(self.atoms(term)):
+            return term
+        parts = [self.replaced(part, others) for part in term.parts]
+        return self.sum(parts) if term.is_sum else self.product(parts)
 
     def product(self, factors: Iterable[Term]) -> Term:
         """The product of terms, the first running slowest; of none a pinned single."""
@@ -173,6 +212,13 @@ class Terms:
                 atom.keeps_ones = True
                 for instance in atom.at.values():
                     self.keep_ones(instance)
+
+    def asked_alike(self, atom: Term, others: Iterable[Term]) -> Term:
+        """An atom, of which is asked what is asked of these."""
+        for other in others:
+            atom.stiff = atom.stiff or other.stiff
+            atom.keeps_ones = atom.keeps_ones or other.keeps_ones
+        return atom
 
     def follow(self, atom: Term, others: Iterable[Term], rows: Iterable[Term] = ()) -> None:
         """An atom's units come in an order that these terms' units decide, at each index of rows in another one."""
@@ -327,6 +373,9 @@ class Terms:
         """An atom is found to be this term."""
         assert atom.is_atom and atom.same is None
         atom.same = term
+        if not atom.is_loose:
+            for part in self.atoms(term):
+                part.is_loose = False
         if atom.follows:
             for part in self.atoms(term):
                 self.follow(part, atom.follows, atom.rows)
@@ -357,9 +406,8 @@ class Terms:
                 return term
             known = term.at.get((picked, index))
             if known is None:
-                known = term.at[picked, index] = self.atom(term.size)
-                known.of = term
-                known.stiff, known.keeps_ones, known.plane = term.stiff, term.keeps_ones, term.plane
+                known = term.at[picked, index] = self.asked_alike(self.atom(term.size), [term])
+                known.of, known.plane = term, term.plane
             return known
         parts = tuple(self.instance(part, picked, index) for part in term.parts)
         return self.sum(parts) if term.is_sum else self.product(parts)

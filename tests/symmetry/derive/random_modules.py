@@ -99,6 +99,11 @@ class Told(Step):
         lambda x: x * x.topk(3, dim=-1).values.sum(-1, keepdim=True),
         lambda x: x + (torch.tril(x.unsqueeze(-1) * x.unsqueeze(-2)).sum(-1)),
         lambda x: x[..., torch.arange(x.shape[-1] - 1, -1, -1)] - x,
+        lambda x: torch.cat([x[..., [1, 2]], x[..., [0]] * 2, x[..., 3:]], -1),
+        lambda x: x * x.new_ones(x.shape[-1]).cumsum(0),
+        lambda x: x @ x.new_ones(x.shape[-1], x.shape[-1]).tril(),
+        lambda x: x @ torch.diag_embed(x.new_ones(x.shape[-1])) + x.new_zeros(x.shape[-1]),
+        lambda x: x + F.pad(x.new_ones(x.shape[-1] - 2), (1, 1)),
     )
 
     def __init__(self, draws: Draws, width: int) -> None:
@@ -122,14 +127,18 @@ class Norm(Step):
 
 
 class Residual(Step):
-    """Hidden units between two linear maps, perhaps gated, perhaps used twice."""
+    """Hidden units between two linear maps, perhaps gated, perhaps used twice, perhaps split for nothing, or two layers
+    of them with one constant."""
 
     def __init__(self, draws: Draws, width: int) -> None:
         super().__init__(width)
-        self.kind = draws.below(4)
+        self.kind = draws.below(7)
         fused = 2 if self.kind in (1, 2) else 1
         self.up, self.down = nn.Linear(width, 10 * fused), nn.Linear(10, width)
         self.hidden = (("up.weight", 0), ("down.weight", 1))
+        if self.kind == 6:
+            self.other, self.back = nn.Linear(width, 10), nn.Linear(10, width)
+            self.hidden += (("other.weight", 0), ("back.weight", 1))
 
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)
@@ -140,6 +149,15 @@ class Residual(Step):
             up = F.glu(up, -1)
         elif self.kind == 3:
             return x + self.down(torch.tanh(up)) + self.down(torch.relu(self.up(2 * x)))
+        elif self.kind == 4:
+            up = up.unflatten(-1, (2, 5)).movedim(-2, 0) * 2
+            return x + self.down(torch.relu(up).movedim(0, -2).flatten(-2))
+        elif self.kind == 5:
+            up = torch.tanh(up.unflatten(-1, (2, 5)))
+            return x + self.down((up / (1 + up.sum((-1, -2), keepdim=True))).flatten(-2))
+        elif self.kind == 6:
+            constant = x.new_zeros(10).unsqueeze(0) + 1.5
+            return x + self.down(torch.tanh(up * constant)) - self.back(torch.tanh(self.other(x) * constant))
         return x + self.down(torch.tanh(up))
 
 
@@ -180,7 +198,7 @@ class Heads(Step):
         super().__init__(width)
         self.heads = draws.number(2, 3)
         each = width // self.heads
-        self.kind, self.after = draws.below(24), draws.below(5)
+        self.kind, self.after = draws.below(28), draws.below(5)
         self.first, self.mix = nn.Linear(width, width), nn.Linear(each, each)
         self.back = nn.Linear(self.heads, each)
         self.over, self.stacked = nn.Linear(self.heads, self.heads), nn.Parameter(torch.zeros(self.heads, each, each))
@@ -212,6 +230,10 @@ class Heads(Step):
             lambda: self.back(torch.einsum("...hi,...gi->...hg", h, h)),
             lambda: h.tril() + h.mean(-1, keepdim=True),
             lambda: torch.cdist(h, h).sum(-1, keepdim=True) * h,
+            lambda: torch.cat([h[..., [0], :] * 2, torch.tanh(h[..., 1:, :])], -2),
+            lambda: self.cut(lambda h: [h[..., 1:, :], torch.tanh(h[..., :1, :])], x),
+            lambda: self.cut(lambda h: [h[..., [-1], :] * h[..., :-1, :], torch.tanh(h[..., [-1], :])], x),
+            lambda: self.cut(lambda h: [h[..., :1, :], self.mix(h[..., 1:, :])], x),
             lambda: F.bilinear(h, h, self.stacked.sum(0).expand(h.shape[-1], -1, -1)),
         )[self.kind]()
         if self.after == 1:
@@ -224,6 +246,10 @@ class Heads(Step):
         elif self.after == 4:
             return (other * other[..., -1:, :]).flatten(-2)
         return other.flatten(-2)
+
+    def cut(self, parts: Callable[[Tensor], list[Tensor]], x: Tensor) -> Tensor:
+        """Runs of heads, of a view that nothing else uses."""
+        return torch.cat(parts(self.first(x).unflatten(-1, (self.heads, -1))), -2)
 
 
 class Stacked(Step):
@@ -280,9 +306,9 @@ class Attention(Step):
     def __init__(self, draws: Draws, width: int) -> None:
         super().__init__(width)
         self.heads, self.each = draws.number(2, 3, 6), 4
-        self.layout, self.extra, self.by_hand = draws.below(5), draws.below(7), draws.coin()
+        self.layout, self.extra, self.by_hand = draws.below(6), draws.below(7), draws.coin()
         inner = self.heads * self.each
-        # The last layout: two query heads for every head of keys and values.
+        # Layout 4: two query heads for every head of keys and values; layout 5: one of these for all.
         self.query = nn.Linear(width, inner * (2 if self.layout == 4 else 1))
         self.fused = nn.Linear(width, inner * (2 if self.layout == 4 else 3))
         self.out = nn.Linear(inner * (2 if self.layout == 4 else 1), width)
@@ -323,6 +349,12 @@ class Attention(Step):
         elif self.layout == 3:
             fused = fused.view(*x.shape[:2], n, 3, d)
             q, k, v = (fused[..., part, :].transpose(1, 2) for part in range(3))
+        elif self.layout == 5:
+            fused = fused[..., : (n + 2) * d].view(*x.shape[:2], n + 2, d)
+            q, k, v = (
+                part.transpose(1, 2).expand(-1, n, -1, -1)
+                for part in (fused[..., :-2, :], fused[..., [-2], :], fused[..., [-1], :])
+            )
         else:
             q = self.query(x).unflatten(-1, (2 * n, d)).transpose(1, 2)
             k, v = (part.unflatten(-1, (n, d)).transpose(1, 2) for part in fused.chunk(2, -1))
@@ -414,6 +446,18 @@ class Maps(Step):
         )[self.kind]()
 
 
+class Narrow(Step):
+    """Hidden channels between two convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.shrink, self.grow = nn.Conv2d(width, 10, 1), nn.Conv2d(10, width, 1)
+        self.hidden = (("shrink.weight", 0), ("grow.weight", 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.grow(F.gelu(self.shrink(x)))
+
+
 def standardised(weight: Tensor) -> Tensor:
     """[out, in, ...] with mean 0 and variance 1 for each of out."""
     var, mean = torch.var_mean(weight, (1, 2, 3), keepdim=True)
@@ -466,6 +510,9 @@ def random_module(seed: int) -> tuple[Module, Tensor]:
             made = KINDS[kind][draws.below(len(KINDS[kind]))](draws, width)
             steps.append(made)
             width = made.leaving
+        if seed % 10 == 0:
+            # Something is known of each lot of modules.
+            steps.append(Narrow(width) if kind == "map" else Residual(draws, width))
         module = Module(steps, kind, draws).eval()
         shape = {"vector": (BATCH, 6), "tokens": (BATCH, TOKENS, 6), "map": (BATCH, 3, *PLACES)}[kind]
         return module, torch.randn(shape)

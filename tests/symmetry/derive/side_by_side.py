@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lmc_fast as lmc
 
-__all__ = ["Between", "Case", "Derived", "derived"]
+__all__ = ["Between", "Case", "Derived", "derived", "side_by_side"]
 
 
 class Between(nn.Module):
@@ -72,7 +72,12 @@ class Derived:
         )
 
 
+def side_by_side(cases: Mapping[str, Case]) -> tuple[nn.Module, tuple[Any, ...]]:
+    """One module of all of them, and its inputs."""
+    inputs = tuple(case.inputs if isinstance(case.inputs, tuple) else (case.inputs,) for case in cases.values())
+    return _Together(cases), inputs
+
+
 def derived(cases: Mapping[str, Case], **options: Any) -> Derived:
     """Derive the spec of all cases together, tried on the model."""
-    inputs = tuple(case.inputs if isinstance(case.inputs, tuple) else (case.inputs,) for case in cases.values())
-    return Derived(lmc.derive_spec(_Together(cases), inputs, **options), tuple(cases))
+    return Derived(lmc.derive_spec(*side_by_side(cases), **options), tuple(cases))

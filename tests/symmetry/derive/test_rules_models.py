@@ -112,6 +112,13 @@ def not_repeated(of: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(part.view(BATCH, TOKENS, heads, EACH).transpose(1, 2) for part, heads in parts)
 
 
+def one_for_all(of: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One head of keys and values for all query heads, picked by lists of one, as Falcon has it."""
+    fused = of.fused(x).view(BATCH, TOKENS, HEADS + 2, EACH)
+    parts = fused[..., :-2, :], fused[..., [-2], :], fused[..., [-1], :]
+    return tuple(part.transpose(1, 2).expand(-1, HEADS, -1, -1) for part in parts)
+
+
 def by_distance(of: Attention, q: Tensor) -> Tensor:
     """A slope of its own for every head, as ALiBi has it."""
     slopes = 2.0 ** -torch.arange(1, HEADS + 1)
@@ -342,6 +349,19 @@ class Buffers(nn.Module):
         return self.head(torch.tanh(self.second(x)) * self.unsaved)
 
 
+class OneConstant(nn.Module):
+    """Layers to whose units one constant is added, made once: no two units of theirs are one for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList(nn.Linear(WIDTH, 6) for _ in range(3))
+        self.down = nn.ModuleList(nn.Linear(6, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        constant = x.new_zeros(6).unsqueeze(0) + x.new_full((1, 6), 0.5)
+        return sum(down(torch.tanh(up(x) * constant)) for up, down in zip(self.up, self.down, strict=True))
+
+
 def written() -> nn.Module:
     """Parts of a value written anew."""
 
@@ -378,6 +398,7 @@ CASES = {
     "grouped queries in one operation": Case(
         Attention(not_repeated, 12 * EACH, 6, enable_gqa=True), X, (3, 10), (2, 4, 4)
     ),
+    "one key and value for all heads": Case(Attention(one_for_all, (HEADS + 2) * EACH), X, (3, 4, 4, 10)),
     "slopes of heads": Case(Attention(per_head, bias=by_distance), X, (*(4,) * 6, 10)),
     "slopes of heads, three in each": Case(Attention(three_in_each, bias=by_distance), X, (*(4,) * 6, 10)),
     "a table of distances": Case(Attention(blocked, bias=by_table), X, (3, 10), ONE),
@@ -394,6 +415,7 @@ CASES = {
     "convolutions": Case(Convolved(), torch.randn(2, 2, 9), (3, 3, 3, 4, 4, 4)),
     "twice": Case(Twice(), torch.randn(5, 4), (6, 7, 9)),
     "buffers": Case(Buffers(), torch.randn(5, 4), (6,)),
+    "one constant for all": Case(OneConstant(), torch.randn(5, WIDTH), (6, 6, 6)),
     "written": Case(written(), torch.randn(5, 4), ()),
     "weight norm": Case(
         Sequence(parametrizations.weight_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 3)), torch.randn(5, 4), (6,)

@@ -24,6 +24,25 @@ def three_parts(h: Tensor) -> Tensor:
     return torch.cat([part * (k + 1) for k, part in enumerate(h.split([3, 4, 5], -1))], -1)
 
 
+def runs_of_rows(h: Tensor) -> Tensor:
+    """Of three rows of four the first two, and the last."""
+    rows = h.view(-1, 3, 4)
+    first, last = rows[:, :2], rows[:, [-1]]
+    return torch.cat([torch.tanh(first * first.sum(-1, keepdim=True)).flatten(1), last.flatten(1)], -1)
+
+
+def runs_and_rows(h: Tensor) -> Tensor:
+    """The same, of rows that are used as a whole too."""
+    rows = h.view(-1, 3, 4)
+    return torch.cat([rows[:, :2].flatten(1), rows[:, [-1]].flatten(1), rows.sum(1)], -1)
+
+
+def runs_of_columns(h: Tensor) -> Tensor:
+    """Of three rows the first columns, and the others."""
+    rows = h.view(-1, 3, 2, 2)
+    return torch.cat([rows[:, :, :1].flatten(1), rows[:, :, 1:].mean(1).flatten(1)], -1)
+
+
 def places(h: Tensor) -> Tensor:
     """[5, 2, 3, 2]: places of a map, for each of a batch."""
     return torch.linspace(-0.9, 0.9, 60).view(5, 2, 3, 2).to(h.dtype)
@@ -77,6 +96,13 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "scattered to places": (lambda h: h.scatter_add(-1, torch.tensor([[1, 3]] * 5), h[:, :2]), NONE),
     "added at places": (lambda h: h.index_add(-1, torch.tensor([1, 3]), h[:, 4:6]), NONE),
     "looked up": (lambda h: h[:, torch.tensor([1, 0, 2, 3, 5, 4])], NONE),
+    "looked up in a run": (lambda h: h[:, [3, 4, 5]], ((3, 3, 6), ())),
+    "looked up in a run from behind": (lambda h: h[:, [-3, -2]], ((2, 9), ())),
+    "looked up around the end": (lambda h: h[:, [-1, 0]], NONE),
+    "looked up by a mask": (lambda h: h[torch.tensor([True] * 5)].view(5, 12), NONE),
+    "runs of rows": (runs_of_rows, ((2, 4), (4,))),
+    "runs of rows, and all rows": (runs_and_rows, ((2, 4), ())),
+    "runs of columns": (runs_of_columns, ((2, 3), (2,))),
     "looked up in two dimensions": (lambda h: h.view(-1, 3, 4)[:, torch.tensor([1, 0]), torch.tensor([3, 3])], NONE),
     "looked up around one": (lambda h: h.view(-1, 3, 2, 2)[:, torch.tensor([1, 0]), :, torch.tensor([1, 1])], NONE),
     "index_select": (lambda h: h.index_select(1, torch.tensor([2, 2, 7])), NONE),
@@ -85,9 +111,30 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "along all": (lambda h: h + h.take_along_dim(torch.tensor([3])), NONE),
     "looked up in a book": (lambda h: F.embedding(torch.cdist(h, h).argmin(-1), h), ALL),
     # Views.
-    "flatten and unflatten": (lambda h: h.unflatten(-1, (3, 4)).flatten(1), ((3,), (4,))),
+    "flatten and unflatten": (lambda h: h.unflatten(-1, (3, 4)).flatten(1), ALL),
+    "split in three for nothing": (lambda h: torch.tanh(h.view(-1, 2, 3, 2)).flatten(1), ALL),
+    "split, and the sum of all taken": (
+        lambda h: (h.view(-1, 3, 4) / (1 + h.view(-1, 3, 4).sum((1, 2), keepdim=True))).flatten(1),
+        ALL,
+    ),
+    "split, and sums of rows taken": (
+        lambda h: (h.view(-1, 3, 4) / (1 + h.view(-1, 3, 4).sum(2, keepdim=True))).flatten(1),
+        ((3,), (4,)),
+    ),
+    "split, and sums of columns taken": (
+        lambda h: (h.view(-1, 3, 4) / (1 + h.view(-1, 3, 4).sum(1, keepdim=True))).flatten(1),
+        ((3, 4), ()),
+    ),
+    "split in three, and sums over the last two taken": (
+        lambda h: (h.view(-1, 2, 3, 2) * h.view(-1, 2, 3, 2).mean((2, 3), keepdim=True)).flatten(1),
+        ((2,), (6,)),
+    ),
+    "split, and each with each": (
+        lambda h: (h.view(-1, 3, 4) * torch.softmax(h.view(-1, 3, 4).flatten(1), -1).view(-1, 3, 4)).flatten(1),
+        ALL,
+    ),
     "transposed": (lambda h: h.view(-1, 3, 4).transpose(1, 2) + 0.0, ((3, 4), ())),
-    "permuted": (lambda h: h.view(-1, 3, 4).permute(2, 0, 1).permute(1, 2, 0).contiguous(), ((3,), (4,))),
+    "permuted": (lambda h: h.view(-1, 3, 4).permute(2, 0, 1).permute(1, 2, 0).contiguous(), ALL),
     "t": (lambda h: h.t().t(), ALL),
     "expanded": (lambda h: h[:, None].expand(-1, 2, -1), ((2, 12), ())),
     "repeated": (lambda h: h.repeat(1, 2), ((2, 12), ())),
@@ -128,6 +175,9 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "windows": (lambda h: h.unfold(-1, 3, 3).sum(-1), NONE),
     # Values that are made.
     "a constant": (lambda h: h + torch.full((12,), 2.0) + torch.zeros_like(h), ALL),
+    "a diagonal of ones": (lambda h: h @ torch.diag_embed(h.new_ones(12)), ALL),
+    "a triangle of ones": (lambda h: h @ h.new_ones(12, 12).tril(), NONE),
+    "ones cumulated": (lambda h: h * h.new_ones(12).cumsum(0), NONE),
     "places": (lambda h: h + torch.arange(12), NONE),
     "places from one": (lambda h: h + torch.arange(1, 13), NONE),
     "places of its own": (lambda h: h + torch.linspace(0, 1, 12), NONE),

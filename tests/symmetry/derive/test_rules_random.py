@@ -14,8 +14,7 @@ EACH = 20
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     starts = range(0, metafunc.config.getoption("--modules"), EACH)
-    quick = 2 * EACH
-    marked = [pytest.param(start, marks=[pytest.mark.slow] if start >= quick else []) for start in starts]
+    marked = [pytest.param(start, marks=[pytest.mark.slow] if start >= EACH else []) for start in starts]
     metafunc.parametrize("start", marked)
 
 

@@ -10,13 +10,26 @@ APART = "holds another number at every place"
 
 
 @rule(
-    *("aten.full", "aten.zeros", "aten.ones", "aten.empty", "aten.full_like", "aten.zeros_like", "aten.ones_like"),
-    *("aten.empty_like", "aten.new_full", "aten.new_zeros", "aten.new_ones", "aten.new_empty", "aten.scalar_tensor"),
-    *("aten.empty_permuted", "aten.empty_strided", "aten.new_empty_strided", "aten.fill", "aten.zero"),
+    *("aten.full", "aten.zeros", "aten.ones", "aten.full_like", "aten.zeros_like", "aten.ones_like", "aten.new_full"),
+    *("aten.new_zeros", "aten.new_ones", "aten.scalar_tensor", "aten.fill", "aten.zero"),
     reads=True,
 )
 def uniform(look: Look) -> Dims:
-    """-> [...]: one number everywhere; its dimensions are whatever they are laid over."""
+    """-> [...]: one number everywhere; its dimensions are whatever they are laid over, each time that it is used."""
+    return [look.terms.loose(size) for size in look.shape]
+
+
+@rule(
+    "aten.empty",
+    "aten.empty_like",
+    "aten.new_empty",
+    "aten.empty_permuted",
+    "aten.empty_strided",
+    "aten.new_empty_strided",
+    reads=True,
+)
+def unwritten(look: Look) -> Dims:
+    """-> [...]: to be written to; its dimensions are whatever they are laid over."""
     return [look.terms.atom(size) for size in look.shape]
 
 

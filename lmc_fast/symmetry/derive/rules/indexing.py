@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch.fx import Node
 
 from ..look import Dims, Look, Numbers, rule
+from .shapes import run_of
 
 __all__ = ["embedding"]
 
@@ -50,12 +51,17 @@ def looked_up(look: Look) -> Dims:
 
 @rule("aten.index", reads=True)
 def index(look: Look) -> Dims:
-    """[n, ...] at lists of numbers -> [k, ...]: at places of the dimensions that are indexed; others stay."""
+    """[n, ...] at lists of numbers -> [k, ...]: at places of the dimensions that are indexed; others stay.
+
+    A list of numbers that follow each other, written in the code, is a run."""
     dims = look.dims("self")
     given = list(look["indices"]) + [None] * (len(dims) - len(look["indices"]))
     used = [d for d, each in enumerate(given) if isinstance(each, Node)]
     if any(given[d].meta["val"].dtype.itemsize == 1 for d in used) or used != list(range(used[0], used[-1] + 1)):
         return look.all_pinned(NUMBERED)[0]
+    run = look.run(given[used[0]], dims[used[0]].size) if len(used) == 1 else None
+    if run is not None and look.numbers(look["self"]) is None:
+        return run_of(look, look["self"], used[0], *run)
     for d in used:
         look.pick(dims[d], given[d], NUMBERED)
     picks = look.broadcast(look.of(given[d]) for d in used)

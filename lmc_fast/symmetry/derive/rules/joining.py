@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..look import Dims, Look, rule
-from ..terms import Term
+from .shapes import is_cut, piece, run_of
 
-__all__ = ["cat", "piece"]
+__all__ = ["cat"]
 
 
 @rule("aten.cat", "aten.concat", "aten.concatenate")
@@ -35,10 +35,11 @@ def stack(look: Look) -> Dims:
 @rule("aten.slice", "aten.narrow", carries=True)
 def cut(look: Look) -> Dims:
     """[n] -> the units from start to end; every k-th is one of a product."""
-    dims, shape = look.of(look.tensors()[0]), look.shape
+    node, shape = look.tensors()[0], look.shape
+    dims = look.of(node)
     dim = look.dim("dim", len(dims))
     size = dims[dim].size
-    if shape[dim] == size:
+    if shape[dim] == size and not is_cut(look, node):
         return dims
     start, step = (look["start"], 1) if look.name == "aten.narrow" else (look["start"] or 0, look["step"] or 1)
     if not isinstance(start, int):
@@ -47,7 +48,7 @@ def cut(look: Look) -> Dims:
         return dims
     start = min(start + size if start < 0 else start, size)
     if step == 1:
-        dims[dim] = piece(look, dims[dim], start, shape[dim])
+        dims = run_of(look, node, dim, start, shape[dim])
     elif size % step == 0 and start < step and shape[dim] == size // step:
         units = look.terms.atom(size // step)
         every = look.told(step, "every other unit is taken")
@@ -58,17 +59,6 @@ def cut(look: Look) -> Dims:
         look.pin([dims[dim]], "cut in steps")
         dims[dim] = look.told(shape[dim], "cut in steps")
     return dims
-
-
-def piece(look: Look, term: Term, start: int, length: int) -> Term:
-    """A run of units."""
-    atoms = look.terms.atoms(term)
-    if atoms and all(atom.pin for atom in atoms):
-        # Nothing is learnt from cutting what stays anyway.
-        return look.terms.atom(length, atoms[0].pin)
-    why = look.why("cut within a unit")
-    _, rest = look.terms.cut(term, start, why)
-    return look.terms.cut(rest, length, why)[0]
 
 
 @rule(

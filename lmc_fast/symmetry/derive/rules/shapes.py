@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from ..look import Dims, Look, rule
+import math
+from typing import Any
 
-__all__ = ["view"]
+from torch.fx import Node
 
+from ..look import Dims, Look, bound, packet_name, rule
+from ..terms import Term
 
-@rule(
+__all__ = ["VIEWS", "is_cut", "piece", "run_of", "view"]
+
+VIEWS = (
     *("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.ravel"),
     *("aten.reshape_as", "aten.view_as", "aten.view_copy"),
-    carries=True,
 )
+
+
+@rule(*VIEWS, carries=True)
 def view(look: Look) -> Dims:
     """[a, b * c] -> [a * b, c] and the like: dimensions in order, cut and joined anew."""
+    if is_cut(look, look.node):
+        # Each of its runs is seen for itself: there the units behind them are its own.
+        return [look.terms.atom(size) for size in look.shape]
     return regrouped(look, look.of(look.tensors()[0]), look.shape)
 
 
@@ -26,6 +36,67 @@ def regrouped(look: Look, dims: Dims, shape: list[int]) -> Dims:
     if 0 not in shape:
         terms.unify(terms.product(dims), terms.product(made), look.why("cut where units end in no common way"))
     return made
+
+
+def is_cut(look: Look, node: Any) -> bool:
+    """Whether a value is a view that splits a dimension and is used in runs along the first of its parts alone."""
+    if not isinstance(node, Node) or packet_name(node.target) not in VIEWS or look.numbers(node.args[0]) is not None:
+        return False
+    along = {_cut_along(look, user, node) for user in node.users}
+    (dim, *others) = along or {None}
+    return dim is not None and not others and 0 not in _shape(node) and len(_split_off(node, dim)) > 1
+
+
+def _cut_along(look: Look, user: Node, node: Node) -> int | None:
+    """The dimension of a value along which an operation takes a run, or several; None for any other."""
+    name, given, shape = packet_name(user.target), bound(user), _shape(node)
+    if name == "aten.slice":
+        is_run = given["step"] == 1 and not any(isinstance(given[side], Node) for side in ("start", "end"))
+        return int(given["dim"]) % len(shape) if is_run else None
+    if name == "aten.index":
+        at = [d for d, each in enumerate(given["indices"]) if each is not None]
+        return at[0] if len(at) == 1 and look.run(given["indices"][at[0]], shape[at[0]]) is not None else None
+    return None
+
+
+def _split_off(node: Node, dim: int) -> range:
+    """Of a view the dimensions that were split off one together, from this one on."""
+    shape, before = _shape(node), _shape(node.args[0])
+    # Where both shapes have come to the same number of entries.
+    ends = {math.prod(before[: k + 1]) for k in range(len(before))}
+    last = next(k for k in range(dim, len(shape)) if math.prod(shape[: k + 1]) in ends)
+    return range(dim, last + 1)
+
+
+def _shape(node: Any) -> list[int]:
+    return [int(size) for size in node.meta["val"].shape]
+
+
+def run_of(look: Look, node: Node, dim: int, start: int, length: int) -> Dims:
+    """Entries of a value in a run along a dimension."""
+    if not is_cut(look, node):
+        dims = look.of(node)
+        dims[dim] = piece(look, dims[dim], start, length)
+        return dims
+    shape, split = _shape(node), _split_off(node, dim)
+    behind = [shape[d] for d in split[1:]]
+    unit = math.prod(behind)
+    dims = regrouped(look, look.of(node.args[0]), [*shape[:dim], shape[dim] * unit, *shape[split.stop :]])
+    run = piece(look, dims[dim], start * unit, length * unit)
+    made = [look.terms.atom(size) for size in (length, *behind)]
+    look.terms.unify(run, look.terms.product(made), look.why("cut where units end in no common way"))
+    return [*dims[:dim], *made, *dims[dim + 1 :]]
+
+
+def piece(look: Look, term: Term, start: int, length: int) -> Term:
+    """A run of units."""
+    atoms = look.terms.atoms(term)
+    if atoms and all(atom.pin for atom in atoms):
+        # Nothing is learnt from cutting what stays anyway.
+        return look.terms.atom(length, atoms[0].pin)
+    why = look.why("cut within a unit")
+    _, rest = look.terms.cut(term, start, why)
+    return look.terms.cut(rest, length, why)[0]
 
 
 @rule("aten.permute", "aten.numpy_T", "aten.permute_copy", carries=True)

@@ -1,0 +1,58 @@
+"""Every block of code in the documentation runs, and draws the figures that its page shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from .pages import DOCS, blocks, pages, run
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Any:
+    state = torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
+def test_a_page_runs_and_draws_its_figures(path: Path, tmp_path: Path) -> None:
+    run(path, tmp_path)
+    shown = re.findall(r"\]\((?:\.\./)?figures/(.+?\.png)\)", path.read_text(encoding="utf-8"))
+    assert sorted(drawn.name for drawn in tmp_path.glob("*.png")) == sorted(shown)
+    for name in shown:
+        assert (DOCS / "figures" / name).is_file()
+
+
+def test_pages_are_run_as_they_stand(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# x\n\n```python\nvalue = 2\n```\n\n<!-- not run: it ends -->\n```sh\nexit\n```\n\n"
+        "```python\nprint(value + 1)\n```\n"
+        "```text\nnot code\n```\n```sh\nlmc-fast --version  # told\n```\n"
+    )
+    assert [(block.language, block.why_not, block.line) for block in blocks(page)] == [
+        ("python", "", 4),
+        ("sh", "it ends", 9),
+        ("python", "", 13),
+        ("sh", "", 19),
+    ]
+    said = run(page, tmp_path)
+    assert said.startswith("3\nlmc-fast, version")
+
+
+def test_what_fails_names_the_pages_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# x\n\n```python\nraise KeyError('here')\n```\n")
+    with pytest.raises(KeyError) as caught:
+        run(page, tmp_path)
+    assert caught.traceback[-1].lineno == 3
+    page.write_text("```sh\nls\n```\n")
+    with pytest.raises(ValueError, match="only lmc-fast is run here, got 'ls'"):
+        run(page, tmp_path)
