@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(ImportError):
         # Others import torchvision where it is installed.
         with_operators()
-    with Report(arguments.out, "architectures", COLUMNS, append=arguments.append) as report:
+    name = "architectures-turning" if arguments.rotations else "architectures"
+    with Report(arguments.out, name, COLUMNS, append=arguments.append) as report:
         for package in arguments.packages:
             try:
                 importlib.import_module(package)
