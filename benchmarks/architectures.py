@@ -7,6 +7,7 @@ units, and how many permutations they have. Models of packages that are not inst
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import time
 import warnings
@@ -62,12 +63,12 @@ def register(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `architectures`; 1 if a spec is wrong, or cannot be had."""
     wrong = 0
+    with contextlib.suppress(ImportError):
+        # Others import torchvision where it is installed.
+        with_operators()
     with Report(arguments.out, "architectures", COLUMNS, append=arguments.append) as report:
         for package in arguments.packages:
             try:
-                if package in ("torchvision", "timm"):
-                    # timm imports torchvision.
-                    with_operators()
                 importlib.import_module(package)
             except (ImportError, RuntimeError) as error:
                 # torchvision beside a torch that it does not fit at all fails with a RuntimeError.

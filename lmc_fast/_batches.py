@@ -281,6 +281,7 @@ class _Taken:
 
     @classmethod
     def by(cls, model: nn.Module) -> _Taken:
+        """What the `forward` of `model` takes; one whose signature cannot be read takes anything."""
         try:
             signature = inspect.signature(model.forward)
         except (TypeError, ValueError):

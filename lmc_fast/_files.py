@@ -119,6 +119,7 @@ def write_aside(path: Path, write: Callable[[Path], object], *, overwrite: bool 
     folder = target.parent if replaces else Path(tempfile.gettempdir())
 
     def fill(part: Path) -> None:
+        """Write `part`, with the mode and owner that the file is to have; what is no file is written through."""
         part.touch(exist_ok=False)
         plain = part.stat().st_mode
         # Until it is known who may read it.
@@ -169,6 +170,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     placed: list[Path] = []
 
     def make(inside: Path) -> None:
+        """Fill `inside`, and rename it to the first name that is free by then."""
         inside.mkdir()
         fill(inside)
         sync_to_disk(inside)

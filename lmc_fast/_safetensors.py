@@ -123,6 +123,7 @@ def write_stream(
     found = hashlib.sha256()
 
     def write(part: Path) -> None:
+        """Write header and tensors to `part`, and count their bytes into the digest."""
         with part.open("wb") as file:
 
             def put(data: bytes | memoryview) -> None:

@@ -59,6 +59,7 @@ class _Outlet(io.FileIO):
     failed = False
 
     def write(self, data: object) -> int:
+        """Write bytes, and return how many; raises OSError, named "stdout", once, where stdout cannot hold them."""
         if not self.failed:
             try:
                 return super().write(data)  # type: ignore[arg-type]

@@ -201,6 +201,8 @@ def _become(request: dict[str, Any]) -> None:
     how, *rest = words = request["words"]
     sys.orig_argv = [sys.executable, *words]
     sys.argv = words if how not in ("-c", "-m") else [how, *rest[1:]]
+    first = {"-c": "", "-m": request["cwd"]}.get(how, str(Path(how).parent))
+    sys.path[0:1] = [first, *filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))]
     if how == "-m":
         import runpy
 
@@ -211,8 +213,6 @@ def _become(request: dict[str, Any]) -> None:
     code, name = (rest[0], "<string>") if how == "-c" else (Path(how).read_text(encoding="utf-8"), how)
     if how != "-c":
         main.__file__ = how
-    told = request["env"].get("PYTHONPATH", "")
-    sys.path[0:1] = ["" if how == "-c" else str(Path(how).parent), *filter(None, told.split(os.pathsep))]
     sys.modules["__main__"] = main
     exec(compile(code, name, "exec"), main.__dict__)
 
@@ -221,6 +221,8 @@ if __name__ == "__main__":
     import gc
 
     # The demo's data sets take a second more.
+    import sklearn.datasets  # noqa: F401
+
     import lmc_fast  # noqa: F401
 
     # What is here stays, and is not looked through by every process as it ends.

@@ -182,6 +182,7 @@ def _joined(
         return convert(converter, target, sources, given)
 
     def store(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The checkpoint's tensors, under its names, from the module's."""
         back = converter.reverse_transform()
         parts = [(name, back.rename_source_key(name)) for name in targets]
         made = convert(back, parts[0][1][0], [(name, pattern) for name, (_, pattern) in parts], given)

@@ -75,6 +75,12 @@ def _of(folder: Path, name: str) -> Shards:
 
 
 def indexed_shards(folder: Path, name: str) -> Shards:
+    """The shards that the index `name` in `folder` tells of, by their headers.
+
+    Raises:
+        ValueError: it is no index, names others than safetensors files beside it, or does not agree with what they
+            hold; the message names it.
+    """
     index = read_json(folder / name, "index")
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(part, str) for part in places.values()):

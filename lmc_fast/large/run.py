@@ -18,6 +18,7 @@ from .._files import write_text
 from .._version import __version__
 from ..matching import Matching
 from ..symmetry import PermutationSpec
+from .folding import fold, folded_bytes, is_untying, untie
 from .inputs import Input, check_alike, open_input, spec_for
 from .matcher import Matcher
 from .options import Listener, Options
@@ -41,6 +42,7 @@ def opened(
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
+    rotations: bool = False,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
     """Inputs that fit each other, the spec bound to them, and notes.
 
@@ -49,6 +51,8 @@ def opened(
     if method == "none" and spec is not None:
         raise ValueError("spec must be left out for method='none', which moves nothing")
     inputs: list[Input] = []
+    # What is tied is for a module to tell.
+    needs_module = method != "none" if spec is None else is_untying(spec)
     for number, path in enumerate(paths):
         check_type(f"model {letter(number)}", path, (str, Path), "a path")
         inputs.append(
@@ -56,23 +60,27 @@ def opened(
                 path,
                 letter(number),
                 like=inputs[0] if inputs else None,
-                needs_module=spec is None and method != "none",
+                needs_module=needs_module,
                 needs_weights=needs_weights,
                 key=key,
                 trust_remote_code=trust_remote_code,
             )
         )
     notes = list(check_alike(inputs))
-    return inputs, PermutationSpec() if method == "none" else spec_for(inputs[0], spec), notes
+    bound = PermutationSpec() if method == "none" else spec_for(inputs[0], spec, rotations=rotations)
+    for each in inputs:
+        untie(each, bound.folds)
+    return inputs, bound, notes
 
 
 def letter(number: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[number] if number < 26 else str(number)
 
 
-def scratch_bytes(each: Input) -> int:
-    """Bytes of what has to be put together before it can be read."""
-    return sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+def scratch_bytes(each: Input, spec: PermutationSpec) -> int:
+    """Bytes of what has to be put together, or folded, before it can be read."""
+    joined = sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+    return joined + folded_bytes(each, spec.folds)
 
 
 def task_of(
@@ -173,6 +181,7 @@ class Run:
             team=team,
             journal=staging.journal,
             watch=self.watch,
+            scratch=staging.scratch,
         )
         if team.size > 1:
             for each in inputs:
@@ -180,6 +189,7 @@ class Run:
             team.gathered(None)
         for each in inputs:
             each.attach(staging.scratch)
+            fold(each, spec.folds, staging.scratch)
         derived = derived_weights(first.tensors, first.tensors)
         # Where nothing moves, the mean of what they are computed from is as good as any.
         if derived and spec.axes:

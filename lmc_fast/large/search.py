@@ -12,7 +12,7 @@ others have tensors of it too, these sum their part of its gains and send that t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,7 @@ from .journal import Choices, Place, Record, choices_from, choices_to
 from .parted import PartedGains
 from .shares import Shares
 from .team import Team
-from .watch import Watch
+from .watch import Watch, Work
 
 __all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
 
@@ -97,6 +97,8 @@ class Searcher:
         shares: which tensors go together, and who has them.
         team: who works on it.
         let_go: called after each step: what was read for it will not be read again soon.
+        expected: operations and bytes read that the watch has been told of for this search already.
+        others: how many searches like this one follow; the watch is told of these too.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class Searcher:
         shares: Shares,
         team: Team,
         let_go: Callable[[], None] = lambda: None,
+        expected: Work | None = None,
+        others: int = 0,
     ) -> None:
         self.descent, self.reached = descent, reached
         self.shares, self.team = shares, team
@@ -121,10 +125,40 @@ class Searcher:
         self.journal, self.name = journal, name
         self.watch, self.let_go = watch, let_go
         self.settled = 0
+        # What is left of this search, as the watch has it.
+        self.left = Work() if expected is None else replace(expected)
+        self.others = others
+
+    @property
+    def whole(self) -> Work:
+        """What such a search takes, as far as it can be told before: settling groups, one sweep, the objective."""
+        operations = 0.0
+        for root, known in self.descent.outward():
+            work, whole = self._work_of(known), self._work(root)
+            operations += work + (whole if work < whole else 0.0)
+        return Work(read=self._read, operations=operations)
+
+    @property
+    def _read(self) -> float:
+        return float(sum(2 * tensor.nbytes for tensor in self.descent.a.values()))
+
+    def _expect(self, read: float | None = None, operations: float | None = None) -> None:
+        """So much is left of this search; the watch counts with the difference."""
+        read = self.left.read if read is None else read
+        operations = self.left.operations if operations is None else operations
+        self.watch.expect(read=read - self.left.read, operations=operations - self.left.operations)
+        self.left = Work(read=read, operations=operations)
+
+    def _did(self, kind: str, amount: float, **fields: Any) -> None:
+        setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
+        self.watch.did(kind, amount, **fields)
 
     def run(self) -> Found:
         """Search; what the journal has is taken from there."""
         start = dict(self.descent.choices)
+        whole = self.whole
+        self._expect(whole.read, whole.operations)
+        self.watch.expect(read=self.others * whole.read, operations=self.others * whole.operations)
         order, stale = self._begin()
         steps, converged = self._sweep("sweeps", order, stale)
         objective = self._objective("objective")
@@ -143,7 +177,6 @@ class Searcher:
         order: list[str] = []
         stale: set[str] = set()
         outward = list(self.descent.outward())
-        self._expect(outward)
         self.watch.begin("settling groups", groups=len(self.descent.open))
         known = dict(outward)
         for wave in self._waves([root for root, _ in outward]):
@@ -156,7 +189,7 @@ class Searcher:
                 if not done["whole"]:
                     stale.add(step.root)
                 self.settled += 1
-                self.watch.did(
+                self._did(
                     "operations",
                     self._work_of(known[step.root]),
                     group=step.root,
@@ -208,7 +241,7 @@ class Searcher:
     def _sweep(self, name: str, order: Sequence[str], stale: set[str]) -> tuple[list[Step], bool]:
         """Visit stale groups until none is left."""
         steps: list[Step] = []
-        self.watch.left.operations = sum(self._work(root) for root in stale)
+        self._expect(operations=sum(self._work(root) for root in stale))
         with SideBySide() as workers:
             while stale and len(steps) < self.max_sweeps:
                 step = Step()
@@ -226,8 +259,8 @@ class Searcher:
                             step.moved += done["moved"]
                             more = self.descent.neighbours[root] - stale
                             stale |= more
-                            self.watch.expect(operations=sum(self._work(other) for other in more))
-                        self.watch.did(
+                            self._expect(operations=self.left.operations + sum(self._work(other) for other in more))
+                        self._did(
                             "operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained
                         )
                 steps.append(step)
@@ -312,26 +345,20 @@ class Searcher:
         done = self._done([name])
         if done is None:
             self.watch.begin("objective")
-            whole = sum(2 * tensor.nbytes for tensor in self.descent.a.values())
-            self.watch.expect(read=whole)
+            whole = self._read
+            self._expect(read=whole)
             mine: dict[str, float] = {}
             for parameter, tensor in self.descent.a.items():
                 if self.shares.rank_of(parameter) == self.team.rank:
                     mine[parameter] = self.gains.dot(parameter)
                     self.let_go()
-                    self.watch.did("read", 2 * tensor.nbytes)
+                    self._did("read", 2 * tensor.nbytes)
                     whole -= 2 * tensor.nbytes
             found = {name: dot for each in self.team.gathered(mine) for name, dot in each.items()}
-            self.watch.did("read", whole)
+            self._did("read", whole)
             done = self._note([name], sum((found[parameter] for parameter in self.descent.a), 0.0))
         self.watch.begin("objective", objective=done)
         return float(done)
-
-    def _expect(self, outward: Sequence[tuple[str, Mapping[Units, Sequence[Leaf]]]]) -> None:
-        """Tell of the pass outwards, and of a sweep over what is not wholly known in it."""
-        for root, known in outward:
-            work, whole = self._work_of(known), self._work(root)
-            self.watch.expect(operations=work + (whole if work < whole else 0.0))
 
     def _work(self, root: str) -> float:
         return self._work_of({name: self.descent.leaves[name] for name in self.descent.units[root]})

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from .._files import write_aside, write_text
-from .._models import accumulate_dtype
 from .._safetensors import write_stream
 from .._tensors import FLOATS
 from ..matching.weight import check_finite_weights
+from ..ops.permuted_dot import permuted_dot
 from ..ops.permuted_lerp import permuted_lerp
-from ..symmetry import Permutations
+from ..symmetry import Permutations, Transforms
+from ..symmetry.transforms import Choice
 from .inputs import Input, config_text
 from .journal import Record
 from .memory import give_back
@@ -77,7 +78,7 @@ class Sum:
     Attributes:
         inputs: attached.
         weights: of each.
-        permutations: of each; None where units stay.
+        choices: how each is moved; None where units stay.
         dtype: of the floating tensors; None: the first input's own.
         model: whose form the output has, and whose tensors are written where nothing is summed.
         is_finite: whether all weights are known to be; if not, they are looked at as they are summed.
@@ -85,7 +86,7 @@ class Sum:
 
     inputs: Sequence[Input]
     weights: Sequence[float]
-    permutations: Sequence[Permutations | None]
+    choices: Sequence[Choice | None]
     dtype: torch.dtype | None = None
     model: int = 0
     is_finite: bool = True
@@ -100,26 +101,29 @@ class Sum:
         own = self.inputs[self.model].tensors[name]
         weights = [(m, weight) for m, weight in enumerate(self.weights) if weight != 0]
         target = self.dtype_of(name)
-        moved = any(p is not None and name in p.spec.axes for p in self.permutations)
+        moved = any(c is not None and name in c.spec.axes for c in self.choices)
         if (own.dtype not in FLOATS and not moved) or own.numel() == 0:
             yield own
             return
         if own.dtype not in FLOATS:
             # Of integers there is no mean; with its units they move.
-            p = self.permutations[self.model]
-            yield own if p is None else p.apply_to(name, own)
+            choice = self.choices[self.model]
+            yield own if choice is None else choice.apply_to(name, own)
             return
         parts: list[Tensor] = []
         gathers: list[tuple[Tensor | None, ...]] = []
         for m, _ in weights:
-            p, tensor = self.permutations[m], self.inputs[m].tensors[name]
-            if p is None or name not in p.spec.axes:
-                spec = next((q.spec for q in self.permutations if q is not None and name in q.spec.axes), None)
-                view = tensor if spec is None else spec.view(name, tensor)
-                gathers.append((None,) * view.ndim)
+            choice, tensor = self.choices[m], self.inputs[m].tensors[name]
+            spec = next((c.spec for c in self.choices if c is not None and name in c.spec.axes), None)
+            view = tensor if spec is None else spec.view(name, tensor)
+            if isinstance(choice, Permutations) and name in choice.spec.axes:
+                gathers.append(choice.gathers(name))
             else:
-                view = p.spec.view(name, tensor)
-                gathers.append(p.gathers(name))
+                if isinstance(choice, Transforms) and any(not axis.is_fixed for axis in choice.spec.axes.get(name, ())):
+                    # Turned in float32 or wider, and rounded with the sum.
+                    wide = view.float() if view.dtype.itemsize < 4 else view
+                    view = choice.apply_to(name, wide)
+                gathers.append((None,) * view.ndim)
             parts.append(view.reshape(1) if view.ndim == 0 else view)
         gathers = [gather or (None,) for gather in gathers]
         shares = [weight for _, weight in weights]
@@ -129,7 +133,7 @@ class Sum:
             count = min(rows, length - start)
             block = _summed(parts, gathers, shares, start, count, target)
             # One that is not finite makes the sum such, and so may a sum that overflows.
-            if not self.is_finite and not math.isfinite(float(block.sum(dtype=accumulate_dtype(target)))):
+            if not self.is_finite and not math.isfinite(permuted_dot(block, block, (None,) * block.ndim)):
                 for m, _ in weights:
                     each = self.inputs[m]
                     check_finite_weights(f"model {str(each.path)!r}", each.tensors, [name])
@@ -345,7 +349,7 @@ def write_sidecars(
     if total.dtype is not None:
         key = "dtype" if "dtype" in config else "torch_dtype"
         config[key] = str(total.dtype).removeprefix("torch.")
-    if total.dtype is not None or source is not first:
+    if total.dtype is not None or source is not first or first.config_changed:
         write_text(folder / "config.json", config_text(config))
     whole = next(iter(parts)).removesuffix(".safetensors")
     stem = re.sub(r"-\d+-of-\d+$", "", whole)

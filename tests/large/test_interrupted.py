@@ -71,12 +71,27 @@ def cut_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+# Every step once; the other half of each with --slow.
+CUTS = [
+    pytest.param(False, 0, id="before even ones"),
+    pytest.param(True, 1, id="after odd ones"),
+    pytest.param(True, 0, id="after even ones", marks=pytest.mark.slow),
+    pytest.param(False, 1, id="before odd ones", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("after", "first"), CUTS)
 def test_a_run_goes_on_from_any_step(
-    pair: tuple[Path, Path], whole: dict[str, bytes], tmp_path: Path, cut_at: Any, after: bool, monkeypatch: Any
+    pair: tuple[Path, Path],
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    cut_at: Any,
+    after: bool,
+    first: int,
+    monkeypatch: Any,
 ) -> None:
     cut_off = 0
-    for step in range(STEPS):
+    for step in range(first, STEPS, 2):
         out = tmp_path / str(step)
         cut_at(step, after, Cut())
         try:
@@ -90,7 +105,7 @@ def test_a_run_goes_on_from_any_step(
         assert models.contents(out) == whole
         assert not list(tmp_path.glob(".*"))
     # Settled groups, sweeps and files of weights: all were among the steps, and the last ones were beyond the end.
-    assert 20 < cut_off < STEPS
+    assert 10 < cut_off < STEPS // 2
 
 
 def test_a_run_that_goes_on_does_nothing_again(

@@ -359,8 +359,9 @@ class TestPlanted:
     @pytest.mark.parametrize(
         "options", [{}, {"search": "coordinate_descent", "init": "identity"}], ids=["", "identity"]
     )
-    def test_weight_matching_finds_them(self, kind: str, noise: float, options: dict[str, str]) -> None:
-        for seed in range(20):
+    @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 20), marks=pytest.mark.slow)], ids=["", "more"])
+    def test_weight_matching_finds_them(self, kind: str, noise: float, options: dict[str, str], seeds: range) -> None:
+        for seed in seeds:
             model, other, truth = self.plant(kind, noise, seed)
             match = lmc.weight_matching(model, other, truth.spec, **options)  # type: ignore[arg-type]
             assert match.permutations == truth and match.converged
@@ -377,9 +378,10 @@ class TestPlanted:
         many = lmc.match_many([model, second, third], truth.spec, method=method)
         assert many.permutations[1] == truth and many.permutations[2] == again
 
-    def test_activation_matching(self, kind: str, noise: float) -> None:
-        generator = torch.Generator().manual_seed(0)
-        for seed in range(5):
+    @pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["", "more"])
+    def test_activation_matching(self, kind: str, noise: float, seeds: range) -> None:
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
             model, second, truth = self.plant(kind, noise, seed)
             other = KINDS[kind][0]().eval()  # type: ignore[operator]
             other.load_state_dict(second)

@@ -44,12 +44,13 @@ def derived(kind: str) -> lmc.PermutationSpec:
         return lmc.derive_spec(build(), draw())
 
 
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["two", "more"])
 @pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "noisy"])
 @pytest.mark.parametrize("weights", ["drawn", "untouched"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_one_is_found(kind: str, weights: str, noise: float) -> None:
+def test_every_one_is_found(kind: str, weights: str, noise: float, seeds: range) -> None:
     build, spec = KINDS[kind][0], derived(kind)
-    for seed in range(5):
+    for seed in seeds:
         model = (models.randomise if weights == "drawn" else initialised)(build(), seed)
         truth = lmc.Permutations.random(spec.bind(model), seed)
         other = with_noise(truth.inverse().apply(model).state_dict(), noise, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lmc_fast.symmetry.derive import look
 from lmc_fast.symmetry.derive.look import Dims, Look
 from lmc_fast.symmetry.derive.table import table
 
-from .derive.side_by_side import Case, side_by_side
+from .derive.side_by_side import Case, Derived, derived, side_by_side
 
 
 def image(size: int, channels: int = 1) -> Tensor:
@@ -123,17 +124,23 @@ PINNED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@cache
+def together(free: bool) -> Derived:
+    cases = {name: Case(Tells(between), torch.randn(5, 4), ()) for name, between in (FREE if free else PINNED).items()}
+    return derived(cases, verify=free)
+
+
 @pytest.mark.parametrize("name", FREE)
 def test_units_that_are_treated_alike_are_free(name: str) -> None:
-    spec = lmc.derive_spec(Tells(FREE[name]), torch.randn(5, 4))
-    assert [spec.sizes[group] for group in spec.groups] == [6]
+    assert together(True).sizes(name) == ((6,), ())
 
 
 @pytest.mark.parametrize("name", PINNED)
 def test_units_that_are_told_apart_stay_and_the_line_is_named(name: str) -> None:
-    spec = lmc.derive_spec(Tells(PINNED[name]), torch.randn(5, 4), verify=False)
-    assert sum(group.size == 6 for group in spec.explain().groups) == 0
-    reasons = [reason for axis in spec.explain().fixed if axis.parameter == "up.weight" for reason in axis.reasons]
+    roots, owned = together(False).sizes(name)
+    assert 6 not in roots + owned
+    fixed, place = together(False).spec.explain().fixed, f"each.{list(PINNED).index(name)}.up.weight"
+    reasons = [reason for axis in fixed if axis.parameter == place for reason in axis.reasons]
     assert any("test_derive.py" in reason for reason in reasons), reasons
 
 

@@ -126,6 +126,7 @@ def _over_gammas(results: Results, number: str, caption: str) -> Drawn:
     groups = [f"{t.name}: {_brief(m)}" for t in results.networks for m in t.methods]
 
     def values(g: int) -> list[Stat]:
+        """Of every network and method the number for the threshold at place `g`."""
         found = []
         for trials in results.networks:
             for method in trials.methods:
@@ -176,6 +177,7 @@ def _third(results: Results) -> Drawn:
     groups = [f"{t.name}: {_brief(m)}" for t in results.networks for m in t.methods if m != "none"]
 
     def values(t: Trials, key: str) -> list[Stat]:
+        """Of every method of a network the number `key`."""
         return [t.method(m, lambda x: x[key]) for m in t.methods if m != "none"]
 
     series = [

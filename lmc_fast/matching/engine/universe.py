@@ -6,14 +6,17 @@ stochastic matrices P, all of them at once. The gradient with respect to one mat
 the other relaxed models, against the model relaxed on its other axes.
 
 No product with a dense relaxed matrix is ever taken. A step goes part of the way to a permutation, so that a model
-relaxed on some of its axes comes from those of the step before by gathers; and the objective along a step is a
-polynomial, whose coefficients are inner products: the best length is exact.
+relaxed on some of its axes comes from those of the step before by gathers, or, where there is no room for these, from
+the model itself by a gather for each permutation so far; and the objective along a step is a polynomial, whose
+coefficients are inner products: the best length is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, combinations
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +41,13 @@ SMALL_GAP = 1e-4
 # The part of the starting point that is the start itself; the rest is spread over random permutations of each model.
 SHARE_OF_START = 0.3
 RANDOM_PARTS = 2
+# Relaxed models are kept in so many bytes at most, where gains are not kept; those that need more are made parameter by
+# parameter, as they are asked for.
+KEPT_BYTES = 1 << 28
 
+T = TypeVar("T")
 # For each model, a parameter's parts of a step: entry j is what is gathered by the step on j axes, summed.
-Parts = list[dict[str, list[Tensor]]]
+Parts = Sequence[Mapping[str, list[Tensor]]]
 
 
 def frank_wolfe_many(descent: ManyDescent, seed: int, max_steps: int, progress: Progress) -> None:
@@ -53,7 +60,8 @@ def frank_wolfe_many(descent: ManyDescent, seed: int, max_steps: int, progress: 
         seed: of the random permutations.
         max_steps: end after so many steps, converged or not.
     """
-    models = [_Relaxed(descent, m) for m in range(descent.count)]
+    keeps = descent.keeps or _mixed_bytes(descent) <= KEPT_BYTES
+    models = [_Relaxed(descent, m, keeps) for m in range(descent.count)]
     seeds = np.random.SeedSequence((seed, 2)).generate_state(RANDOM_PARTS * len(models)).reshape(RANDOM_PARTS, -1)
     for k, row in enumerate(seeds.tolist(), start=1):
         share = (1 - SHARE_OF_START) / RANDOM_PARTS
@@ -83,34 +91,42 @@ class _Relaxed:
     Args:
         descent: whose model it is, and whose choices it starts at.
         m: which model.
+        keeps: whether what is mixed is kept from step to step.
     """
 
-    def __init__(self, descent: ManyDescent, m: int) -> None:
+    def __init__(self, descent: ManyDescent, m: int, keeps: bool = True) -> None:
+        self.tensors, self.keeps = descent.tensors[m], keeps
         self.descent, self.choices = descent, {name: choice.copy() for name, choice in descent.choices[m].items()}
         self.parts: list[tuple[float, Choices]] = [(1.0, self.choices)]
         self.axes = {
             name: tuple(axis for axis, roots in enumerate(descent.axis_roots[name]) if roots)
             for name in descent.tensors[m]
         }
-        gathers = self._gathers(self.choices)
         # By parameter and by the axes that are mixed; those of no axis are the model itself.
         self.mixed: dict[str, dict[tuple[int, ...], Tensor]] = {}
-        for name, tensor in descent.tensors[m].items():
-            whole = tensor.to(accumulate_dtype(tensor.dtype))
-            self.mixed[name] = {some: _gathered(whole, some, gathers[name]) for some in _subsets(self.axes[name])}
+        if keeps:
+            gathers = self._gathers(self.choices)
+            for name, tensor in self.tensors.items():
+                whole = tensor.to(accumulate_dtype(tensor.dtype))
+                self.mixed[name] = {some: _gathered(whole, some, gathers[name]) for some in _subsets(self.axes[name])}
 
     def whole(self, name: str) -> Tensor:
         """A parameter mixed on all its axes."""
-        return self.mixed[name][self.axes[name]]
+        return self._mixed_on(name, self.axes[name])
 
     def but(self, name: str, axis: int) -> Tensor:
         """A parameter mixed on all its axes but one."""
-        return self.mixed[name][tuple(other for other in self.axes[name] if other != axis)]
+        return self._mixed_on(name, tuple(other for other in self.axes[name] if other != axis))
 
-    def towards(self, vertex: Choices) -> dict[str, list[Tensor]]:
+    def towards(self, vertex: Choices) -> Mapping[str, list[Tensor]]:
         """For each parameter, by j: what a step to `vertex` gathers on j axes, summed over the choice of these."""
         gathers = self._gathers(vertex)
-        return {name: _by_count(mixed, self.axes[name], gathers[name]) for name, mixed in self.mixed.items()}
+
+        def parts_of(name: str) -> list[Tensor]:
+            sets = self.mixed.get(name) or {some: self._mixed_on(name, some) for some in _subsets(self.axes[name])}
+            return _by_count(sets, self.axes[name], gathers[name])
+
+        return {name: parts_of(name) for name in self.mixed} if self.keeps else _Made(self.tensors, parts_of)
 
     def step(self, vertex: Choices, parts: Mapping[str, list[Tensor]], length: float) -> None:
         """Go this part of the way to a vertex; `parts` as of `towards`."""
@@ -123,6 +139,23 @@ class _Relaxed:
                     terms = parts[name] if whole else _by_count(mixed, some, gathers[name])
                     mixed[some] = _weighted(terms, length)
         self.parts = [((1 - length) * weight, choices) for weight, choices in self.parts] + [(length, vertex)]
+
+    def _mixed_on(self, name: str, axes: tuple[int, ...]) -> Tensor:
+        """A parameter mixed on some of its axes."""
+        if self.keeps:
+            return self.mixed[name][axes]
+        tensor = self.tensors[name]
+        mixed = tensor.to(accumulate_dtype(tensor.dtype))
+        for axis in axes:
+            total = torch.zeros_like(mixed)
+            for weight, choices in self.parts:
+                index = Permutations(self.descent.spec, choices).gathers(name)[axis]
+                total.add_(_gathered(mixed, (axis,), self._placed({axis: index})), alpha=weight)
+            mixed = total
+        return mixed
+
+    def _placed(self, gathers: Mapping[int, Tensor | None]) -> dict[int, Tensor | None]:
+        return {axis: None if index is None else index.to(self.descent.device) for axis, index in gathers.items()}
 
     def _gathers(self, choices: Choices) -> dict[str, tuple[Tensor | None, ...]]:
         permutations = Permutations(self.descent.spec, choices)
@@ -138,7 +171,34 @@ def _subsets(axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
 
 
-def _gathered(tensor: Tensor, axes: Sequence[int], gathers: Sequence[Tensor | None]) -> Tensor:
+class _Made(Mapping[str, T]):
+    """Of each parameter what is made as it is asked for, and not kept."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], T]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> T:
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _mixed_bytes(descent: ManyDescent) -> int:
+    """What all relaxed models take: each parameter mixed on every set of its axes."""
+    total = 0
+    for name, tensor in descent.tensors[0].items():
+        sets = 1 << sum(bool(roots) for roots in descent.axis_roots[name])
+        total += tensor.numel() * accumulate_dtype(tensor.dtype).itemsize * sets
+    return descent.count * total
+
+
+def _gathered(
+    tensor: Tensor, axes: Sequence[int], gathers: Sequence[Tensor | None] | Mapping[int, Tensor | None]
+) -> Tensor:
     for axis in axes:
         index = gathers[axis]
         if index is not None:
@@ -171,23 +231,36 @@ def _weighted(terms: Sequence[Tensor], length: float) -> Tensor:
 
 def _linear_optimum(descent: ManyDescent, models: Sequence[_Relaxed]) -> list[Choices]:
     """For every model the permutations with the greatest inner product with the gradient."""
-    totals = {name: torch.stack([model.whole(name) for model in models]).sum(0) for name in models[0].mixed}
+    keeps = models[0].keeps
+    totals = {name: _sum_of(models, name) for name in models[0].mixed}
     vertices = []
     for m, model in enumerate(models):
-        rest = {name: total - model.whole(name) for name, total in totals.items()}
+        others = [other for other in models if other is not model]
+        rest: Mapping[str, Tensor] = {name: total - model.whole(name) for name, total in totals.items()}
+        if not keeps:
+            rest = _Made(model.tensors, partial(_sum_of, others))
         best: Choices = dict(model.choices)
         for root in descent.order:
             gains: dict[Units, Gain | None] = {}
             for name in descent.trees[root]:
-                terms = [
+                terms = (
                     Term(leaf.view(rest[leaf.parameter]), b, leaf.unit_dims, (None,) * b.ndim)
                     for leaf in descent.leaves[name]
                     for b in [leaf.view(model.but(leaf.parameter, leaf.axis))]
-                ]
-                gains[name] = gain_matrix(terms).cpu().numpy() if terms else None
+                )
+                gain: Tensor | None = None
+                # All at once, or one after another where no more than one is to be held.
+                for some in [list(terms)] if keeps else ([term] for term in terms):
+                    gain = gain_matrix(some, gain) if some else None
+                gains[name] = None if gain is None else gain.cpu().numpy()
             best |= best_choices(descent.spec, root, gains, best, descent.solver(m, root))[0]
         vertices.append(best)
     return vertices
+
+
+def _sum_of(models: Sequence[_Relaxed], name: str) -> Tensor:
+    """A parameter of all these models, mixed on all its axes."""
+    return torch.stack([model.whole(name) for model in models]).sum(0)
 
 
 def _along(parts: Parts) -> Polynomial:

@@ -446,6 +446,18 @@ class Maps(Step):
         )[self.kind]()
 
 
+class Narrow(Step):
+    """Hidden channels between two convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.shrink, self.grow = nn.Conv2d(width, 10, 1), nn.Conv2d(10, width, 1)
+        self.hidden = (("shrink.weight", 0), ("grow.weight", 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.grow(F.gelu(self.shrink(x)))
+
+
 def standardised(weight: Tensor) -> Tensor:
     """[out, in, ...] with mean 0 and variance 1 for each of out."""
     var, mean = torch.var_mean(weight, (1, 2, 3), keepdim=True)
@@ -498,6 +510,9 @@ def random_module(seed: int) -> tuple[Module, Tensor]:
             made = KINDS[kind][draws.below(len(KINDS[kind]))](draws, width)
             steps.append(made)
             width = made.leaving
+        if seed % 10 == 0:
+            # Something is known of each lot of modules.
+            steps.append(Narrow(width) if kind == "map" else Residual(draws, width))
         module = Module(steps, kind, draws).eval()
         shape = {"vector": (BATCH, 6), "tokens": (BATCH, TOKENS, 6), "map": (BATCH, 3, *PLACES)}[kind]
         return module, torch.randn(shape)
