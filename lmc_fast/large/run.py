@@ -195,7 +195,14 @@ class Run:
             team.gathered(None)
         for each in inputs:
             each.attach(staging.scratch)
-            fold(each, spec.folds, staging.scratch)
+        # Each by one rank: the others find what it has written.
+        mine = [number % team.size == team.rank for number in range(len(inputs))]
+        for now in (True, False):
+            for each, own in zip(inputs, mine, strict=True):
+                if own == now:
+                    fold(each, spec.folds, staging.scratch)
+            if team.size > 1:
+                team.gathered(None)
         derived = derived_weights(first.tensors, first.tensors)
         # Where nothing moves, the mean of what they are computed from is as good as any.
         if derived and spec.axes:
