@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ __all__ = ["inspect"]
     "--spec", "spec_path", type=click.Path(path_type=Path), help="A spec (JSON) to explain, in place of one derived."
 )
 @click.option("--no-verify", is_flag=True, help="Leave out the trial of every group on the model.")
+@click.option("--rotations", is_flag=True, help="Tell what may turn as well, with the norms that are folded for it.")
 @click.option("--no-strict", is_flag=True, help="Leave weights as they are that code uses which cannot be traced.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the spec (JSON) to this file.")
@@ -35,12 +37,13 @@ def inspect(
     trust_remote_code: bool,
     spec_path: Path | None,
     no_verify: bool,
+    rotations: bool,
     no_strict: bool,
     as_json: bool,
     out: Path | None,
     force: bool,
 ) -> None:
-    """Tell which units of MODEL may be permuted, and of the rest which operation holds it.
+    """Tell which units of MODEL may be permuted, or turn (--rotations), and of the rest which operation holds it.
 
     MODEL is a model directory (config.json), what can be imported and called (torchvision.models:resnet18), or, with
     --spec, a file of weights. Of a directory nothing is run but the library's own code, and nothing is downloaded.
@@ -54,7 +57,13 @@ def inspect(
             told, spec = _of_file(model, given, architecture, trust_remote_code, spec_path)
         else:
             told, spec = _derived(
-                model, given, architecture, trust_remote_code, verify=not no_verify, strict=not no_strict
+                model,
+                given,
+                architecture,
+                trust_remote_code,
+                verify=not no_verify,
+                strict=not no_strict,
+                rotations=rotations,
             )
         explanation = spec.explain()
         if out is not None:
@@ -71,16 +80,23 @@ def inspect(
 
 
 def _derived(
-    model: str, given: tuple[str, ...], architecture: str | None, trust_remote_code: bool, *, verify: bool, strict: bool
+    model: str,
+    given: tuple[str, ...],
+    architecture: str | None,
+    trust_remote_code: bool,
+    *,
+    verify: bool,
+    strict: bool,
+    rotations: bool,
 ) -> tuple[str, PermutationSpec]:
     from ..symmetry import derive_spec
-    from ..symmetry.explain import Origin
 
     found = given_model(model, given, architecture, trust_remote_code)
     module, why_not = found.with_weights() if verify else (found.module, "")
-    spec = derive_spec(found.module if module is None else module, found.inputs, strict=strict, verify=verify)
+    module = found.module if module is None else module
+    spec = derive_spec(module, found.inputs, strict=strict, verify=verify, rotations=rotations)
     if why_not and spec.origin is not None:
-        spec = spec.with_origin(Origin(spec.origin.pinned, (*spec.origin.notes, why_not)))
+        spec = spec.with_origin(replace(spec.origin, notes=(*spec.origin.notes, why_not)))
     return found.told, spec
 
 

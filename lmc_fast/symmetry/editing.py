@@ -16,7 +16,7 @@ from .patterns import expanded
 if TYPE_CHECKING:
     from .spec import PermutationSpec
 
-__all__ = ["edited"]
+__all__ = ["edited", "pinned"]
 
 
 def edited(
@@ -29,7 +29,7 @@ def edited(
     """The spec with some groups pinned, others renamed, and axes that replace its own; in this order."""
     kind = type(spec)
     shapes = _shapes(spec)
-    found = _renamed(_pinned(spec, pin), rename)
+    found = _renamed(pinned(spec, pin), rename)
     known = {**found.axes, **found.unsaved}
     new, added = expanded(axes, groups, known)
     unknown = next((name for name in new if name not in known), None)
@@ -53,7 +53,9 @@ def edited(
     origin = spec.origin
     if origin is not None:
         told = {name: reasons for name, reasons in origin.pinned.items() if name not in new}
-        origin = Origin(told, (*origin.notes, "edited by hand since it was derived"))
+        notes = (*origin.notes, "edited by hand since it was derived")
+        stiff = {rename.get(name, name): why for name, why in origin.stiff.items()}
+        origin = Origin(told, notes, stiff)
     return made.with_origin(origin)
 
 
@@ -74,7 +76,8 @@ def _shapes(spec: PermutationSpec) -> dict[str, list[int]] | None:
     return {name: [axis_size(axis.segments, spec.sizes) for axis in entries] for name, entries in spec.axes.items()}
 
 
-def _pinned(spec: PermutationSpec, pin: Iterable[str]) -> PermutationSpec:
+def pinned(spec: PermutationSpec, pin: Iterable[str]) -> PermutationSpec:
+    """The spec with the units of some groups left where they are, and all that these own."""
     if isinstance(pin, str):
         fail_type("pin", "a list of groups' names", pin)
     known = spec.groups

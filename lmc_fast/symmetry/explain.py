@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .folding import FEW, alike, apart, folded, folded_names
+from .folds import Centre, Fold
 from .groups import Axis, Segment, axis_size
+from .kinds import KINDS
 
 if TYPE_CHECKING:
     from .spec import PermutationSpec
@@ -17,6 +18,14 @@ __all__ = ["Explanation", "Fixed", "GroupTold", "Origin", "explain"]
 
 # Names of parameters that a line shows before it only counts them.
 _SHOWN = 4
+# After how many units.
+_DOING = {
+    "permutation": "",
+    "signed": " change signs, too",
+    "orthogonal": " turn (orthogonal)",
+    "orthogonal_keeping_ones": " turn (orthogonal, keeping ones)",
+    "phases": " planes turn (phases)",
+}
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,12 @@ class Origin:
     Attributes:
         pinned: by parameter, for every dimension the reasons why entries stay where they are; () where they may move.
         notes: what else is to be said: operations without a rule, groups that failed when they were tried.
+        stiff: of groups whose units change places and do not turn, why; of specs derived with rotations.
     """
 
     pinned: Mapping[str, Sequence[Sequence[str]]]
     notes: tuple[str, ...] = ()
+    stiff: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,10 @@ class GroupTold:
         name, size, owner: as in the spec.
         units: in all units of its owners together.
         axes: the (parameter, axis) pairs that carry it.
-        log10_permutations: how many orders its units may have, those of all owners' units together.
+        log10_permutations: how many orders its units may have, those of all owners' units together. Where units turn
+            these are but some of the elements.
+        kind: what its units may do, as `Group.kind` has it.
+        stiff: of a spec derived with rotations, why its units do not turn; "" where they do, or nothing is known.
     """
 
     name: str
@@ -49,6 +63,8 @@ class GroupTold:
     units: int
     axes: tuple[tuple[str, int], ...]
     log10_permutations: float
+    kind: str = "permutation"
+    stiff: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,12 +93,14 @@ class Explanation:
         fixed: axes with entries that stay, in the order of the model.
         log10_permutations: how many permutations the spec permits in all.
         notes: what else is to be said.
+        folds: what `fold_norms` does to models of this spec, a line each.
     """
 
     groups: tuple[GroupTold, ...]
     fixed: tuple[Fixed, ...]
     log10_permutations: float
     notes: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data for json.dumps."""
@@ -91,11 +109,23 @@ class Explanation:
     def __str__(self) -> str:
         units = sum(group.units for group in self.groups)
         groups = f"{len(self.groups)} group" + "s" * (len(self.groups) != 1)
-        lines = [f"{groups} of {units} units; 10^{self.log10_permutations:.0f} permutations are permitted"]
+        turning = sum(group.kind not in ("permutation", "signed") for group in self.groups)
+        turn = f"; {turning} of the groups turn{'s' * (turning == 1)}" if turning else ""
+        lines = [f"{groups} of {units} units; 10^{self.log10_permutations:.0f} permutations are permitted{turn}"]
         children: dict[str | None, list[GroupTold]] = {}
         for group in self.groups:
             children.setdefault(group.owner, []).append(group)
         lines += _branches(children, (), "")
+        stiff: dict[str, list[str]] = {}
+        for group in self.groups:
+            if group.stiff:
+                stiff.setdefault(group.stiff, []).append(group.name)
+        if stiff:
+            lines.append("what does not turn:")
+            lines += [f"   {reason}: {_shortened(folded_names(names))}" for reason, names in stiff.items()]
+        if self.folds:
+            lines.append("what is folded:")
+            lines += [f"   {fold}" for fold in _folded_lines(self.folds)]
         if self.fixed:
             lines.append("what stays:")
             lines += _reasons(self.fixed)
@@ -124,10 +154,9 @@ def _branches(
         times = f", {len(row)} times" if len(row) > 1 and not owners else ""
         by_place = zip(*(dict.fromkeys(name for name, _ in each.axes) for each in row), strict=True)
         place, names = apart([folded(place) for place in by_place])
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        shown = f"{place}: {shown}" if place else shown
-        name = folded([each.name for each in row])
-        lines.append(f"{indent}{'└─' if last else '├─'} {name}: {group.size}{each}{times}, on {shown}")
+        shown = f"{place}: {_shortened(names)}" if place else _shortened(names)
+        name, doing = folded([each.name for each in row]), _DOING[group.kind]
+        lines.append(f"{indent}{'└─' if last else '├─'} {name}: {group.size}{doing}{each}{times}, on {shown}")
         lines += _branches(children, row, indent + ("   " if last else "│  "))
     return lines
 
@@ -138,7 +167,7 @@ def _alike(children: Mapping[str | None, Sequence[GroupTold]], groups: Sequence[
     def kind(group: GroupTold) -> Any:
         names = tuple(dict.fromkeys(name for name, _ in group.axes))
         owned = tuple(kind(each) for each in children.get(group.name, ()))
-        return alike(group.name), group.size, tuple(map(alike, names)), owned
+        return alike(group.name), group.size, group.kind, tuple(map(alike, names)), owned
 
     found: dict[Any, list[GroupTold]] = {}
     for group in groups:
@@ -154,10 +183,35 @@ def _reasons(fixed: Sequence[Fixed]) -> list[str]:
             found.setdefault(reason, []).append(f"{axis.parameter}[{axis.axis}]")
     lines = []
     for reason, axes in found.items():
-        names = _folded_axes(axes)
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        lines.append(f"   {reason}: {shown}")
+        lines.append(f"   {reason}: {_shortened(_folded_axes(axes))}")
     return lines
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first few of names, and how many more there are."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _folded_lines(lines: Sequence[str]) -> list[str]:
+    """Lines that differ in numbers alone as one, where they are a few."""
+    alike_lines: dict[str, list[str]] = {}
+    for line in lines:
+        alike_lines.setdefault(alike(line), []).append(line)
+    return [told for several in alike_lines.values() for told in (folded_names(several))]
+
+
+def _told_folds(folds: Sequence[Fold | Centre]) -> tuple[str, ...]:
+    lines = []
+    for fold in folds:
+        if isinstance(fold, Fold):
+            place, (norm, *readers) = apart([fold.weight, *(reader.parameter for reader in fold.readers)])
+            where = f"{place}: " if place else ""
+            tied = [reader for reader in fold.readers if reader.tied is not None]
+            untied = "".join(f"; {reader.parameter} is untied from {reader.tied}" for reader in tied)
+            bias = "" if not fold.keeps_bias else f"; {fold.bias} stays, divided by it"
+            lines.append(f"{where}{norm} into {', '.join(readers)}{bias}{untied}")
+    centres = [fold.parameter for fold in folds if isinstance(fold, Centre)]
+    return (*lines, *(f"the mean of {name} is taken out" for name in centres))
 
 
 def _folded_axes(axes: Sequence[str]) -> list[str]:
@@ -180,8 +234,10 @@ def explain(spec: PermutationSpec, origin: Origin | None) -> Explanation:
             if name in axis.groups
         )
         units, size = spec.units(name), spec.sizes[name]
-        each = math.lgamma(size + 1) / math.log(10)
-        told.append(GroupTold(name, size, group.owner, units, axes, units // max(size, 1) * each))
+        each = KINDS[group.kind].log10_count(size)
+        stiff = "" if origin is None or group.kind != "permutation" else origin.stiff.get(name, "")
+        count = units // max(size, 1) * each
+        told.append(GroupTold(name, size, group.owner, units, axes, count, group.kind, stiff))
     fixed = []
     for parameter, entries in spec.axes.items():
         reasons = [] if origin is None else origin.pinned.get(parameter, [])
@@ -197,6 +253,7 @@ def explain(spec: PermutationSpec, origin: Origin | None) -> Explanation:
         tuple(fixed),
         sum(group.log10_permutations for group in told),
         () if origin is None else tuple(origin.notes),
+        _told_folds(spec.folds),
     )
 
 

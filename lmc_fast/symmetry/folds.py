@@ -15,6 +15,9 @@ __all__ = ["Centre", "Fold", "Reader", "checked_folds", "folds_from_json", "fold
 class Reader:
     """A linear map that sums over what a norm gives.
 
+    Of a layer's scale, which multiplies what one linear map writes, the readers are that map's weight and bias: `axis`
+    is then the dimension that is written.
+
     Attributes:
         parameter: its weight.
         axis: the dimension of the weight that is summed over.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ..groups import Axis, Group, Segment
+from ..kinds import KINDS
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
@@ -19,6 +20,7 @@ _SINGLE = Pin("slice", "", "is cut into single units")
 _IN_ORDER = Pin("sort", "", "an order that other units decide stands on a parameter, or is another one at each place")
 # Units of an owner that stays: what they own are groups of their own, one for each.
 _MOST_ORDERS = 64
+_PLANES = Pin("rotary", "", "planes that rotary embedding turns, which something else tells apart")
 _INSIDE = Pin("view", "", "pairs of its units stand on one axis")
 
 # Dimensions of a parameter that an axis spans: from, to.
@@ -31,10 +33,18 @@ class Built:
     Attributes:
         spec: the groups that were found, on the axes of all parameters.
         pinned: by parameter and dimension the reasons why entries stay where they are.
+        atoms: of every group the term.
+        whole: what stands in the places of atoms that a view has split for nothing.
     """
 
-    def __init__(self, spec: PermutationSpec, pinned: dict[str, list[tuple[Pin, ...]]]) -> None:
-        self.spec, self.pinned = spec, pinned
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        pinned: dict[str, list[tuple[Pin, ...]]],
+        atoms: Mapping[str, Term],
+        whole: Mapping[Term, Term],
+    ) -> None:
+        self.spec, self.pinned, self.atoms, self.whole = spec, pinned, atoms, whole
 
 
 def build(walked: Walked, state_order: Sequence[str]) -> Built:
@@ -53,7 +63,8 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     axes = {name: [_picked_apart(terms, terms.product(dims[name][a:b])) for a, b in runs[name]] for name in dims}
     # With the units at each index by themselves.
     every = [each for of in (*values, *dims.values()) for each in levels(terms, of)]
-    owners = choose_owners(terms, Beside(terms, every, walked.numbers).near, axes.values())
+    near = Beside(terms, every, walked.numbers).near
+    owners = choose_owners(terms, near, axes.values(), walked.gains is not None)
     pinned = {name: _by_dimension(terms, axes[name], runs[name]) for name in dims}
     for name, of in axes.items():
         joined = _joined(of, lambda ahead, term: _is_owned_by(terms, owners, ahead, term))
@@ -67,11 +78,13 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
             if inside & set(terms.atoms(term)):
                 terms.pin(part, _INSIDE)
         return build(walked, state_order)
+    if walked.gains is not None:
+        torn = {atom for of in axes.values() for term in of for atom in _torn_planes(terms, term)}
+        if torn:
+            for atom in torn:
+                terms.pin(atom, _PLANES)
+            return build(walked, state_order)
     names = _names(terms, axes, owners)
-    groups = {
-        name: Group(name, atom.size, None if atom not in owners else names[owners[atom]])
-        for atom, name in names.items()
-    }
     written = {
         name: tuple(
             Axis(tuple(_segments(terms, terms.factors(term), names)), dims=b - a)
@@ -79,7 +92,38 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         )
         for name, of in axes.items()
     }
-    return Built(PermutationSpec(groups, written), pinned)
+    groups = {}
+    for atom, name in names.items():
+        owner = None if atom not in owners else names[owners[atom]]
+        groups[name] = Group(name, atom.size, owner, _kind(walked, atom))
+    atoms = {name: atom for atom, name in names.items()}
+    return Built(PermutationSpec(groups, written), pinned, atoms, whole)
+
+
+def _kind(walked: Walked, atom: Term) -> str:
+    """What an atom's units may do."""
+    if atom.plane:
+        return "phases"
+    if walked.gains is None or atom.stiff is not None:
+        return "permutation"
+    return "orthogonal_keeping_ones" if atom.keeps_ones else "orthogonal"
+
+
+def _torn_planes(terms: Terms, term: Term) -> set[Term]:
+    """Planes that something acts on entry by entry, or that stand without their two entries beside them."""
+    found: set[Term] = set()
+    for product in monomials(terms, term):
+        for place, atom in enumerate(product):
+            if not atom.plane or atom.pin is not None:
+                continue
+            # Nothing inside of both, and nothing that stays around: a plane would have more than two entries.
+            ahead = 1 if atom.plane == "outer" else 0
+            before, after = product[max(0, place - ahead - 1) : place - ahead], product[place + 2 - ahead :]
+            other = product[place - 1 : place] if ahead else product[place + 1 : place + 2]
+            is_pair = [(each.size, each.pin is None) for each in other] == [(KINDS["phases"].entries, False)]
+            if atom.stiff is not None or not is_pair or after or any(each.pin is not None for each in before):
+                found.add(atom)
+    return found
 
 
 def _settle(walked: Walked, dims: Mapping[str, Dims]) -> dict[Term, Term]:
@@ -97,7 +141,9 @@ def _settle(walked: Walked, dims: Mapping[str, Dims]) -> dict[Term, Term]:
             terms.pin(atom, _IN_ORDER)
     # What stands beside units that stay may have an order of its own at each of these.
     at_each = [each for of in dims.values() for each in levels(terms, of)]
-    for atom, owners in own_orders(terms, found.near, at_each).items():
+    for atom, several in own_orders(terms, found.near, at_each).items():
+        # The two entries of a plane stand ahead of it, and move together.
+        owners = several[1:] if atom.plane == "outer" else several
         if owners and owners[0].size <= _MOST_ORDERS and atom.pin is None and not atom.at and not atom.is_alike:
             terms.instance(atom, owners[0], 0)
     return made_whole(terms, list(dims.values()), walked.values, walked.numbers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,14 +13,13 @@ from ..._models import tensors_of
 from ..._modes import neutral
 from ..._wrappers import unwrapped
 from ..calls import calls_of
-from ..explain import Origin, without
-from ..groups import Axis
+from ..editing import pinned
+from ..folds import Centre, Fold
 from ..spec import PermutationSpec
 from ..verify import CannotVerifyError, SymmetryError, verify_spec
-from .build import build
-from .forms import Form, form_of, has_weights
-from .graph import Walked, pin_unused, walk
-from .terms import Pin, Terms
+from .forms import form_of, has_weights
+from .source import Source
+from .terms import Pin
 from .tracing import Traced, trace
 
 __all__ = ["derive_spec"]
@@ -33,6 +33,7 @@ def derive_spec(
     more_inputs: Sequence[Any] = (),
     strict: bool = True,
     verify: bool = True,
+    rotations: bool = False,
 ) -> PermutationSpec:
     """Find what may be permuted in a module, from the graph of its forward pass.
 
@@ -56,6 +57,10 @@ def derive_spec(
             explanation says so.
         verify: whether to try every group by running the model, as `verify_spec` does. One that fails is pinned, and
             told in the explanation as a fault of this package's.
+        rotations: whether to find as well what may turn: axes on which nothing acts entry by entry, once the gains of
+            norms are in the linear maps that read them. These are of kind "orthogonal", or "orthogonal_keeping_ones"
+            where means count, as for LayerNorms; planes of rotary embeddings are "phases". The spec then has `folds`,
+            and is one of models in pure form, which `fold_norms` makes.
 
     Returns:
         A spec that is bound to the model, `verified` where it was tried.
@@ -73,7 +78,8 @@ def derive_spec(
     is_empty = not has_weights(state)
     form = form_of(module, is_empty=is_empty)
     traced = [trace(form, calls_of(module, example), strict=strict) for example in examples]
-    spec = _built(module, form, state, traced)
+    source = Source(module, form, state, rotations)
+    spec = source.built(traced)
     why = next((each.why for each in traced if each.why), "")
     if strict and why and not spec.groups:
         raise ValueError(
@@ -82,41 +88,11 @@ def derive_spec(
         )
     if not verify or is_empty:
         return spec
-    return _tried(module, _freest(module, form, state, traced, spec, examples), examples)
-
-
-def _built(module: nn.Module, form: Form, state: Mapping[str, Tensor], traced: Sequence[Traced]) -> PermutationSpec:
-    """The spec of several calls of a model: what moves in the graphs of all of them."""
-    identities = _identities(module, state)
-    walked = Walked(Terms(), {})
-    for piece in (piece for each in traced for piece in each.pieces):
-        walk(piece.program, state, identities, walked, piece.prefix)
-    pin_unused(walked)
-    notes = list(dict.fromkeys(note for each in traced for note in each.notes))
-    bare = {name for name, each in _named(form.module).items() if any(id(each) in found.bare for found in traced)}
-    for name in bare & walked.parameters.keys():
-        for term in walked.parameters[name]:
-            walked.terms.pin(term, Pin("untraced", "", "is used by code that cannot be traced"))
-    built = build(walked, list(state))
-    axes = dict(built.spec.axes)
-    pinned = {name: [[str(why) for why in each] for each in entries] for name, entries in built.pinned.items()}
-    for name, tensor in state.items():
-        if name not in axes and tensor.is_floating_point():
-            axes[name] = tuple(Axis() for _ in tensor.shape)
-            why = "untraced: is used by code that cannot be traced" if name in bare else "nothing: no operation uses it"
-            pinned[name] = [[why] for _ in tensor.shape]
-    notes += [f"{name} has no rule: what it touches stays ({count} times)" for name, count in walked.unknown.items()]
-    spec = PermutationSpec(built.spec.groups, axes).bind(state)
-    return spec.with_origin(Origin(pinned, tuple(notes)))
+    return _tried(source, traced, _freest(source, traced, spec, examples), examples)
 
 
 def _freest(
-    module: nn.Module,
-    form: Form,
-    state: Mapping[str, Tensor],
-    traced: Sequence[Traced],
-    spec: PermutationSpec,
-    examples: Sequence[Any],
+    source: Source, traced: Sequence[Traced], spec: PermutationSpec, examples: Sequence[Any]
 ) -> PermutationSpec:
     """Of the spec of all examples and those of each the one with most permutations that keeps the function on all.
 
@@ -124,14 +100,14 @@ def _freest(
     """
     if len(traced) == 1:
         return spec
-    alone = [_built(module, form, state, [each]) for each in traced]
+    alone = [source.built([each]) for each in traced]
     for other in sorted(alone, key=_freedom, reverse=True):
         if _freedom(other) <= _freedom(spec):
             break
         # Parameters that this example does not use are pinned by it; nothing is known of one that keeps none of them.
         try:
             for example in examples:
-                verify_spec(module, other, example)
+                verify_spec(source.module, other, example)
         except ValueError:
             continue
         return other
@@ -142,40 +118,52 @@ def _freedom(spec: PermutationSpec) -> float:
     return spec.explain().log10_permutations
 
 
-def _tried(module: nn.Module, spec: PermutationSpec, examples: Sequence[Any]) -> PermutationSpec:
-    """The spec without the groups that change what the module computes."""
+def _tried(source: Source, traced: Sequence[Traced], spec: PermutationSpec, examples: Sequence[Any]) -> PermutationSpec:
+    """The spec without the groups, and the folds, that change what the module computes."""
+    refused: dict[str, Pin] = {}
+    notes: list[str] = []
     while spec.groups:
         try:
             for example in examples:
-                verify_spec(module, spec, example)
+                verify_spec(source.module, spec, example)
         except CannotVerifyError as error:
-            assert spec.origin is not None
-            note = f"the spec was not tried on the model: {' '.join(str(error).split())}"
+            notes.append(f"the spec was not tried on the model: {' '.join(str(error).split())}")
             object.__setattr__(spec, "verified", None)
-            return spec.with_origin(Origin(spec.origin.pinned, (*spec.origin.notes, note)))
+            break
         except SymmetryError as error:
-            origin = spec.origin
-            assert origin is not None
-            note = f"group {error.group!r} was found, and changes the outputs: please report this"
-            root = spec.root_of(error.group)
-            axes = without(spec, root)
-            kept = {name: group for name, group in spec.groups.items() if spec.root_of(name) != root}
-            spec = PermutationSpec(kept, axes).with_origin(Origin(origin.pinned, (*origin.notes, note)))
+            if error.is_fold and error.group not in refused:
+                notes.append(f"norm {error.group!r} was to be folded, which changes the outputs: please report this")
+                refused[error.group] = Pin("fold", "", f"folding {error.group!r} changes the outputs")
+                folds = tuple(f for f in spec.folds if not (isinstance(f, Centre) and f.parameter == error.group))
+                is_centre = len(folds) < len(spec.folds)
+                again = replace(spec, folds=folds) if is_centre else source.built(traced, refused)
+                spec = again.with_origin(spec.origin if is_centre else again.origin)
+                continue
+            notes.append(f"group {error.group!r} was found, and changes the outputs: please report this")
+            spec = _without(spec, error.group)
         else:
-            return spec
-    return spec
+            break
+    if not notes:
+        return spec
+    assert spec.origin is not None
+    return spec.with_origin(replace(spec.origin, notes=(*spec.origin.notes, *notes)))
 
 
-def _named(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+def _without(spec: PermutationSpec, group: str) -> PermutationSpec:
+    """The spec with a group pinned: of permutations with the whole root, and the folds that nothing needs any more."""
+    origin = spec.origin
+    is_turning = group in spec.groups and spec.groups[group].kind != "permutation"
+    spec = pinned(spec, [group if is_turning else spec.root_of(group)])
+
+    def is_needed(fold: Fold | Centre) -> bool:
+        if isinstance(fold, Centre):
+            return _turns_along(spec, fold.parameter, fold.axis)
+        return any(_turns_along(spec, reader.parameter, reader.axis) for reader in fold.readers)
+
+    return replace(spec, folds=tuple(fold for fold in spec.folds if is_needed(fold))).with_origin(origin)
 
 
-def _identities(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Hashable]:
-    """Equal for names of one tensor."""
-    found: dict[str, Hashable] = {name: name for name in state}
-    for named in (module.named_parameters, module.named_buffers):
-        found |= {name: id(tensor) for name, tensor in named(remove_duplicate=False) if name in state}
-    return found
+def _turns_along(spec: PermutationSpec, parameter: str, dim: int) -> bool:
+    """Whether anything turns along a dimension of a parameter."""
+    of_dims = [axis for axis in spec.axes[parameter] for _ in range(axis.dims)]
+    return any(spec.groups[name].kind.startswith("orthogonal") for name in of_dims[dim].groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -15,9 +14,13 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
+from .gains import Gains
+from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
+from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
 from .terms import Pin, Terms
+from .turning import mark
 
 __all__ = ["Walked", "export", "pin_unused", "walk"]
 
@@ -36,6 +39,8 @@ class Walked:
         tied: the first name of each tied tensor, by what is equal for all of its names.
         used: dimensions of parameters that an operation uses, by identity.
         numbers: those of units by which values were looked up: where entries have them, such a unit stands beside them.
+        gains: those of norms, where it is asked what turns; None elsewhere.
+        gained: the dimensions of what gains give.
     """
 
     terms: Terms
@@ -45,6 +50,8 @@ class Walked:
     tied: dict[Hashable, str] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     numbers: list[Numbers] = field(default_factory=list)
+    gains: Gains | None = None
+    gained: dict[Node, Dims] = field(default_factory=dict)
 
 
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
@@ -78,8 +85,15 @@ def walk(
     known: dict[Node, Any] = {}
     numbered: dict[Any, Numbers] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    turned = {} if walked.gains is None else rotaries(program.graph_module.graph)
+    inside = {each for found in turned.values() for each in found.inside}
+    gained = set() if walked.gains is None else {each for g in walked.gains.gains.values() for each in g.outputs}
     for node in program.graph_module.graph.nodes:
-        if node.op == "placeholder":
+        if node in inside:
+            known[node] = _on_the_way(walked, node)
+        elif node in turned:
+            known[node] = _turned(walked, node, turned[node], known)
+        elif node.op == "placeholder":
             place = places.get(node.name)
             known[node] = _entering(walked, node, place, state, identities, prefix)
             if place is not None and place.kind == InputKind.CONSTANT_TENSOR:
@@ -97,6 +111,8 @@ def walk(
                         walked.terms.pin(term, Pin("output", "", "is what the model gives"))
         if node in known:
             walked.values += _each(known[node])
+            if node in gained:
+                walked.gained[node] = known[node]
             if node.op == "placeholder" and node.users:
                 walked.used |= {id(term) for term in known[node]}
     return walked
@@ -156,7 +172,8 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[A
         if (source, index) in numbered:
             numbered[node] = numbered[source, index]
         return given[index] if given and isinstance(given[0], list) else given
-    look = Look(walked.terms, node, known, source_line(node), numbered)
+    detached, reason = (frozenset(), None) if walked.gains is None else walked.gains.at(node)
+    look = Look(walked.terms, node, known, source_line(node), numbered, detached)
     if not any(isinstance(value, Tensor) for value in _values(node.meta.get("val"))):
         return []
     rule = RULES.get(name)
@@ -172,11 +189,37 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[A
         look.gives.clear()
         results = look.all_pinned("its rule gives other sizes")
     walked.values += look.inside
+    if walked.gains is not None:
+        mark(look, results, reason)
     several = isinstance(node.meta.get("val"), (list, tuple))
     for place, numbers in look.gives.items():
         numbered[(node, place) if several else node] = numbers
     walked.numbers += look.looked_up
     return results if several else results[0]
+
+
+def _on_the_way(walked: Walked, node: Node) -> Any:
+    """The dimensions of what is computed within a rotary embedding, and used nowhere else."""
+    value, why = node.meta.get("val"), Pin("rotary", source_line(node), "is a part of the planes that places turn")
+    dims = [
+        [walked.terms.atom(int(size), why) for size in each.shape] if isinstance(each, Tensor) else []
+        for each in _values(value)
+    ]
+    return dims if isinstance(value, (list, tuple)) else dims[0]
+
+
+def _turned(walked: Walked, node: Node, found: Rotary, known: dict[Node, Any]) -> Dims:
+    """[..., n], factors [..., n] or so -> [..., n]: of the n/2 planes the two entries are told apart."""
+    terms, dims = walked.terms, list(known[found.source])
+    why = Pin("rotary", source_line(node), "planes that places turn by an angle each")
+    two, plane = terms.atom(2, why), terms.atom(dims[-1].size // 2)
+    plane.plane = found.view
+    terms.unify(dims[-1], terms.product([two, plane] if found.view == "outer" else [plane, two]), why)
+    for factor in found.factors:
+        for own, other in zip(reversed(dims[:-1]), reversed(list(known[factor])[:-1]), strict=False):
+            if other.size > 1:
+                terms.pin(own, why)
+    return dims
 
 
 def _by_rule(look: Look, rule: Rule) -> list[Dims] | None:
@@ -214,15 +257,3 @@ def _values(value: Any) -> list[Any]:
 
 def _each(known: Any) -> list[Dims]:
     return known if known and isinstance(known[0], list) else [known]
-
-
-def source_line(node: Node) -> str:
-    """The line of the model's source that an operation comes from: "file.py:12: code"."""
-    trace = node.meta.get("stack_trace") or ""
-    lines = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', trace)
-    if not lines:
-        return ""
-    # The model's own where there are any: those of torch's layers say less.
-    own = [each for each in lines if "/torch/nn/" not in each[0].replace("\\", "/")]
-    file, line, code = (own or lines)[-1]
-    return f"{file.rpartition('/')[2]}:{line}: {code.strip()}"

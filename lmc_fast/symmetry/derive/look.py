@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,11 +92,19 @@ class Look:
         known: the dimensions of every value so far.
         where: the line of the model's source that it comes from.
         numbered: what the integers of values say so far.
+        detached: arguments that are the same everywhere in pure form: gains of norms that are folded.
     """
 
     def __init__(
-        self, terms: Terms, node: Node, known: dict[Node, Any], where: str, numbered: dict[Node, Numbers]
+        self,
+        terms: Terms,
+        node: Node,
+        known: dict[Node, Any],
+        where: str,
+        numbered: dict[Node, Numbers],
+        detached: Collection[Node] = (),
     ) -> None:
+        self.detached = detached
         self.terms, self.node, self.known, self.where, self.numbered = terms, node, known, where, numbered
         self.name = packet_name(node.target)
         self.arguments = bound(node)
@@ -116,7 +124,8 @@ class Look:
 
     def of(self, value: Any) -> Dims:
         """The dimensions of a node that is one tensor; of a number none."""
-        return self.terms.afresh(self.known[value]) if isinstance(value, Node) else []
+        is_there = isinstance(value, Node) and value not in self.detached
+        return self.terms.afresh(self.known[value]) if is_there else []
 
     def has(self, argument: str) -> bool:
         """Whether a tensor is given there."""

@@ -192,7 +192,15 @@ def own_orders(
     }
 
 
-def choose_owners(terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims]) -> dict[Term, Term]:
-    """For every owned atom its owner, the nearest of those that may be."""
+def choose_owners(
+    terms: Terms, near: Mapping[Term, set[Term]], parameters: Iterable[Dims], is_turning: bool = False
+) -> dict[Term, Term]:
+    """For every owned atom its owner, the nearest of those that may be.
+
+    Args:
+        is_turning: whether atoms that are free to turn own nothing, since their units would have to stay apart.
+    """
     found = own_orders(terms, near, parameters, is_free=True)
+    if is_turning:
+        found = {atom: [other for other in others if other.stiff is not None] for atom, others in found.items()}
     return {atom: others[0] for atom, others in found.items() if others}

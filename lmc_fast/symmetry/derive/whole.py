@@ -38,7 +38,8 @@ def made_whole(
         others: dict[Term, Term] = {}
         for first, second in pairs:
             if not others.keys() & {first, second}:
-                others |= {first: terms.atom(first.size * second.size), second: terms.atom(1)}
+                both = terms.asked_alike(terms.atom(first.size * second.size), (first, second))
+                others |= {first: both, second: terms.atom(1)}
         found = {atom: terms.replaced(term, others) for atom, term in found.items()} | others
         parameters, values = (
             [[terms.replaced(term, others) for term in dims] for dims in several] for several in (parameters, values)
@@ -87,7 +88,7 @@ def _pairs(terms: Terms, parameters: Sequence[Dims], values: Sequence[Dims], num
 
 def _is_plain(atom: Term) -> bool:
     """Whether an atom is free, and is neither picked from nor picked, nor in an order that others decide."""
-    return atom.pin is None and not atom.at and atom.of is None and not atom.follows
+    return atom.pin is None and not atom.at and atom.of is None and not atom.follows and not atom.plane
 
 
 def _stand_together(split: Sequence[Products], first: Term, second: Term) -> bool:

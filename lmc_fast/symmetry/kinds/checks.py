@@ -14,12 +14,13 @@ __all__ = ["check_kinds", "check_segments"]
 
 
 def check_kinds(groups: Mapping[str, Group]) -> None:
-    """Raise ValueError where a group is owned by one whose units do not stay apart."""
+    """Raise ValueError where a group is owned by one whose units do not just change places."""
     for name, group in groups.items():
         owner = None if group.owner is None else groups[group.owner]
-        if owner is not None and not KINDS[owner.kind].moves_whole:
+        if owner is not None and not KINDS[owner.kind].may_own:
             raise ValueError(
-                f"group {name!r} must be owned by units that stay apart, but {owner.name!r} is {owner.kind}"
+                f"group {name!r} must be owned by units that stay apart and change places alone, but {owner.name!r} "
+                f"is {owner.kind}"
             )
 
 
@@ -30,9 +31,9 @@ def check_segments(segments: tuple[Segment, ...], groups: Mapping[str, Group], p
             continue
         kind = KINDS[groups[segment.group].kind]
         where = f"parameter {parameter!r}: group {segment.group!r}, of kind {kind.name!r},"
-        if not kind.moves_whole and any(part.group is not None for part in segment.parts):
-            raise ValueError(f"{where} must hold no other group inside its units")
         if kind.entries > 1:
+            if any(part.group is not None for part in segment.parts):
+                raise ValueError(f"{where} must hold no other group inside its units")
             inner = sum(part.length or 0 for part in segment.parts)
             if segment.outer * inner != kind.entries:
                 raise ValueError(
