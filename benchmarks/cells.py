@@ -284,6 +284,8 @@ CALLS: dict[str, Callable[[_Case], object]] = {
     "weight_matching, Frank-Wolfe": lambda case: lmc.weight_matching(*case.pair, case.spec, search="frank_wolfe"),
     "activation_matching": lambda case: lmc.activation_matching(*case.pair, case.batches, case.spec, unseen="keep"),
     "straight_through_matching": _learned(),
+    # Refused by name: between layers of these kinds of model nothing turns.
+    "learned_matching": lambda case: lmc.learned_matching(*case.pair, case.batches, case.spec, steps=1),
     "sinkhorn_matching, distance": _sinkhorn(),
     "sinkhorn_matching, midpoint": lambda case: _sinkhorn(batches=case.batches, loss="midpoint")(case),
     "sinkhorn_matching, random": lambda case: _sinkhorn(batches=case.batches, loss="random")(case),

@@ -25,6 +25,8 @@ from . import (
     plot,
     spectral,
     startup,
+    transformers,
+    turning,
     wm,
 )
 from . import compile as compile_kernels
@@ -33,7 +35,8 @@ __all__ = ["main"]
 
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
-    *(kernels, gpu, spectral, compile_kernels, plot, cells, architectures, derive, merge, eta, startup),
+    *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
+    *(startup, transformers),
 )
 
 

@@ -41,6 +41,7 @@ NAMES = {
         "ManyMatching",
         "Matching",
         "activation_matching",
+        "learned_matching",
         "match_many",
         "sinkhorn_matching",
         "straight_through_matching",

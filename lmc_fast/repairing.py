@@ -13,17 +13,19 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ._batches import Batch, check_batches, count_of
 from ._calls import Calls, Forward, check_forward, in_eval
-from ._checks import check_floats, check_type, fail_type
+from ._checks import check_floats, fail_type
 from ._models import check_same_tensors, copied, modes_kept, tensors_of, unwrapped
 from ._modes import neutral
 from ._norms import Norm, first_of, tracked, values_per_channel
 from ._progress import Progress, tracking
-from .matching import ManyMatching, Matching
+from .matching import ManyMatching
 from .matching.activations.moments import Moments
 from .matching.activations.watching import Place, entries_first, places_of, places_used, run, watching
 from .matching.given import spec_of
-from .symmetry import Permutations, PermutationSpec
+from .matching.results.matching import Match, choice_of
+from .symmetry import PermutationSpec
 from .symmetry.groups import axis_size
+from .symmetry.transforms import Choice
 
 __all__ = ["has_batchnorm", "reestimate_batchnorm", "reestimate_in_place", "repair"]
 
@@ -231,8 +233,6 @@ def _biased(moments: Moments) -> tuple[Tensor, Tensor]:
     return moments.mean, moments.squares / moments.count
 
 
-Match = Matching | Permutations | None
-
 # Layers whose outputs are put right; their weights have the outputs on axis 0.
 REPAIRED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm)
 
@@ -271,8 +271,8 @@ def repair(
         models: the models that it was merged from; left as they are, and run in eval mode.
         batches: inputs, or (inputs, targets) pairs; a list or a DataLoader that gives the same each time. `_batches`
             tells what else a batch may be.
-        matches: as for `merge`: for each model the `Matching` or `Permutations` that lays it over the others, None for
-            one that stays as it is; or a `ManyMatching`; None: all stay.
+        matches: as for `merge`: for each model the `Matching`, `Permutations` or `Transforms` that lays it over the
+            others, None for one that stays as it is; or a `ManyMatching`; None: all stay.
         weights: those of the merge, summing to 1; None: equal ones. For ``interpolate(a, b, lam)``:
             ``[1 - lam, lam]``.
         spec: tells which outputs are hidden units; None: the spec of the first match; without any what `derive_spec`
@@ -301,7 +301,7 @@ def repair(
     for i, model in enumerate(models):
         check_same_tensors(f"models[{i}]", tensors_of(f"models[{i}]", model), "merged", tensors)
     if spec is None:
-        spec = next((permutations.spec for permutations in given if permutations is not None), None)
+        spec = next((choice.spec for choice in given if choice is not None), None)
     chosen = spec_of(merged, spec, argument="merged", example_inputs=example_inputs, batches=batches, forward=forward)
     spec = chosen.bind(tensors)
     first = next(iter(batches), None)
@@ -316,8 +316,8 @@ def repair(
         reestimate_in_place(module, batches, forward=forward)
         means = deviations = torch.zeros(())
         targets = dict.fromkeys(places, (means, deviations))
-        for model, permutations, share in zip(models, given, shares, strict=True):
-            laid = model if permutations is None else permutations.apply(model)
+        for model, choice, share in zip(models, given, shares, strict=True):
+            laid = model if choice is None else choice.apply(model)
             moments = _measure(laid, Calls(laid, forward), places, batches)
             for place, (means, deviations) in targets.items():
                 of = moments[place]
@@ -419,8 +419,8 @@ def _hidden_entries(spec: PermutationSpec, place: Place) -> Tensor:
     return torch.cat(runs)
 
 
-def _check_matches(models: Any, matches: Any) -> list[Permutations | None]:
-    """For each model its permutations."""
+def _check_matches(models: Any, matches: Any) -> list[Choice | None]:
+    """For each model how its units are moved."""
     if isinstance(matches, ManyMatching):
         matches = matches.permutations
     for argument, value in (("models", models), ("matches", matches)):
@@ -432,10 +432,7 @@ def _check_matches(models: Any, matches: Any) -> list[Permutations | None]:
         return [None] * len(models)
     if len(matches) != len(models):
         raise ValueError(f"matches must have one entry for each of the {len(models)} models, got {len(matches)}")
-    for i, match in enumerate(matches):
-        if match is not None:
-            check_type(f"matches[{i}]", match, (Matching, Permutations), "a Matching, Permutations or None")
-    return [match.permutations if isinstance(match, Matching) else match for match in matches]
+    return [choice_of(f"matches[{i}]", match) for i, match in enumerate(matches)]
 
 
 def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -167,7 +167,7 @@ def test_bad_input_is_named(trio: tuple[list[nn.Module], list[lmc.Permutations]]
         lmc.interpolate(a, b, float("nan"))
     with pytest.raises(TypeError, match=r"lam\[0\] must be a finite number, got 'half'"):
         lmc.interpolate(a, b, ["half"])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="match must be a Matching, Permutations or None, got 3"):
+    with pytest.raises(TypeError, match="match must be a Matching, Permutations, Transforms or None, got 3"):
         lmc.interpolate(a, b, 0.5, 3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="model_b must have"):
         lmc.interpolate(a, models.small_mlp(), 0.5)
@@ -179,7 +179,7 @@ def test_bad_input_is_named(trio: tuple[list[nn.Module], list[lmc.Permutations]]
         lmc.merge([a, b], weights=[1.0])
     with pytest.raises(ValueError, match="matches must have one entry for each of the 3 models, got 2"):
         lmc.merge([a, b, c], matches[:2])
-    with pytest.raises(TypeError, match=r"matches\[1\] must be a Matching, Permutations or None, got 3"):
+    with pytest.raises(TypeError, match=r"matches\[1\] must be a Matching, Permutations, Transforms or None, got 3"):
         lmc.merge([a, b], [None, 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="matches must be a sequence"):
         lmc.merge([a, b], 3)  # type: ignore[arg-type]

@@ -17,10 +17,9 @@ from .._models import Model, check_ties, copied, load_tensors, tensors_of, unwra
 from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
-from ..matching import Matching
+from ..matching.results.matching import Match
 from ..merging import interpolate
 from ..repairing import has_batchnorm, reestimate_in_place
-from ..symmetry import Permutations
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def loss_barrier(
     model_a: nn.Module,
     model_b: Model,
     batches: Iterable[Any],
-    match: Matching | Permutations | None = None,
+    match: Match = None,
     *,
     lambdas: int | Sequence[float] = 25,
     loss_fn: LossFn = nn.functional.cross_entropy,
@@ -140,7 +139,7 @@ def loss_barrier(
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> BarrierCurve:
-    """Measure loss and accuracy along the line from model a to the permuted model b.
+    """Measure loss and accuracy along the line from model a to the moved model b.
 
     The barrier is that of Ito et al. (ICLR 2025), after Frankle et al. (2020) and Entezari et al. (2022):
     B = max over lam of L(theta(lam)) - ((1-lam) L(theta_a) + lam L(pi(theta_b))).
@@ -150,7 +149,7 @@ def loss_barrier(
         model_b: a module or a state dict of the same architecture.
         batches: (inputs, targets) pairs that can be gone through again for every lambda. `_batches` tells what else a
             batch may be.
-        match: permutations for model b; None: as it is.
+        match: a `Matching`, `Permutations` or `Transforms` for model b; None: as it is.
         lambdas: how many evenly spaced points, or the points; 0, 1/2 and 1 are added where they are missing.
         loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every lambda, the ends

@@ -16,8 +16,8 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
-from .factors import LayerFactors, SpectralFactors, decomposed_pair
-from .layers import Match, gathers_of, permutations_of
+from ..matching.results.matching import Match, choice_of
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,10 +140,12 @@ def distance_decomposition(
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> DistanceDecomposition:
-    """What the distance of two models' weights is made of, before and after model b is permuted.
+    """What the distance of two models' weights is made of, before and after model b is laid over model a.
 
     Ito et al. (ICLR 2025): with W = U S V^T, ||W_a - P W_b Q^T||^2 = sum_i s_a,i^2 + sum_i s_b,i^2 -
     2 sum_ij s_a,i s_b,j <u_a,i, P u_b,j> <v_a,i, Q v_b,j>, and at least sum_i (s_a,i - s_b,i)^2 (von Neumann 1937).
+    Rotations as permutations move the cross terms alone. Between transformers the distance is no guide to the barrier:
+    what lowers one may well raise the other, so that ways to lay them over each other are to be judged by their loss.
 
     Args:
         model_a, model_b, match, parameters, device, progress: as for `spectral_alignment`.
@@ -155,19 +157,23 @@ def distance_decomposition(
         TypeError, ValueError: as `spectral_alignment`.
     """
     where = check_device("device", device)
-    permutations = permutations_of(match)
-    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress)
+    choice = choice_of("match", match)
+    a, b = decomposed_pair(model_a, model_b, choice, parameters, where, progress)
     layers = []
     with tracking(progress, "distances", len(a)) as advance:
         for name, ours in a.items():
-            layers.append(_decomposed(ours, b[name], *gathers_of(permutations, name, ours.shape)))
+            theirs, gathers = laid_over(choice, b[name])
+            layers.append(_decomposed(ours, b[name], theirs, *gathers))
             advance(name)
     return DistanceDecomposition(tuple(layers))
 
 
-def _decomposed(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None) -> LayerDistance:
+def _decomposed(
+    a: LayerFactors, before: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: Tensor | None
+) -> LayerDistance:
     s_a, s_b = (values.double().sort(descending=True).values for values in (a.s, b.s.to(a.s.device)))
-    weight_a, weight_b = a.weight, b.weight.to(a.weight.device)
+    weight_a = a.weight
+    weight_before, weight_b = (layer.weight.to(weight_a.device) for layer in (before, b))
     gathers = [None if index is None else index.to(weight_a.device) for index in (rows, columns)]
     return LayerDistance(
         name=a.name,
@@ -175,7 +181,7 @@ def _decomposed(a: LayerFactors, b: LayerFactors, rows: Tensor | None, columns: 
         squares_b=float(s_b.square().sum()),
         cross=_cross(a, b, rows, columns),
         values=float((s_a - s_b).square().sum()),
-        before=math.sqrt(squared_distance(weight_a, weight_b, (None, None))),
+        before=math.sqrt(squared_distance(weight_a, weight_before, (None, None))),
         after=math.sqrt(squared_distance(weight_a, weight_b, gathers)),
     )
 

@@ -1,4 +1,4 @@
-"""Singular vectors and values of a model's weights, kept so that other permutations need no other SVD."""
+"""Singular vectors and values of a model's weights, kept so that other matchings need no other SVD."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from .._wrappers import met
 from ..ops.spectral_overlap.naive import counted
-from ..symmetry import Permutations, PermutationSpec
-from .layers import check_names, matrices_of
+from ..symmetry import PermutationSpec, Transforms, check_pure
+from ..symmetry.transforms import Choice
+from .layers import check_names, gathers_of, matrices_of, moved_columns, moved_rows
 from .truncated import largest_factors
 
-__all__ = ["LayerFactors", "SpectralFactors", "decomposed_pair", "matrices_of_both", "singular_factors"]
+__all__ = ["LayerFactors", "SpectralFactors", "decomposed_pair", "laid_over", "matrices_of_both", "singular_factors"]
 
 # Entries of matrices of one shape that are decomposed in one call.
 _AT_ONCE = 1 << 24
@@ -89,9 +90,9 @@ class LayerFactors:
 class SpectralFactors(Mapping[str, LayerFactors]):
     """The factors of every weight of a model, by name; made by `singular_factors`.
 
-    Takes a model's place wherever this package looks at singular vectors. A permutation turns U and V and leaves S:
-    P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings. What R is summed from is kept for every
-    threshold that was asked for: one more matrix of the weight's size each.
+    Takes a model's place wherever this package looks at singular vectors. A permutation, as a rotation, turns U and V
+    and leaves S: P W Q^T = (P U) S (Q V)^T, so that one SVD serves any number of matchings. What R is summed from is
+    kept for every threshold that was asked for: one more matrix of the weight's size each.
     """
 
     def __init__(self, layers: Mapping[str, LayerFactors]) -> None:
@@ -191,7 +192,7 @@ def decomposed(
 def decomposed_pair(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
-    permutations: Permutations | None,
+    choice: Choice | None,
     parameters: Sequence[str] | None,
     device: torch.device | None,
     progress: Progress,
@@ -202,7 +203,7 @@ def decomposed_pair(
     Raises:
         ValueError: before anything is decomposed, for weights that differ, or factors that end above `gamma`.
     """
-    a, b = matrices_of_both(model_a, model_b, permutations, parameters)
+    a, b = matrices_of_both(model_a, model_b, choice, parameters)
     held = [SpectralFactors(met(m, a)) if isinstance(m, SpectralFactors) else None for m in (model_a, model_b)]
     for factors in held:
         if factors is not None:
@@ -218,12 +219,12 @@ def decomposed_pair(
 def matrices_of_both(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
-    permutations: Permutations | None,
+    choice: Choice | None,
     parameters: Sequence[str] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of both as matrices: those of model a, or the ones named."""
-    a = _matrices("model_a", model_a, permutations, parameters)
-    b = met(_matrices("model_b", model_b, permutations, parameters), a)
+    a = _matrices("model_a", model_a, choice, parameters)
+    b = met(_matrices("model_b", model_b, choice, parameters), a)
     for name, matrix in a.items():
         if name not in b:
             raise ValueError(f"model_b must have the weights of model_a, but lacks {name!r}")
@@ -241,14 +242,35 @@ def matrices_of_both(
 def _matrices(
     argument: str,
     model: Model | SpectralFactors,
-    permutations: Permutations | None,
+    choice: Choice | None,
     parameters: Sequence[str] | None,
 ) -> dict[str, Tensor]:
     if isinstance(model, SpectralFactors):
         chosen = model if parameters is None else model.only(parameters)
         return {name: layer.weight for name, layer in chosen.items()}
-    spec = None if permutations is None else permutations.spec.bind(tensors_of(argument, model))
+    spec = None
+    if choice is not None:
+        tensors = tensors_of(argument, model)
+        spec = choice.spec.bind(tensors)
+        check_pure(argument, tensors, spec)
     return matrices_of(argument, model, parameters, spec)
+
+
+def laid_over(choice: Choice | None, layer: LayerFactors) -> tuple[LayerFactors, tuple[Tensor | None, Tensor | None]]:
+    """A weight of model b as a choice lays it: its factors, and what gathers their rows and columns.
+
+    Permutations leave the factors, and gather. Of elements of other kinds the factors are turned, and nothing gathers:
+    P W Q^T = (P U) S (Q V)^T, for orthogonal P and Q no less, so that singular values stay and no SVD is made.
+
+    Raises:
+        ValueError: as `gathers_of`.
+    """
+    if not isinstance(choice, Transforms):
+        return layer, gathers_of(choice, layer.name, layer.shape)
+    name, shape = layer.name, layer.shape
+    u, v = moved_rows(choice, name, shape, layer.u), moved_columns(choice, name, shape, layer.v)
+    weight = moved_columns(choice, name, shape, moved_rows(choice, name, shape, layer.weight).T).T
+    return LayerFactors(name, weight, u, layer.s, v, layer.gamma), (None, None)
 
 
 def _ready(matrix: Tensor, device: torch.device | None) -> Tensor:

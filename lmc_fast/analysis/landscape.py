@@ -21,10 +21,10 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
 from ..matching.engine.sums import squared_distance
+from ..matching.results.matching import Match, choice_of
 from ..merging import weighted_sums
 from .barrier import scores_of, states_at_once
 from .evaluation import LossFn, Score, check_loss_fn
-from .layers import Match, permutations_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def loss_landscape(
     batchnorm_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> LossLandscape:
-    """Loss and accuracy over the plane through three models, each permuted by its match.
+    """Loss and accuracy over the plane through three models, each moved by its match.
 
     The axes are those of Garipov et al. (NeurIPS 2018), appendix A: x from the first model to the second, and y at a
     right angle to it, towards the third. Distances are over weights; running statistics are combined with the same
@@ -113,7 +113,8 @@ def loss_landscape(
         models: three of one architecture; the first a module, evaluated in eval mode and left as it is.
         batches: (inputs, targets) pairs that can be gone through again and again. `_batches` tells what else a batch
             may be.
-        matches: as for `merge`: for each model its `Matching` or `Permutations`, or None; None: all stay as they are.
+        matches: as for `merge`: for each model its `Matching`, `Permutations` or `Transforms`, or None; None: all stay
+            as they are.
         points: of the grid along each axis, 2 at least.
         margin: how far the grid goes beyond the models, as a share of their extent along each axis.
         loss_fn, forward: as of `evaluate`.
@@ -141,8 +142,8 @@ def loss_landscape(
         raise ValueError(f"matches must have one entry for each of the 3 models, got {len(given)}")
     states = []
     for i, (each, match) in enumerate(zip(models, given, strict=True)):
-        permutations = permutations_of(match)
-        states.append(tensors_of(f"models[{i}]", each if permutations is None else permutations.apply(each)))
+        choice = choice_of(f"matches[{i}]", match)
+        states.append(tensors_of(f"models[{i}]", each if choice is None else choice.apply(each)))
         states[i] = check_same_tensors(f"models[{i}]", states[i], "models[0]", states[0])
     positions = _positions(model, states)
     x, y = (_ticks(positions[:, k], count, beyond) for k in range(2))

@@ -1,7 +1,8 @@
-"""The weights of a model as matrices, and how permutations move their rows and columns."""
+"""The weights of a model as matrices, and how a choice moves their rows and columns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,12 +12,11 @@ from .._checks import check_type, fail_type
 from .._derived import derived_weights, effective_tensors, main_source
 from .._models import Model, check_numbers, counted_names, tensors_of
 from .._wrappers import met_name, unwrapped
-from ..matching import Matching
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.groups import axis_size
+from ..symmetry.transforms import Choice, moved_along
 
-__all__ = ["Match", "check_names", "gathers_of", "matrices_of", "permutations_of"]
-
-Match = Matching | Permutations | None
+__all__ = ["check_names", "gathers_of", "matrices_of", "moved_columns", "moved_rows"]
 
 
 def matrices_of(
@@ -83,46 +83,27 @@ def check_names(parameters: object, known: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def permutations_of(match: Match) -> Permutations | None:
-    """The permutations of a match; TypeError for anything else."""
-    if match is None:
-        return None
-    check_type("match", match, (Matching, Permutations), "a Matching, Permutations or None")
-    return match.permutations if isinstance(match, Matching) else match
-
-
 def named_axes(spec: PermutationSpec, name: str) -> str | None:
     """The spec's name for a weight, or for what it is computed from along the same axes; None where it has neither."""
     found = met_name(name, spec.axes)
     return main_source(name, spec.axes) if found is None else found
 
 
-def gathers_of(
-    permutations: Permutations | None, name: str, shape: tuple[int, int]
-) -> tuple[Tensor | None, Tensor | None]:
+def gathers_of(choice: Choice | None, name: str, shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
     """Indices that gather the rows and the columns of a weight's matrix; None where nothing moves.
 
     Args:
+        choice: of permutations alone.
         shape: of the matrix, as `matrices_of` makes it.
 
     Raises:
         ValueError: a weight that the spec lacks, or one of another shape.
     """
-    if permutations is None:
+    if choice is None:
         return None, None
-    spec = permutations.spec
-    told = named_axes(spec, name)
-    if told is None:
-        raise ValueError(f"match must be for these models, but its spec lacks parameter {name!r}")
-    sizes = [len(permutations.index(told, axis)) for axis in range(len(spec.axes[told]))]
-    columns = 1
-    for size in sizes[1:]:
-        columns *= size
-    if (sizes[0], columns) != shape:
-        raise ValueError(
-            f"match must be for these models, but {name!r} is {shape} as a matrix here and {(sizes[0], columns)} there"
-        )
-    rows, *rest = permutations.gathers(told)
+    told, sizes = _told(choice.spec, name, shape)
+    assert isinstance(choice, Permutations)
+    rows, *rest = choice.gathers(told)
     if all(index is None for index in rest):
         return rows, None
     flat = torch.zeros(1, dtype=torch.int64)
@@ -131,3 +112,34 @@ def gathers_of(
         # [columns so far, size]
         flat = (flat.unsqueeze(1) * size + places).reshape(-1)
     return rows, flat
+
+
+def moved_rows(choice: Choice, name: str, shape: tuple[int, int], left: Tensor) -> Tensor:
+    """What lies along the rows of a weight's matrix of this shape, [rows, any], moved as these are.
+
+    Raises:
+        ValueError: as `gathers_of`.
+    """
+    told, _ = _told(choice.spec, name, shape)
+    return moved_along(choice, told, 0, left, 0)
+
+
+def moved_columns(choice: Choice, name: str, shape: tuple[int, int], right: Tensor) -> Tensor:
+    """As `moved_rows`, of what lies along the columns: [columns, any]."""
+    told, sizes = _told(choice.spec, name, shape)
+    split = right.reshape(*sizes[1:], right.shape[1])
+    for axis in range(1, len(sizes)):
+        split = moved_along(choice, told, axis, split, axis - 1)
+    return split.reshape(right.shape)
+
+
+def _told(spec: PermutationSpec, name: str, shape: tuple[int, int]) -> tuple[str, list[int]]:
+    """The spec's name for a weight, and the sizes of its axes; ValueError for one that is not this matrix."""
+    told = named_axes(spec, name)
+    if told is None:
+        raise ValueError(f"match must be for these models, but its spec lacks parameter {name!r}")
+    sizes = [axis_size(axis.segments, spec.sizes) for axis in spec.axes[told]]
+    there = (sizes[0], math.prod(sizes[1:]))
+    if there != shape:
+        raise ValueError(f"match must be for these models, but {name!r} is {shape} as a matrix here and {there} there")
+    return told, sizes

@@ -16,11 +16,13 @@ from .._models import Model, tensors_of
 from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
+from ..matching.results.matching import Match, choice_of
 from ..ops.permuted_lerp import permuted_lerp
 from ..ops.spectral_overlap import polar_overlap, spectral_overlap
-from ..symmetry import Permutations
-from .factors import LayerFactors, SpectralFactors, decomposed_pair, matrices_of_both
-from .layers import Match, gathers_of, permutations_of
+from ..symmetry import Transforms
+from ..symmetry.transforms import Choice
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over, matrices_of_both
+from .layers import gathers_of, moved_columns, moved_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,12 +161,15 @@ def spectral_alignment(
     backend: str = "auto",
     progress: Progress = False,
 ) -> SpectralAlignment:
-    """How far the singular vectors of two models' weights coincide, model b permuted.
+    """How far the singular vectors of two models' weights coincide, model b laid over model a.
 
     Ito et al. (ICLR 2025), section 4: R(gamma) = sum_ij <u_a,i, P u_b,j> <v_a,i, Q v_b,j> / sqrt(k_a k_b), over the
     k_a and k_b singular values that are at least gamma times the largest of their weight: 1 where they coincide,
     near 0 between unrelated weights. Permutations turn the factors; there is no SVD but those of the two models,
-    and none at all where `SpectralFactors` are given.
+    and none at all where `SpectralFactors` are given. So do rotations, exactly: P and Q are any orthogonal maps, and
+    singular values stay. Of two models in pure form that differ by such maps alone R is 1, which permutations cannot
+    reach; how much of it rotations win over permutations is how much of two models' difference was a matter of the
+    coordinates of their streams and heads.
 
     Repeated singular values: the sum over all pairs of a set of vectors is that of the projections which they span,
     <U_a V_a^T, P U_b V_b^T Q^T>, and does not depend on signs, nor on the basis inside a repeated value as long as
@@ -173,8 +178,9 @@ def spectral_alignment(
 
     Args:
         model_a, model_b: modules, state dicts, or their `SpectralFactors` (`singular_factors`).
-        match: a `Matching` or `Permutations` for model b; None: as it is. Between a merged model and an original:
-            ``spectral_alignment(merged, model_a)``, ``spectral_alignment(merged, model_b, match)``.
+        match: a `Matching`, `Permutations` or `Transforms` for model b; None: as it is. Of a spec with folds, both
+            models are in pure form. Between a merged model and an original: ``spectral_alignment(merged, model_a)``,
+            ``spectral_alignment(merged, model_b, match)``.
         gammas: thresholds from 0 to 1. With none at 0, models are decomposed down to the least alone, which is
             several times as fast where few singular values take part.
         parameters: names of weights; None: every one with two dimensions or more (`singular_factors`).
@@ -202,23 +208,22 @@ def spectral_alignment(
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     where = check_device("device", device)
-    permutations = permutations_of(match)
+    choice = choice_of("match", match)
     held = isinstance(model_a, SpectralFactors) and isinstance(model_b, SpectralFactors)
     if method == "polar" and any(thresholds):
         raise ValueError(f"method 'polar' must have gammas of 0 alone, got {thresholds}")
     if method == "polar" or (method == "auto" and not any(thresholds) and _for_polar(model_a, model_b, where)):
-        found, lacks = _by_polar(model_a, model_b, permutations, thresholds, parameters, where, progress)
+        found, lacks = _by_polar(model_a, model_b, choice, thresholds, parameters, where, progress)
         if lacks is None:
             return found
         if method == "polar":
             raise ValueError(f"method 'polar' must have weights of full rank, and {lacks!r} is none: use 'svd'")
     least = min(thresholds, default=0.0)
-    a, b = decomposed_pair(model_a, model_b, permutations, parameters, where, progress, least)
+    a, b = decomposed_pair(model_a, model_b, choice, parameters, where, progress, least)
     layers = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, ours in a.items():
-            theirs = b[name]
-            gathers = gathers_of(permutations, name, ours.shape)
+            theirs, gathers = laid_over(choice, b[name])
             kept_a, kept_b = (tuple(layer.kept(gamma) for gamma in thresholds) for layer in (ours, theirs))
             if held:
                 r = _by_isometries(ours, theirs, gathers, kept_a, kept_b, backend)
@@ -270,7 +275,7 @@ def _for_polar(model_a: Model | SpectralFactors, model_b: Model | SpectralFactor
 def _by_polar(
     model_a: Model | SpectralFactors,
     model_b: Model | SpectralFactors,
-    permutations: Permutations | None,
+    choice: Choice | None,
     gammas: tuple[float, ...],
     parameters: Sequence[str] | None,
     device: torch.device | None,
@@ -279,13 +284,17 @@ def _by_polar(
     """R(0) as often as there are gammas, and the name of a weight that lacks rank, at which it stopped."""
     if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
         raise ValueError("method 'polar' must have models, as it needs no SVD, got SpectralFactors")
-    a, b = matrices_of_both(model_a, model_b, permutations, parameters)
+    a, b = matrices_of_both(model_a, model_b, choice, parameters)
     layers: list[LayerAlignment] = []
     with tracking(progress, "alignment", len(a)) as advance:
         for name, matrix in a.items():
             shape = (matrix.shape[0], matrix.shape[1])
-            rows, columns = gathers_of(permutations, name, shape)
-            found = polar_overlap(matrix.to(device or matrix.device), b[name], rows, columns)
+            theirs, rows, columns = b[name], None, None
+            if isinstance(choice, Transforms):
+                theirs = moved_columns(choice, name, shape, moved_rows(choice, name, shape, theirs).T).T
+            else:
+                rows, columns = gathers_of(choice, name, shape)
+            found = polar_overlap(matrix.to(device or matrix.device), theirs, rows, columns)
             if found.bound > _SURE:
                 return SpectralAlignment(gammas, tuple(layers), "polar"), name
             rank = (min(shape),) * len(gammas)

@@ -22,9 +22,9 @@ from .._models import Model, check_same_tensors, check_ties, copied, own_names, 
 from .._modes import as_caller, neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
+from ..matching.results.matching import Match, choice_of
 from .barrier import lambdas_of
 from .evaluation import LossFn, check_loss_fn, first_names
-from .layers import Match, permutations_of
 from .twice import TwiceDifferentiable
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ def taylor_barrier(
     batches = check_batches("batches", batches)
     check_loss_fn(loss_fn)
     points = lambdas_of(lambdas)
-    permutations = permutations_of(match)
+    choice = choice_of("match", match)
     state = tensors_of("model_a", model_a)
-    end_b = tensors_of("model_b", model_b if permutations is None else permutations.apply(model_b))
+    end_b = tensors_of("model_b", model_b if choice is None else choice.apply(model_b))
     end_b = check_same_tensors("model_b", end_b, "model_a", state)
     derived = derived_weights(model_a, state)
     # In a copy views of one tensor are parameters of their own.

@@ -22,8 +22,8 @@ from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
 from ..matching.activations.watching import Place, run, watching
-from .factors import LayerFactors, SpectralFactors, decomposed_pair, singular_factors
-from .layers import Match, gathers_of, permutations_of
+from ..matching.results.matching import Match, choice_of
+from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over, singular_factors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def vector_cosines(
     device: torch.device | str | None = None,
     progress: Progress = False,
 ) -> dict[str, VectorCosines]:
-    """Cosine maps between the first singular vectors of two models' weights, model b permuted.
+    """Cosine maps between the first singular vectors of two models' weights, model b laid over model a.
 
     Args:
         top: how many vectors, those of the largest singular values; a weight that has fewer shows all.
@@ -78,12 +78,11 @@ def vector_cosines(
         TypeError, ValueError: as `spectral_alignment`.
     """
     most = check_int("top", top, 1)
-    permutations = permutations_of(match)
-    a, b = decomposed_pair(model_a, model_b, permutations, parameters, check_device("device", device), progress)
+    choice = choice_of("match", match)
+    a, b = decomposed_pair(model_a, model_b, choice, parameters, check_device("device", device), progress)
     found = {}
     for name, ours in a.items():
-        theirs = b[name]
-        rows, columns = gathers_of(permutations, name, ours.shape)
+        theirs, (rows, columns) = laid_over(choice, b[name])
         left, right = _cosines(ours.u, theirs.u, rows, most), _cosines(ours.v, theirs.v, columns, most)
         values = [layer.s[:most].double().cpu().numpy() for layer in (ours, theirs)]
         found[name] = VectorCosines(name, left, right, *values)
@@ -175,7 +174,8 @@ def input_alignment(
 
     Ito et al. (ICLR 2025), section 4: inputs of hidden layers point along the vectors with large singular values.
     Layers are Linear and convolutions; a convolution sees patches, every position of a map is a sample, as is every
-    token. Inputs that are zero have no direction and do not count.
+    token. Inputs that are zero have no direction and do not count. To permute or to turn a model moves inputs and
+    vectors alike: it has the same alignment in all its forms, but for its norms, that are folded or not.
 
     Inputs are seen where a layer is called as a module. Left out is what else multiplies with a weight: functions of
     bare parameters or of a layer's weight, and layers of other classes, such as the Conv1D of GPT-2, stacked experts,

@@ -32,11 +32,17 @@ __all__ = ["demo"]
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
 @click.option("--quick", is_flag=True, help="Narrow models, few epochs: a look in seconds.")
-def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) -> None:
+@click.option("--transformers", is_flag=True, help="Two vision transformers, and what turning them does: a minute.")
+def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool, transformers: bool) -> None:
     """Train networks on handwritten digits from different seeds, match and merge them, show what it did.
 
     Prints tables; writes the barrier plots (PNG), results.json, the specs and the models (safetensors).
+
+    With --transformers there are two models, and --models and --methods say nothing.
     """
+    if transformers:
+        _transformers(out, seed, quick)
+        return
     with one_line_errors():
         from ..experiments.demo import run_demo, standard_cases
         from ..experiments.processes import cores
@@ -62,6 +68,30 @@ def demo(out: Path | None, models: int, methods: str, seed: int, quick: bool) ->
         where = click.format_filename(result.folder)
         click.echo(f"{result.seconds:.0f} s; plots, numbers and models are in {where}/")
         click.echo(f"Next: {_align_line(result)}")
+
+
+def _transformers(out: Path | None, seed: int, quick: bool) -> None:
+    with one_line_errors():
+        from dataclasses import replace
+
+        from ..experiments.demo_transformers import RECIPE, run_transformers
+        from ..experiments.processes import cores
+
+        folder = next_free_name(Path("lmc-fast-demo")) if out is None else out
+        recipe = replace(RECIPE, width=16, layers=1, passes=1) if quick else RECIPE
+        with Stages() as stages:
+            result = run_transformers(
+                folder,
+                recipe=recipe,
+                seed=seed,
+                steps=10 if quick else 300,
+                processes=1 if quick else cores(),
+                stage=stages.begin,
+            )
+        from ..experiments.demo_tables import show, ways_table
+
+        show(ways_table(result))
+        click.echo(f"{result.seconds:.0f} s; plot, numbers and models are in {click.format_filename(result.folder)}/")
 
 
 def _align_line(result: DemoResult) -> str:

@@ -25,6 +25,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20
 @click.argument("models", nargs=-1, required=True, metavar="A B [C ...]", type=PATH)
 @click.option("-o", "--out", type=PATH, help="Directory to write; for files a safetensors file.")
 @click.option("--spec", type=PATH, help="Permutation spec (JSON).  [default: derived from A's configuration]")
+@click.option("--rotations", is_flag=True, help="Look for what may turn as well, where the spec is derived.")
 @click.option("--lambda", "lam", type=float, help="Weight of B, of two models.  [default: 0.5]")
 @click.option("--weights", help="Weights of all models, with commas between; they sum to 1.  [default: equal ones]")
 @click.option(
@@ -58,7 +59,7 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
     """
     with one_line_errors(RESUME):
         from ..large import Options, merge_checkpoints, plan_merge
-        from ..large.ranks import is_first_rank
+        from ..large.joining import is_first_rank
         from ..large.reports import reporter
 
         if len(models) < 2:
@@ -66,11 +67,18 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
         options["weights"] = numbers_in(options["weights"])
         options["shard_size"] = size_in(options["shard_size"])
         spec, key, trusted = options.pop("spec"), options.pop("key"), options.pop("trust_remote_code")
+        rotations = options.pop("rotations")
         if dry_run:
             for name in ("resume", "force", "device"):
                 options.pop(name)
             plan = plan_merge(
-                *models, spec=spec, options=Options(**options), ranks=ranks, key=key, trust_remote_code=trusted
+                *models,
+                spec=spec,
+                rotations=rotations,
+                options=Options(**options),
+                ranks=ranks,
+                key=key,
+                trust_remote_code=trusted,
             )
             if is_first_rank():
                 click.echo(str(plan))
@@ -81,6 +89,7 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
             *models,
             out=out,
             spec=spec,
+            rotations=rotations,
             key=key,
             trust_remote_code=trusted,
             listener=reporter(log, sys.stderr),
@@ -91,7 +100,7 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
 
 def tell_of(result: MergeResult) -> None:
     """Print what was done; of several ranks the first speaks."""
-    from ..large.ranks import is_first_rank
+    from ..large.joining import is_first_rank
 
     if not is_first_rank():
         return

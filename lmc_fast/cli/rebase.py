@@ -20,6 +20,7 @@ __all__ = ["rebase"]
 @click.argument("new", type=PATH)
 @click.option("-o", "--out", required=True, type=PATH, help="Directory to write; for files a safetensors file.")
 @click.option("--spec", type=PATH, help="Permutation spec (JSON).  [default: derived from NEW's configuration]")
+@click.option("--rotations", is_flag=True, help="Look for what may turn as well, where the spec is derived.")
 @click.option("--alpha", type=float, default=1.0, show_default=True, help="How much of the fine-tune.")
 @click.option("--search", default="auto", show_default=True, help="auto, spectral, coordinate_descent or frank_wolfe.")
 @click.option("--freeze", multiple=True, metavar="GROUP", help="A group that stays in place; again for more.")

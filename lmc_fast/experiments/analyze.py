@@ -111,7 +111,7 @@ def analyze_checkpoints(
         found = Matching.load(match)
     elif spec is not None:
         found = weight_matching(tensors_a, tensors_b, PermutationSpec.from_json(spec))
-    known = None if found is None else found.permutations.spec
+    known = None if found is None else found.choice.spec
     a, b = (singular_factors(tensors, spec=known) for tensors in (tensors_a, tensors_b))
     gammas = (0.0, gamma) if gamma else (0.0,)
     analysis = CheckpointAnalysis(

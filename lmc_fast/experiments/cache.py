@@ -17,6 +17,7 @@ from .datasets import Dataset
 from .processes import one_thread
 from .recipes import Recipe
 from .training import train
+from .transformers import TransformerRecipe
 
 __all__ = ["ModelCache"]
 
@@ -39,7 +40,9 @@ class ModelCache:
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda note: None) -> None:
         self.folder, self.say = folder, say
 
-    def get(self, recipe: Recipe, data: Dataset, seed: int, *, progress: Progress = False) -> nn.Module:
+    def get(
+        self, recipe: Recipe | TransformerRecipe, data: Dataset, seed: int, *, progress: Progress = False
+    ) -> nn.Module:
         """The model of this recipe, data and seed, in eval mode: read, or trained and kept.
 
         Raises:
@@ -62,6 +65,7 @@ class ModelCache:
                 learning_rate=recipe.learning_rate,
                 weight_decay=recipe.weight_decay,
                 batch_size=recipe.batch_size,
+                loss_fn=recipe.loss_fn,
                 progress=progress,
             )
         state = model.state_dict()
@@ -88,7 +92,7 @@ class ModelCache:
         return tensors
 
 
-def _key(recipe: Recipe, data: Dataset, seed: int) -> str:
+def _key(recipe: Recipe | TransformerRecipe, data: Dataset, seed: int) -> str:
     """Everything that decides the trained weights, as JSON."""
     parts = {
         "format": FORMAT,

@@ -38,12 +38,13 @@ class Batches:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels, split once and for all.
+    """Images and labels, or text and what comes next in it, split once and for all.
 
     Attributes:
         name: the data set's.
-        train_inputs, test_inputs: float32 [examples, channels, height, width], standardised by the training part.
-        train_targets, test_targets: int64 [examples].
+        train_inputs, test_inputs: float32 [examples, channels, height, width], standardised by the training part; of
+            text int64 [examples, tokens].
+        train_targets, test_targets: int64 [examples], or [examples, tokens].
     """
 
     name: str

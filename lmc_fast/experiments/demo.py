@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,14 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from .._extras import require
 from .._files import check_new_folder, write_folder, write_text
 from .._progress import Progress
-from .._version import __version__
 from ..analysis import BarrierCurve, evaluate, loss_barrier, singular_factors, spectral_alignment
 from ..checkpoints import save_checkpoint
 from ..matching import Matching, weight_matching
@@ -29,6 +26,7 @@ from ..report.plots import alignment_figure, barrier_figure
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset, digits
 from .demo_methods import METHODS, ByMethod, by_method, check_methods
+from .environment import versions
 from .models import MLP, ResNet
 from .processes import one_thread, side_by_side
 from .training import train
@@ -363,12 +361,7 @@ def _write_results(
     results = {
         "data": data.name,
         "seconds": seconds,
-        "versions": {
-            "lmc_fast": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "pairs": [pair.summary() for pair in pairs],
         "merged": [asdict(average) for average in merged],

@@ -15,8 +15,9 @@ from ..analysis import BarrierCurve
 from ..report.tables import stacked
 from .demo import Merged, Pair
 from .demo_methods import ByMethod
+from .demo_transformers import TransformersResult
 
-__all__ = ["merged_table", "method_table", "pair_table", "show"]
+__all__ = ["merged_table", "method_table", "pair_table", "show", "ways_table"]
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
@@ -125,4 +126,25 @@ def method_table(rows: Sequence[ByMethod]) -> Table:
         )
         table.add_row(name, row.method, *numbers)
         last = row.model
+    return table
+
+
+def ways_table(result: TransformersResult) -> Table:
+    """One entry for each way of laying two transformers over each other, the models themselves first."""
+    table = _table(
+        f"Between two vision transformers, seeds {result.seeds[0]} and {result.seeds[1]}: test part",
+        "what aligns",
+        ("barrier", "middle\nloss", "accuracy", "L2\nafter", "time\nsec"),
+    )
+    loss, accuracy = (sum(pair) / 2 for pair in (result.ends, result.ends_accuracy))
+    table.add_row("(the models themselves)", "", f"{loss:.3f}", f"{100 * accuracy:.1f}%", "", "")
+    for way in result.ways:
+        table.add_row(
+            way.way,
+            f"{way.barrier:.3f}",
+            f"{way.loss:.3f}",
+            "" if way.accuracy is None else f"{100 * way.accuracy:.1f}%",
+            "" if way.l2_after is None else f"{way.l2_after:.2f}",
+            f"{way.seconds:.2f}",
+        )
     return table

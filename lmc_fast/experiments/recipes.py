@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn import functional
 
 from ..symmetry import PermutationSpec, architectures
 from .datasets import Dataset
@@ -37,6 +38,8 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     batch_size: int = 64
+
+    loss_fn = staticmethod(functional.cross_entropy)
 
     def __post_init__(self) -> None:
         if self.kind not in SPECS:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .._checks import check_int
@@ -29,9 +29,10 @@ def train(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     batch_size: int = 64,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
     progress: Progress = False,
 ) -> nn.Module:
-    """Train a classifier with Adam, a cosine schedule and cross-entropy; everything random comes from `seed`.
+    """Train a model with Adam and a cosine schedule; everything random comes from `seed`.
 
     Models of up to `SMALL` parameters are trained on one thread, whatever torch is set to.
 
@@ -43,6 +44,7 @@ def train(
         learning_rate: at the start; falls to zero along a half cosine.
         weight_decay: decoupled (AdamW).
         batch_size: examples a step; what is left over at the end of a pass is dropped.
+        loss_fn: mean loss of a batch from (outputs, targets).
         progress: True for a bar, or a function (description, done, total).
 
     Returns:
@@ -63,7 +65,7 @@ def train(
                 permutation = torch.randperm(len(data.train_inputs), generator=order)
                 for step in range(steps):
                     rows = permutation[step * batch_size : (step + 1) * batch_size]
-                    loss = functional.cross_entropy(model(data.train_inputs[rows]), data.train_targets[rows])
+                    loss = loss_fn(model(data.train_inputs[rows]), data.train_targets[rows])
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()

@@ -39,7 +39,7 @@ def card_of(
     for each, weight, match in zip(inputs, weights, matches, strict=True):
         moved, distance = "-", "-"
         if match is not None:
-            moved = f"{match.permutations.moved} of {match.permutations.total}"
+            moved = f"{match.choice.moved} of {match.choice.total}"
             distance = f"{match.l2_before:.6g} -> {match.l2_after:.6g}"
         lines.append(f"| {each.path.name} | {weight:g} | {moved} | {distance} |")
     lines += ["", *(f"- {option}" for option in options)]

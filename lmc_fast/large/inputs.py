@@ -43,6 +43,9 @@ class Input:
         metadata: of a file's header.
         directory: where the library that made it was asked for its module.
         stored: where each tensor is, by its stored name; empty for a torch file, whose tensors are in `held`.
+        tied: names of tensors that are not stored, each with that of the same one that is.
+        untied: those of them that the output has as tensors of their own.
+        config_changed: whether the output's configuration says something else than the file.
     """
 
     path: Path
@@ -57,6 +60,8 @@ class Input:
     stored: Mapping[str, StoredTensor] = field(default_factory=dict)
     held: Mapping[str, Tensor] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
+    untied: Mapping[str, str] = field(default_factory=dict)
+    config_changed: bool = False
 
     def attach(self, scratch: Path | None = None) -> None:
         """Map the weights; `tensors` and `let_go` can be used then.
@@ -71,6 +76,8 @@ class Input:
         if scratch is not None:
             self.put_together(scratch)
         for number, each in enumerate(self.conversions):
+            if each.targets[0] in self.untied:
+                continue
             if each.is_plain:
                 self.tensors |= each.load(raw)
                 continue
@@ -79,7 +86,7 @@ class Input:
             put_together = MappedTensors(read_header(path).tensors)
             self._mapped.append(put_together)
             self.tensors |= {name: put_together[name] for name in each.targets}
-        for name, other in self.tied.items():
+        for name, other in {**self.tied, **self.untied}.items():
             self.tensors[name] = self.tensors[other]
 
     def put_together(self, scratch: Path, rank: int = 0, size: int = 1) -> None:
@@ -100,6 +107,11 @@ class Input:
 
     def _scratch_of(self, scratch: Path, number: int) -> Path:
         return scratch / f"{self.label}-{number}.safetensors"
+
+    def read_instead(self, mapped: MappedTensors) -> None:
+        """Take some of the `tensors` from another file from now on."""
+        self._mapped.append(mapped)
+        self.tensors |= mapped
 
     def let_go(self) -> None:
         """Take what was read out of this process's memory."""
@@ -305,20 +317,25 @@ def check_alike(inputs: Sequence[Input]) -> Iterator[str]:
         yield f"{said}: sums are taken in float32 or wider and written in the dtypes of {str(first.path)!r}"
 
 
-def spec_for(first: Input, spec: PermutationSpec | str | Path | None) -> PermutationSpec:
+def spec_for(first: Input, spec: PermutationSpec | str | Path | None, *, rotations: bool = False) -> PermutationSpec:
     """The spec of a run: the one that was given, or that of the first input's module.
 
+    Args:
+        rotations: whether one that is derived has rotations.
+
     Raises:
-        ValueError: it does not fit the tensors; none was given, and the input is a file.
+        ValueError: it does not fit the tensors; none was given, and the input is a file; or one was, with rotations.
     """
+    if rotations and spec is not None:
+        raise ValueError("rotations are looked for where a spec is derived, and one was given: it has them, or has not")
     if spec is None:
         if first.directory is None:
             raise ValueError(
                 f"model {str(first.path)!r} does not tell its spec, being a file: give one (spec=, --spec)"
             )
-        found = derive_spec(first.directory.module, first.directory.example_inputs)
+        found = derive_spec(first.directory.module, first.directory.example_inputs, rotations=rotations)
         axes = {name: axes for name, axes in found.axes.items() if name in first.shapes}
-        return PermutationSpec(found.groups, axes).with_origin(found.origin).bind(first.shapes)
+        return PermutationSpec(found.groups, axes, folds=found.folds).with_origin(found.origin).bind(first.shapes)
     if isinstance(spec, PermutationSpec):
         return spec.bind(first.shapes)
     read = PermutationSpec.from_json(spec)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from .search import Found, Searcher, needs_all
 from .shares import Shares
 from .team import Team
 from .together import Together
+from .turned import turned, turned_together
 from .watch import Watch, Work
 
 __all__ = ["Matcher"]
@@ -46,6 +48,7 @@ class Matcher:
         team: who works on it, and where gains are computed.
         journal: what has been done before, and where to note what is done.
         watch: is told of what is done.
+        scratch: a folder for matchings with rotations, which are too large for a journal.
     """
 
     def __init__(
@@ -60,10 +63,11 @@ class Matcher:
         team: Team,
         journal: Record,
         watch: Watch,
+        scratch: Path,
     ) -> None:
         self.inputs, self.spec = inputs, spec
         self.search, self.freeze, self.max_sweeps = search, freeze, max_sweeps
-        self.shares, self.team, self.journal, self.watch = shares, team, journal, watch
+        self.shares, self.team, self.journal, self.watch, self.scratch = shares, team, journal, watch, scratch
         # What the watch was told of for each of the searches that follow the first.
         self._expected = Work()
 
@@ -82,6 +86,21 @@ class Matcher:
         began = time.perf_counter()
         part, names = self.part(m)
         overlaps = self._overlaps(0, m, part, names)
+        if not self.spec.only_permutes:
+            search = partial(
+                turned,
+                self.scratch / f"matching-{self.inputs[m].label}.safetensors",
+                lambda: self.watch.begin("matching", model=str(self.inputs[m].path)),
+                part,
+                overlaps,
+                self.spec,
+                freeze=self.freeze,
+                max_sweeps=self.max_sweeps,
+                device=self.team.device,
+            )
+            match = self.team.after_first(search)
+            self._let_go()
+            return match
         found = self._search(m, part, names, overlaps)
         return self._matching(
             part,
@@ -140,7 +159,7 @@ class Matcher:
         squares, inner = (sum(each.a + each.b for each in overlaps.values()), sum(o.dot for o in overlaps.values()))
         direct = partial(distance_between, part.tensors_a, part.tensors_b, dict.fromkeys(names, 1.0))
         return Matching(
-            permutations=Permutations(self.spec, choices),
+            choice=Permutations(self.spec, choices),
             objective=objective,
             l2_before=distance_from(squares, inner, partial(direct, identity)),
             l2_after=distance_from(squares, objective, partial(direct, moved)),
@@ -188,6 +207,19 @@ class Matcher:
         tensors = [of[1][0].tensors_a, *(part.tensors_b for part, _ in of.values())]
         # What is one tensor under two names in all models counts once.
         names = [name for name in tensors[0] if any(name in some for _, some in of.values())]
+        if not self.spec.only_permutes:
+            search = partial(
+                turned_together,
+                self.scratch / "matching-all.safetensors",
+                lambda: self.watch.begin("matching all models"),
+                tensors,
+                spec,
+                self.spec,
+                method=method,
+                max_sweeps=self.max_sweeps,
+                device=self.team.device,
+            )
+            return self.team.after_first(search)
         overlaps = {
             (k, m): self._overlaps(k, m, MatchedPart(spec, tensors[k], tensors[m]), names)
             for k, m in combinations(range(count), 2)

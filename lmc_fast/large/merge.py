@@ -16,9 +16,9 @@ from ..matching.weight import check_freeze
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input
-from .options import Listener, MergeResult, Options, names_of
+from .joining import joined
+from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import Plan, calibrated, plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
 from .writing import Sum, layout_of
@@ -33,6 +33,7 @@ def merge_checkpoints(
     *others: str | Path,
     out: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     lam: float | None = None,
     weights: Sequence[float] | None = None,
     method: str = "wm",
@@ -64,11 +65,14 @@ def merge_checkpoints(
             written: it is whole or not there.
         spec: what may be permuted, or the JSON file of one; None: derived from the first directory's configuration, or
             not needed, for "none".
+        rotations: whether to look for what may turn as well where the spec is derived, and not for permutations alone.
         lam: for two models, the weight of the second: (1 - lam) theta_a + lam pi(theta_b); None: the mean.
         weights: of each model, summing to 1; None: equal ones.
         method: "wm": each model is laid over the first by weight matching, one after another. "merge_many" or "c2m3":
             all together, as `match_many` does from its anchored start. "none": units stay where they are, and the plain
-            mean is written.
+            mean is written. With a spec of other groups than of permutations models are put into pure form first
+            (`fold_norms`), tied embeddings come out untied, and "wm" and "merge_many" turn one tensor at a time; the
+            elements and one gain of a group are in memory.
         search: of a model over the first: "auto" looks at leading parts first, as "spectral" does, where those of the
             whole model take no more memory than 256 MiB and stand out; "coordinate_descent" and "frank_wolfe" as
             `weight_matching` takes them. No random start is made, and the result does not depend on threads.
@@ -107,10 +111,13 @@ def merge_checkpoints(
     out = Path(out)
     with joined(device) as team:
         check_output(out, [Path(path) for path in paths], is_file=not Path(model_a).is_dir(), force=force)
-        inputs, bound, notes = opened(paths, spec, method=method, key=key, trust_remote_code=trust_remote_code)
+        inputs, bound, notes = opened(
+            paths, spec, method=method, rotations=rotations, key=key, trust_remote_code=trust_remote_code
+        )
+        check_kinds(options, bound, ranks=team.size)
         check_freeze(options.freeze, bound)
         plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, left_out=inputs[0].tied)
-        needed = plan.written + sum(scratch_bytes(each) for each in inputs)
+        needed = plan.written + sum(scratch_bytes(each, bound) for each in inputs)
         task = task_of("merge", inputs, bound, options, device, weights=shares)
         with begun(out, task, team, resume=resume, force=force, needed=needed) as staging:
             run = Run(inputs, bound, options, team, staging, listener)
@@ -119,7 +126,7 @@ def merge_checkpoints(
                 matches = [run.matcher.matched(m) for m in range(1, len(inputs))]
             elif method != "none":
                 matches = run.matcher.matched_together(method)
-            moved = [None, *(match.permutations for match in matches)] if matches else [None] * len(inputs)
+            moved = [None, *(match.choice for match in matches)] if matches else [None] * len(inputs)
             total = Sum(inputs, shares, moved, options.target, 1 if align_only else 0, is_finite=bool(matches))
             named = {each.label: match for each, match in zip(inputs[1:], matches, strict=False)}
             card = _card(inputs, shares, matches, options, bound)
@@ -134,6 +141,7 @@ def plan_merge(
     model_b: str | Path,
     *others: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     options: Options | None = None,
     ranks: int = 1,
     key: str | None = None,
@@ -143,6 +151,7 @@ def plan_merge(
     """What `merge_checkpoints` would do. Directories need no weights for it.
 
     Args:
+        rotations: as of `merge_checkpoints`.
         ranks: processes to share it out over.
         calibrate: whether to measure this machine for a second first.
 
@@ -154,8 +163,15 @@ def plan_merge(
     options.shares(len(paths))
     check_int("ranks", ranks, 1)
     inputs, bound, _ = opened(
-        paths, spec, method=options.method, key=key, trust_remote_code=trust_remote_code, needs_weights=False
+        paths,
+        spec,
+        method=options.method,
+        rotations=rotations,
+        key=key,
+        trust_remote_code=trust_remote_code,
+        needs_weights=False,
     )
+    check_kinds(options, bound)
     check_freeze(options.freeze, bound)
     total = Sum(inputs, [], [], options.target, 1 if options.align_only else 0)
     return plan_of(
@@ -180,11 +196,12 @@ def _card(
     spec: PermutationSpec,
 ) -> str:
     names = [each.path.name for each in inputs]
+    how = "permuted" if spec.only_permutes else "permuted and turned"
     if options.align_only:
-        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units permuted to lie over {names[0]}'s."
+        title, what = f"{names[1]} over {names[0]}", f"{names[1]} with its units {how} to lie over {names[0]}'s."
     else:
         title = " + ".join(names)
-        what = "The weighted mean of models whose units were laid over each other by permutation first."
+        what = f"The weighted mean of models whose units were {how} first, to lie over each other."
         if not matches:
             what = "The weighted mean of models, entry by entry."
     told = [None, *matches] if matches else [None] * len(inputs)

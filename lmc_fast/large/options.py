@@ -14,7 +14,7 @@ from ..matching import Matching
 from ..symmetry import PermutationSpec
 from .search import SEARCHES
 
-__all__ = ["DTYPES", "METHODS", "Listener", "MergeResult", "Options", "names_of"]
+__all__ = ["DTYPES", "METHODS", "Listener", "MergeResult", "Options", "check_kinds", "names_of"]
 
 METHODS = ("wm", "merge_many", "c2m3", "none")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
@@ -108,6 +108,18 @@ class Options:
     def target(self) -> torch.dtype | None:
         """The dtype of the output; None: the first model's own."""
         return None if self.dtype is None else DTYPES[self.dtype]
+
+
+def check_kinds(options: Options, spec: PermutationSpec, *, ranks: int = 1) -> None:
+    """Raise ValueError where options are for permutations alone, and the spec has groups of other kinds."""
+    if ranks > 1:
+        spec.check_only_permutes("a run of several processes")
+    if options.method == "c2m3":
+        spec.check_only_permutes("method='c2m3'")
+    if options.search == "frank_wolfe":
+        spec.check_only_permutes("search='frank_wolfe'")
+    if options.method == "merge_many" and options.freeze:
+        spec.check_only_permutes("freeze beside method='merge_many'")
 
 
 def names_of(freeze: Iterable[str]) -> tuple[str, ...]:

@@ -28,10 +28,11 @@ from ..matching.weight import check_finite_weights, check_freeze
 from ..merging.adapters import carried_adapter, is_adapter
 from ..symmetry import PermutationSpec
 from .card import card_of
+from .folding import untie
 from .inputs import Input, check_alike, open_input
-from .options import Listener, MergeResult, Options, names_of
+from .joining import joined
+from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of, write_checksums
 from .staging import check_output
 from .writing import CARD, Sum, checksum, sidecars
@@ -49,6 +50,7 @@ def rebase_checkpoints(
     *,
     out: str | Path,
     spec: PermutationSpec | str | Path | None = None,
+    rotations: bool = False,
     alpha: float = 1.0,
     search: str = "auto",
     freeze: Iterable[str] = (),
@@ -75,8 +77,8 @@ def rebase_checkpoints(
         out: as of `merge_checkpoints`. For an adapter an adapter is written. A directory gets the new model's
             configuration and the fine-tune's other files (its tokenizer).
         alpha: how much of the fine-tune.
-        spec, search, freeze, max_sweeps, dtype, device, shard_size, resume, force, key, trust_remote_code, listener: as
-            of `merge_checkpoints`; an adapter keeps its dtypes and is one file.
+        spec, rotations, search, freeze, max_sweeps, dtype, device, shard_size, resume, force, key, trust_remote_code,
+            listener: as of `merge_checkpoints`; an adapter keeps its dtypes and is one file.
 
     Returns:
         A `MergeResult`.
@@ -96,16 +98,30 @@ def rebase_checkpoints(
         adapter = _Adapter.of(tuned)
         is_file = not (Path(new) if adapter is None else tuned).is_dir()
         check_output(out, [tuned, Path(base), Path(new)], is_file=is_file, force=force)
-        inputs, bound, notes = opened([new, base], spec, key=key, trust_remote_code=trust_remote_code)
+        inputs, bound, notes = opened(
+            [new, base], spec, rotations=rotations, key=key, trust_remote_code=trust_remote_code
+        )
+        check_kinds(options, bound, ranks=team.size)
         check_freeze(options.freeze, bound)
-        needed = sum(scratch_bytes(each) for each in inputs)
+        if adapter is not None and bound.folds:
+            raise ValueError(
+                f"adapter {str(tuned)!r} cannot be carried over with a spec of models in pure form: its factors are of "
+                "the weights as they were before norms are folded"
+            )
+        needed = sum(scratch_bytes(each, bound) for each in inputs)
         if adapter is None:
             third = open_input(
-                tuned, "tuned", like=inputs[0], needs_module=spec is None, key=key, trust_remote_code=trust_remote_code
+                tuned,
+                "tuned",
+                like=inputs[0],
+                needs_module=inputs[0].directory is not None,
+                key=key,
+                trust_remote_code=trust_remote_code,
             )
             notes += list(check_alike([inputs[0], third]))
+            untie(third, bound.folds)
             inputs.append(third)
-            needed += plan_of(bound, inputs[0].shapes, dtype=options.target).written + scratch_bytes(third)
+            needed += plan_of(bound, inputs[0].shapes, dtype=options.target).written + scratch_bytes(third, bound)
             task = task_of("rebase", inputs, bound, options, device, alpha=alpha)
         else:
             needed += adapter.nbytes
@@ -142,16 +158,15 @@ def _write_tuned(
     with_code: bool,
 ) -> dict[str, str]:
     new, base, tuned = inputs
-    total = Sum(
-        [new, tuned, base], [1.0, alpha, -alpha], [None, match.permutations, match.permutations], options.target
-    )
+    total = Sum([new, tuned, base], [1.0, alpha, -alpha], [None, match.choice, match.choice], options.target)
+    how = "permutation" if spec.only_permutes else "permutation and rotation"
     card = card_of(
         [new, tuned, base],
         total.weights,
         [None, None, match],
         title=f"{tuned.path.name} on {new.path.name}",
         what=f"{new.path.name} plus {alpha:g} times the difference of {tuned.path.name} and {base.path.name}, whose "
-        f"units were brought onto those of {new.path.name} by permutation.",
+        f"units were brought onto those of {new.path.name} by {how}.",
         options=options.lines(spec),
     )
     return run.write(total, {"base": match}, card, with_code=with_code, beside=tuned if tuned.is_directory else None)
@@ -197,7 +212,7 @@ class _Adapter:
         new, base = inputs
         carried = carried_adapter(
             self.tensors,
-            match.permutations,
+            match.choice,
             base.tensors,
             new.tensors,
             alpha=alpha,

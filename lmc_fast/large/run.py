@@ -18,6 +18,7 @@ from .._files import write_text
 from .._version import __version__
 from ..matching import Matching
 from ..symmetry import PermutationSpec
+from .folding import fold, folded_bytes, is_untying, untie
 from .inputs import Input, check_alike, open_input, spec_for
 from .matcher import Matcher
 from .options import Listener, Options
@@ -25,12 +26,14 @@ from .shares import parts_of, shared_out
 from .staging import Guest, Staging
 from .team import Team
 from .watch import Rates, Watch
-from .writing import CHECKSUMS, Parts, Sum, dealt, layout_of, write_shards, write_sidecars
+from .writing import CHECKSUMS, Parts, Sum, dealt, layout_of, write_shards, write_sidecars, written_a_second
 
 __all__ = ["Run", "begun", "opened", "scratch_bytes", "task_of", "write_checksums"]
 
 # Where an output directory keeps what is this package's own.
 MATCHES = "lmc_fast"
+# Bytes of an output that a trial of the disk takes no time beside.
+WORTH_A_TRIAL = 1 << 26
 
 
 def opened(
@@ -41,6 +44,7 @@ def opened(
     key: str | None,
     trust_remote_code: bool,
     needs_weights: bool = True,
+    rotations: bool = False,
 ) -> tuple[list[Input], PermutationSpec, list[str]]:
     """Inputs that fit each other, the spec bound to them, and notes.
 
@@ -49,6 +53,8 @@ def opened(
     if method == "none" and spec is not None:
         raise ValueError("spec must be left out for method='none', which moves nothing")
     inputs: list[Input] = []
+    # What is tied is for a module to tell.
+    needs_module = method != "none" if spec is None else is_untying(spec)
     for number, path in enumerate(paths):
         check_type(f"model {letter(number)}", path, (str, Path), "a path")
         inputs.append(
@@ -56,23 +62,27 @@ def opened(
                 path,
                 letter(number),
                 like=inputs[0] if inputs else None,
-                needs_module=spec is None and method != "none",
+                needs_module=needs_module,
                 needs_weights=needs_weights,
                 key=key,
                 trust_remote_code=trust_remote_code,
             )
         )
     notes = list(check_alike(inputs))
-    return inputs, PermutationSpec() if method == "none" else spec_for(inputs[0], spec), notes
+    bound = PermutationSpec() if method == "none" else spec_for(inputs[0], spec, rotations=rotations)
+    for each in inputs:
+        untie(each, bound.folds)
+    return inputs, bound, notes
 
 
 def letter(number: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[number] if number < 26 else str(number)
 
 
-def scratch_bytes(each: Input) -> int:
-    """Bytes of what has to be put together before it can be read."""
-    return sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+def scratch_bytes(each: Input, spec: PermutationSpec) -> int:
+    """Bytes of what has to be put together, or folded, before it can be read."""
+    joined = sum(each.shapes[name].nbytes for one in each.conversions if not one.is_plain for name in one.targets)
+    return joined + folded_bytes(each, spec.folds)
 
 
 def task_of(
@@ -160,8 +170,12 @@ class Run:
         listener: Listener | None,
     ) -> None:
         self.inputs, self.options, self.team, self.staging = inputs, options, team, staging
-        self.watch = Watch(listener if team.is_first else None, Rates())
         first = inputs[0]
+        written = sum(tensor.nbytes for tensor in first.shapes.values())
+        # Nothing is written before the end: how fast that goes is tried where it counts.
+        is_tried = team.is_first and written >= WORTH_A_TRIAL
+        tried = {"written": written_a_second(staging.folder)} if is_tried else {}
+        self.watch = Watch(listener if team.is_first else None, Rates(**tried))
         self.shares = shared_out(parts_of(spec, first.shapes, first.tied), first.shapes, team.size)
         self.matcher = Matcher(
             inputs,
@@ -173,6 +187,7 @@ class Run:
             team=team,
             journal=staging.journal,
             watch=self.watch,
+            scratch=staging.scratch,
         )
         if team.size > 1:
             for each in inputs:
@@ -180,6 +195,14 @@ class Run:
             team.gathered(None)
         for each in inputs:
             each.attach(staging.scratch)
+        # Each by one rank: the others find what it has written.
+        mine = [number % team.size == team.rank for number in range(len(inputs))]
+        for now in (True, False):
+            for each, own in zip(inputs, mine, strict=True):
+                if own == now:
+                    fold(each, spec.folds, staging.scratch)
+            if team.size > 1:
+                team.gathered(None)
         derived = derived_weights(first.tensors, first.tensors)
         # Where nothing moves, the mean of what they are computed from is as good as any.
         if derived and spec.axes:
@@ -187,7 +210,7 @@ class Run:
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
             )
-        self.watch.expect(written=sum(tensor.nbytes for tensor in first.shapes.values()))
+        self.watch.expect(written=written)
 
     def write(
         self, total: Sum, matches: Mapping[str, Matching], card: str, *, with_code: bool, beside: Input | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +23,8 @@ from .._tensors import FLOATS
 from ..matching.weight import check_finite_weights
 from ..ops.permuted_dot import permuted_dot
 from ..ops.permuted_lerp import permuted_lerp
-from ..symmetry import Permutations
+from ..symmetry import Permutations, Transforms
+from ..symmetry.transforms import Choice
 from .inputs import Input, config_text
 from .journal import Record
 from .memory import give_back
@@ -40,6 +43,7 @@ __all__ = [
     "sidecars",
     "write_shards",
     "write_sidecars",
+    "written_a_second",
 ]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
@@ -66,6 +70,8 @@ WEIGHTS = (
 )
 LEFT = (CARD, CHECKSUMS)
 MOST_BYTES = 64 << 20
+# Bytes of a trial of the disk.
+TRIAL = 1 << 23
 
 Parts = Mapping[str, Sequence[str]]
 
@@ -77,7 +83,7 @@ class Sum:
     Attributes:
         inputs: attached.
         weights: of each.
-        permutations: of each; None where units stay.
+        choices: how each is moved; None where units stay.
         dtype: of the floating tensors; None: the first input's own.
         model: whose form the output has, and whose tensors are written where nothing is summed.
         is_finite: whether all weights are known to be; if not, they are looked at as they are summed.
@@ -85,7 +91,7 @@ class Sum:
 
     inputs: Sequence[Input]
     weights: Sequence[float]
-    permutations: Sequence[Permutations | None]
+    choices: Sequence[Choice | None]
     dtype: torch.dtype | None = None
     model: int = 0
     is_finite: bool = True
@@ -100,26 +106,29 @@ class Sum:
         own = self.inputs[self.model].tensors[name]
         weights = [(m, weight) for m, weight in enumerate(self.weights) if weight != 0]
         target = self.dtype_of(name)
-        moved = any(p is not None and name in p.spec.axes for p in self.permutations)
+        moved = any(c is not None and name in c.spec.axes for c in self.choices)
         if (own.dtype not in FLOATS and not moved) or own.numel() == 0:
             yield own
             return
         if own.dtype not in FLOATS:
             # Of integers there is no mean; with its units they move.
-            p = self.permutations[self.model]
-            yield own if p is None else p.apply_to(name, own)
+            choice = self.choices[self.model]
+            yield own if choice is None else choice.apply_to(name, own)
             return
         parts: list[Tensor] = []
         gathers: list[tuple[Tensor | None, ...]] = []
         for m, _ in weights:
-            p, tensor = self.permutations[m], self.inputs[m].tensors[name]
-            if p is None or name not in p.spec.axes:
-                spec = next((q.spec for q in self.permutations if q is not None and name in q.spec.axes), None)
-                view = tensor if spec is None else spec.view(name, tensor)
-                gathers.append((None,) * view.ndim)
+            choice, tensor = self.choices[m], self.inputs[m].tensors[name]
+            spec = next((c.spec for c in self.choices if c is not None and name in c.spec.axes), None)
+            view = tensor if spec is None else spec.view(name, tensor)
+            if isinstance(choice, Permutations) and name in choice.spec.axes:
+                gathers.append(choice.gathers(name))
             else:
-                view = p.spec.view(name, tensor)
-                gathers.append(p.gathers(name))
+                if isinstance(choice, Transforms) and any(not axis.is_fixed for axis in choice.spec.axes.get(name, ())):
+                    # Turned in float32 or wider, and rounded with the sum.
+                    wide = view.float() if view.dtype.itemsize < 4 else view
+                    view = choice.apply_to(name, wide)
+                gathers.append((None,) * view.ndim)
             parts.append(view.reshape(1) if view.ndim == 0 else view)
         gathers = [gather or (None,) for gather in gathers]
         shares = [weight for _, weight in weights]
@@ -296,6 +305,23 @@ def write_shards(
     return {file: str(journal.get(["written", file])) for file in parts}
 
 
+def written_a_second(folder: Path) -> float:
+    """Bytes of weights that go to the disk in a second, with their checksum, by a trial in a folder.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = folder / "trial.safetensors"
+    # A file system may make nothing of bytes that are all alike.
+    block = torch.frombuffer(bytearray(os.urandom(TRIAL)), dtype=torch.uint8)
+    began = time.perf_counter()
+    try:
+        write_stream(path, {"trial": (block.dtype, (TRIAL,))}, lambda _: (block,), {})
+        return TRIAL / (time.perf_counter() - began)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:
     """Files of a model directory that go along: configurations, tokenizers, licences; names relative to it.
 
@@ -345,7 +371,7 @@ def write_sidecars(
     if total.dtype is not None:
         key = "dtype" if "dtype" in config else "torch_dtype"
         config[key] = str(total.dtype).removeprefix("torch.")
-    if total.dtype is not None or source is not first:
+    if total.dtype is not None or source is not first or first.config_changed:
         write_text(folder / "config.json", config_text(config))
     whole = next(iter(parts)).removesuffix(".safetensors")
     stem = re.sub(r"-\d+-of-\d+$", "", whole)

@@ -1,6 +1,7 @@
 """Finding the permutations: one file a method."""
 
 from .activation import activation_matching
+from .learned import learned_matching
 from .many import match_many
 from .results.many import ManyMatching
 from .results.matching import Matching, Sweep
@@ -13,6 +14,7 @@ __all__ = [
     "Matching",
     "Sweep",
     "activation_matching",
+    "learned_matching",
     "match_many",
     "sinkhorn_matching",
     "straight_through_matching",

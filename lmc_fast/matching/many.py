@@ -1,4 +1,4 @@
-"""Several models at once: permutations that carry all of them into one common frame."""
+"""Several models at once: permutations, and rotations, that carry all of them into one common frame."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
-from ..symmetry import Permutations, PermutationSpec
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
+from ..symmetry.transforms import Choice, between, choice_for, random_choice
 from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
 from .engine.merge_many import ManyDescent
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
+from .engine.turning import TurningDescent
+from .engine.turning_many import TurningMany
 from .engine.universe import frank_wolfe_many
 from .given import spec_of
+from .learned import check_turns
+from .learned_many import Learning, LearningTask, learn_together
 from .results.many import ManyMatching
 from .results.matching import Sweep
 from .straight_through import Hat, Optimizer, check_training, train_hats
@@ -37,8 +42,10 @@ from .weight import check_finite_weights, sweeps_of
 
 __all__ = ["match_many"]
 
-METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm")
-STARTS = ("anchored", "identity", "random")
+METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm", "learned")
+STARTS = ("anchored", "identity", "random", "activations")
+# Methods that go by the loss of the task.
+BY_LOSS = ("ste_mm", "learned")
 
 
 @neutral
@@ -48,23 +55,24 @@ def match_many(
     *,
     method: str = "merge_many",
     reference: int = 0,
-    init: str | Sequence[Permutations] | ManyMatching = "anchored",
+    init: str | Sequence[Choice] | ManyMatching | None = None,
     max_sweeps: int = 100,
     batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
     forward: Forward | None = None,
     epochs: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float | None = None,
     optimizer: Optimizer | None = None,
-    mixing: str = "random",
+    mixing: str | None = None,
     validation: Iterable[Any] | None = None,
-    patience: int = 3,
+    patience: int | None = None,
+    steps: int = 300,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
     example_inputs: Any = None,
 ) -> ManyMatching:
-    """Find one permutation of each model that carries all of them into one frame, for merging them.
+    """Find what of a spec's permutations, rotations and the like carries models into one frame, for merging them.
 
     Args:
         models: two at least, modules or state dicts of one architecture; none is changed.
@@ -76,16 +84,21 @@ def match_many(
             (Crisostomi et al., "C2M3", NeurIPS 2024), then as "merge_many" from there; it takes groups inside their
             owners alone. "ste_mm": learned by the loss
             of mixtures of all models (Ito et al., "STE-MM", ICML 2025), which needs `batches` and a reference that is
-            a module.
+            a module. These two take groups of permutations alone. "learned": groups that turn do so by the loss on the
+            lines between all models, as by `learned_matching`; it needs `batches` and a reference that is a module.
         reference: the model that keeps its units where they are.
         init: where to start: "anchored" (each over the reference by weight matching), "identity", "random" (by
-            `seed`), Permutations of all models, or another result.
+            `seed`), "activations" (for "learned": each over the reference by activation matching), Permutations or
+            Transforms of all models, or another result. None: "activations" for "learned", else "anchored".
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
-        batches: for "ste_mm", (inputs, targets) pairs; one step each.
+        batches: for "ste_mm" and "learned", (inputs, targets) pairs; one step each.
         loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
-            `straight_through_matching`.
+            `straight_through_matching`; for "learned", as of `learned_matching`, where neither epochs nor optimizer
+            count. None: what is the default there.
         mixing: for "ste_mm", "random" (other shares in each step, uniform on the simplex, by `seed`), or "midpoint"
-            (equal ones).
+            (equal ones); None: "random". For "learned", where on the line between two models a step is taken: as
+            `points` of `learned_matching`, None: "excess".
+        steps: for "learned", at most.
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
@@ -94,8 +107,8 @@ def match_many(
 
     Returns:
         A `ManyMatching`, which `merge` takes as it is. Between m models m (m - 1) / 2 sets of gains are kept. With
-        "ste_mm" the spec is verified on the reference and a few examples of the first batch, unless it was before
-        (`ManyMatching.verified`).
+        "ste_mm" and "learned" the spec is verified on the reference and a few examples of the first batch, unless it
+        was before (`ManyMatching.verified`).
 
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
@@ -115,12 +128,14 @@ def match_many(
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
     check_forward(forward)
-    if (batches is None) == (method == "ste_mm"):
+    if (batches is None) == (method in BY_LOSS):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
-    if method == "ste_mm":
+    if method in BY_LOSS:
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
-        check_training(epochs=epochs, sweeps=None, patience=patience, learning_rate=learning_rate, mixing=mixing)
+    ours = Learning.of(method, learning_rate, mixing, patience, steps, seed)
+    if method == "ste_mm":
+        check_training(epochs=epochs, sweeps=None, patience=ours.patience, learning_rate=ours.rate, mixing=ours.mixing)
     where = check_device("device", device)
     chosen = spec_of(
         models[reference],
@@ -132,9 +147,15 @@ def match_many(
         loss_fn=loss_fn,
     )
     work = _Work.of(models, chosen, reference, where)
+    if method in ("c2m3", "ste_mm"):
+        work.spec.check_only_permutes(f"method={method!r}")
+    if method == "learned":
+        check_turns(work.spec)
     if method == "c2m3":
         check_owners_around(work.spec, "method='c2m3'")
-    starts, how = _starts(init, work, seed), init if isinstance(init, str) else "given"
+    if init is None:
+        init = "activations" if method == "learned" else "anchored"
+    starts, how = _starts(init, work, seed, method), init if isinstance(init, str) else "given"
     verified = Verified(work.told.verified, "")
     if method == "ste_mm":
         given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
@@ -153,27 +174,37 @@ def match_many(
             work.tensors[0],
             hats,
             epochs=epochs,
-            optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=learning_rate)),
-            mixing=mixing,
+            optimizer=optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=ours.rate)),
+            mixing=ours.mixing,
             sweeps=None,
-            patience=patience,
+            patience=ours.patience,
             seed=seed,
             progress=progress,
         )
         found = _Found([starts[0], *best], history, converged)
+    elif method == "learned":
+        assert batches is not None
+        if how == "anchored":
+            starts = list(_pairwise(work, starts, how, max_sweeps, False).choices)
+        ordered = [models[m] for m in work.order]
+        learning = LearningTask.of(ordered[0], batches, validation, loss_fn, work.names, work.device, forward)
+        verified = learning.verified(work.told)
+        if how == "activations":
+            starts = learning.by_activations(ordered, work.told)
+        found = _Found(*learn_together(learning, work.spec, work.tensors, starts, ours, progress))
     elif method == "pairwise":
         found = _pairwise(work, starts, how, max_sweeps, progress)
     else:
         found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
-    method += f", {mixing}" if method == "ste_mm" else ""
+    method += f", {ours.mixing}" if method in BY_LOSS else ""
     return work.result(found, method, time.perf_counter() - began, verified)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a search led to, the reference's permutations first."""
+    """What a search led to, the reference's choice first."""
 
-    permutations: Sequence[Permutations]
+    choices: Sequence[Choice]
     history: Sequence[Sweep]
     converged: bool
 
@@ -209,6 +240,7 @@ class _Work:
         bound = told.bind(tensors[0])
         for m, of_model in enumerate(tensors):
             check_numbers(f"models[{m}]", of_model, bound.axes)
+            check_pure(f"models[{m}]", of_model, bound)
         view = seen(models, tensors, bound)
         tensors, names = view.tensors, view.names
         for m, of_model in enumerate(tensors):
@@ -226,14 +258,13 @@ class _Work:
         """Measure what was found, in the frame of the reference and in the caller's order."""
         count, weights = len(self.order), dict.fromkeys(self.names, 1.0)
         # All are moved alike, which changes no objective.
-        back = found.permutations[0].inverse()
-        permutations = [back.after(of_model) for of_model in found.permutations]
+        choices = [choice_for(self.spec), *(between(found.choices[0], of_model) for of_model in found.choices[1:])]
         total, before, after = 0.0, np.zeros((count, count)), np.zeros((count, count))
         for (i, j), overlaps in self.overlaps.items():
             norms = sum(part.a + part.b for part in overlaps.values())
             for distances, relative in (
-                (before, Permutations.identity(self.spec)),
-                (after, permutations[i].inverse().after(permutations[j])),
+                (before, choice_for(self.spec)),
+                (after, between(choices[i], choices[j])),
             ):
                 pair = (self.tensors[i], self.tensors[j], weights, relative)
                 objective = objective_of(*pair)
@@ -241,7 +272,7 @@ class _Work:
                 distance = distance_from(norms, objective, partial(distance_between, *pair))
                 distances[here] = [[0.0, distance], [distance, 0.0]]
             total += objective
-        given = {m: Permutations(self.told, of.choices) for m, of in zip(self.order, permutations, strict=True)}
+        given = {m: choice_for(self.told, of) for m, of in zip(self.order, choices, strict=True)}
         return ManyMatching(
             permutations=tuple(given[m] for m in range(count)),
             objective=total,
@@ -256,59 +287,57 @@ class _Work:
         )
 
 
-def _starts(init: object, work: _Work, seed: int) -> list[Permutations]:
-    """Where each model begins, the reference first; the anchored start begins at the identity."""
+def _starts(init: object, work: _Work, seed: int, method: str) -> list[Choice]:
+    """Where each model begins, the reference first; starts by weights or activations begin at the identity."""
     spec, count = work.spec, len(work.order)
     if isinstance(init, str):
         if init not in STARTS:
             raise ValueError(
-                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations or a result, got {init!r}"
+                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations, Transforms or a result, "
+                f"got {init!r}"
             )
-        identity = Permutations.identity(spec)
+        if init == "activations" and method != "learned":
+            raise ValueError(f"init='activations' must come with method='learned', got {method!r}")
+        identity = choice_for(spec)
         seeds = np.random.SeedSequence(seed).generate_state(count - 1).tolist()
-        return [identity, *(Permutations.random(spec, s) if init == "random" else identity for s in seeds)]
+        return [identity, *(random_choice(spec, s) if init == "random" else identity for s in seeds)]
     given = init.permutations if isinstance(init, ManyMatching) else init
     if not isinstance(given, Sequence):
-        fail_type("init", "a name, Permutations of all models, or a ManyMatching", init)
+        fail_type("init", "a name, Permutations or Transforms of all models, or a ManyMatching", init)
     if len(given) != count:
         raise ValueError(f"init must have one entry for each of the {count} models, got {len(given)}")
-    for m, permutations in enumerate(given):
-        check_type(f"init[{m}]", permutations, Permutations, "Permutations")
+    for m, choice in enumerate(given):
+        check_type(f"init[{m}]", choice, (Permutations, Transforms), "Permutations or Transforms")
     # Checked against this spec: they may have been made for another model.
-    return [Permutations(spec, given[m].choices) for m in work.order]
+    return [choice_for(spec, given[m]) for m in work.order]
 
 
-def _relative(starts: Sequence[Permutations], m: int) -> Permutations:
-    """What carries a model onto the reference."""
-    return starts[0].inverse().after(starts[m])
-
-
-def _pairwise(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int, progress: Progress) -> _Found:
+def _pairwise(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int, progress: Progress) -> _Found:
     """Each model over the reference, by itself."""
-    found, converged, sweeps = [Permutations.identity(work.spec)], True, []
+    found, converged, sweeps = [choice_for(work.spec)], True, []
+    weights = dict.fromkeys(work.names, 1.0)
     for m in range(1, len(starts)):
-        descent = CoordinateDescent(
-            work.spec,
-            work.tensors[0],
-            work.tensors[m],
-            dict.fromkeys(work.names, 1.0),
-            _relative(starts, m),
-            (),
-            work.device,
-            work.overlaps[0, m],
-        )
-        settled = descent.settle(how == "anchored", max_sweeps, progress)
+        pair, start = (work.spec, work.tensors[0], work.tensors[m], weights), between(starts[0], starts[m])
+        reached: Mapping[str, Any]
+        if isinstance(start, Permutations):
+            descent = CoordinateDescent(*pair, start, (), work.device, work.overlaps[0, m])
+            settled, reached = descent.settle(how == "anchored", max_sweeps, progress), descent.choices
+        else:
+            turning = TurningDescent(*pair, start, (), work.device, work.overlaps[0, m])
+            settled = turning.settle(turning.in_order if how != "anchored" else None, max_sweeps, progress)
+            reached = turning.elements
         sweeps += sweeps_of(settled.steps, settled.objective)
         converged = converged and settled.converged
-        found.append(Permutations(work.spec, descent.choices))
+        found.append(choice_for(work.spec, reached))
     return _Found(found, sweeps, converged)
 
 
-def _hats(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int) -> list[Hat]:
+def _hats(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int) -> list[Hat]:
     """A hat for each model but the reference, laid over that by weight matching unless the start is given."""
     hats = []
     for m in range(1, len(starts)):
-        hat = Hat(work.spec, work.tensors[0], work.tensors[m], work.names, _relative(starts, m), work.device)
+        start = Permutations(work.spec, between(starts[0], starts[m]))
+        hat = Hat(work.spec, work.tensors[0], work.tensors[m], work.names, start, work.device)
         if how != "given":
             hat.descent.settle(how == "anchored", max_sweeps, False)
         hats.append(hat)
@@ -317,23 +346,29 @@ def _hats(work: _Work, starts: Sequence[Permutations], how: str, max_sweeps: int
 
 def _together(
     work: _Work,
-    starts: Sequence[Permutations],
+    starts: Sequence[Choice],
     how: str,
     max_sweeps: int,
     seed: int | None,
     progress: Progress,
 ) -> _Found:
     """Each model in turn over the sum of the others; with a seed, after Frank-Wolfe from there."""
+    if not work.spec.only_permutes:
+        if how == "anchored":
+            starts = _pairwise(work, starts, how, max_sweeps, False).choices
+        turned = TurningMany(work.spec, work.tensors, work.names, starts, work.device)
+        steps, converged = turned.run(max_sweeps, progress)
+        return _Found(turned.choices, sweeps_of(steps, turned.objective()), converged)
     descent = ManyDescent(work.spec, work.tensors, work.names, work.overlaps, work.device)
     if how == "anchored":
         descent.anchor(max_sweeps)
     else:
-        descent.begin_at([start.choices for start in starts])
+        descent.begin_at([start.choices for start in starts if isinstance(start, Permutations)])
     if seed is not None:
         before, reached = [dict(choices) for choices in descent.choices], descent.objective()
         frank_wolfe_many(descent, seed, max_sweeps, progress)
         if descent.objective() < reached:
             descent.begin_at(before)
     steps, converged = descent.run(max_sweeps, progress)
-    permutations = [Permutations(work.spec, choices) for choices in descent.choices]
-    return _Found(permutations, sweeps_of(steps, descent.objective()), converged)
+    choices = [Permutations(work.spec, of_model) for of_model in descent.choices]
+    return _Found(choices, sweeps_of(steps, descent.objective()), converged)

@@ -135,6 +135,7 @@ def sinkhorn_matching(
         forward=forward,
         loss_fn=None if loss == "distance" else loss_fn,
     )
+    given.check_only_permutes("sinkhorn_matching")
     spec = given.bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
@@ -181,7 +182,7 @@ def sinkhorn_matching(
             optimizer.step()
             advance(f"loss {reached:.4g}, of the best permutations {best_loss:.4g}")
     return Matching(
-        permutations=Permutations(spec, best.choices),
+        choice=Permutations(spec, best.choices),
         objective=pair.objective(best),
         l2_before=pair.distance(Permutations.identity(view.spec)),
         l2_after=pair.distance(best),

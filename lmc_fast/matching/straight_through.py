@@ -158,6 +158,7 @@ def straight_through_matching(
     check_int("seed", seed, 0)
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
     given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward, loss_fn=loss_fn)
+    given.check_only_permutes("straight_through_matching")
     spec = given.bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
@@ -170,8 +171,8 @@ def straight_through_matching(
     verified = ensure_verified(
         "straight_through_matching", model_a, spec, batches=batches, forward=forward, loss_fn=loss_fn
     )
-    start = init.permutations if isinstance(init, Matching) else init
-    start, settle = start_of(start, spec, seed), isinstance(init, str)
+    begin = init.choice if isinstance(init, Matching) else init
+    start, settle = Permutations(spec, start_of(begin, spec, seed)), isinstance(init, str)
     hat = Hat(view.spec, tensors_a, tensors_b, names, start, where)
     if settle:
         hat.descent.settle(init == "anchored", 100, False)
@@ -190,7 +191,7 @@ def straight_through_matching(
     )
     weights = dict.fromkeys(names, 1.0)
     return Matching(
-        permutations=Permutations(spec, best.choices),
+        choice=Permutations(spec, best.choices),
         objective=objective_of(tensors_a, tensors_b, weights, best),
         l2_before=distance_between(tensors_a, tensors_b, weights, Permutations.identity(view.spec)),
         l2_after=distance_between(tensors_a, tensors_b, weights, best),

@@ -1,8 +1,9 @@
-"""Weight matching: permutations that bring one model's weights closest to another's.
+"""Weight matching: permutations, and rotations, that bring one model's weights closest to another's.
 
 argmin_pi ||theta_a - pi(theta_b)||^2 = argmax_pi <theta_a, pi(theta_b)>, by coordinate descent over groups
 (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023, algorithm 1). With all other groups held, the objective is
-linear in one group's permutation, so that its best choice is a linear assignment problem.
+linear in one group's permutation, so that its best choice is a linear assignment problem; so it is in a rotation, of
+which the polar factor of the same gain is the best.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .._backend import check_device
@@ -26,11 +26,14 @@ from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import overlaps
-from ..symmetry import Permutations, PermutationSpec
-from .engine.descent import CoordinateDescent, Step
+from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
+from ..symmetry.transforms import Choice, choice_for, random_choice
+from .engine.descent import CoordinateDescent
 from .engine.frank_wolfe import check_affine, frank_wolfe
 from .engine.measures import distance_between, distance_from
 from .engine.seen import seen
+from .engine.steps import Step
+from .engine.turning import TurningDescent
 from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
@@ -46,7 +49,7 @@ def weight_matching(
     model_b: Model,
     spec: PermutationSpec | None = None,
     *,
-    init: str | Permutations = "anchored",
+    init: str | Choice = "anchored",
     search: str = "spectral",
     restarts: int = 1,
     weights: Mapping[str, float] | None = None,
@@ -57,7 +60,7 @@ def weight_matching(
     progress: Progress = False,
     example_inputs: Any = None,
 ) -> Matching:
-    """Find permutations of model b's units that maximise <theta_a, pi(theta_b)>.
+    """Find what of a spec's permutations, rotations and the like maximises <theta_a, pi(theta_b)>.
 
     All weights and biases count, affine parameters of normalisation layers too; running statistics and integer
     buffers do not (they are permuted with their units all the same). Work follows what moves: a group is solved
@@ -70,15 +73,16 @@ def weight_matching(
         spec: what may be permuted; bound to the models here. None: what `derive_spec` finds in model a, a module, with
             `example_inputs`.
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
-            "identity", "random" (by `seed`), or Permutations (not changed). "anchored" ends no lower than the
-            identity is.
+            "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
+            than the identity is.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
             singular values, for they say where most units go, and goes on from there by coordinate descent over all
             of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
             another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
             matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
             times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
-            parameter and groups inside their owners alone. None ends below its start.
+            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds
+            than permutations take part it is coordinate descent that runs, for "spectral", too.
         restarts: how many searches to make; those after the first start at random. The best objective is kept,
             of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
@@ -96,14 +100,16 @@ def weight_matching(
             on them first, as by `verify_spec`, unless it was before.
 
     Returns:
-        A `Matching`; ``.apply(model_b)`` gives the permuted model. Its `verified` tells whether the spec is known to
+        A `Matching`; ``.apply(model_b)`` gives the moved model. Its `verified` tells whether the spec is known to
         keep the function.
 
     Raises:
         SymmetryError: the spec does not keep model a's function.
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
-        ValueError: models of different shapes, a spec that does not fit them, weights that are not finite or so
-            large that their products are not, names that no parameter or group has, or an option out of range.
+        ValueError: models of different shapes, a spec that does not fit them, models that are not in the pure form that
+            a spec with rotations describes (`fold_norms`), weights that are not finite or so
+            large that their products are not, names that no parameter or group has, an option out of range, or
+            search="frank_wolfe" with groups of other kinds than permutations.
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
@@ -117,7 +123,10 @@ def weight_matching(
     spec = spec_of(model_a, spec, example_inputs=example_inputs).bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
+    check_pure("model_a", tensors_a, spec)
+    check_pure("model_b", tensors_b, spec)
     if search == "frank_wolfe":
+        spec.check_only_permutes("search='frank_wolfe'")
         check_affine(spec)
     start = start_of(init, spec, seed)
     frozen = check_freeze(freeze, spec)
@@ -136,16 +145,21 @@ def weight_matching(
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
-        descent = CoordinateDescent(view.spec, tensors_a, tensors_b, shares, begin, frozen, device, norms)
         how = init if attempt == 0 else "random"
-        reached = inner if how in ("anchored", "identity") else descent.objective()
-        searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
+        pair = (view.spec, tensors_a, tensors_b, shares)
+        if isinstance(begin, Permutations):
+            descent = CoordinateDescent(*pair, begin, frozen, device, norms)
+            reached = inner if how in ("anchored", "identity") else descent.objective()
+            searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
+        else:
+            turning = TurningDescent(*pair, begin, frozen, device, norms)
+            searches.append(_turned(turning, how, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
-    moved, identity = Permutations(view.spec, best.choices), Permutations.identity(view.spec)
+    moved, identity = choice_for(view.spec, best.choices), choice_for(view.spec)
     squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
     return Matching(
-        permutations=Permutations(spec, best.choices),
+        choice=choice_for(spec, best.choices),
         objective=best.objective,
         l2_before=distance_from(squares, inner, partial(direct, identity)),
         l2_after=distance_from(squares, best.objective, partial(direct, moved)),
@@ -161,7 +175,7 @@ def weight_matching(
 class _Search:
     """What one start led to."""
 
-    choices: dict[str, NDArray[np.int64]]
+    choices: Mapping[str, Any]
     objective: float
     history: tuple[Sweep, ...]
     converged: bool
@@ -169,7 +183,7 @@ class _Search:
 
 def _search(
     descent: CoordinateDescent,
-    init: str | Permutations,
+    init: str | Choice,
     reached: float,
     search: str,
     seed: int,
@@ -196,6 +210,18 @@ def _search(
     return _Search(descent.choices, objective, tuple(sweeps_of(steps, objective)), converged)
 
 
+def _turned(descent: TurningDescent, init: str | Choice, seed: int, max_sweeps: int, progress: Progress) -> _Search:
+    """As `_search`, over groups of every kind."""
+    rng = np.random.default_rng(seed) if init == "random" else None
+
+    def order() -> Sequence[str]:
+        outward = descent.in_order()
+        return outward if rng is None else rng.permutation(outward).tolist()
+
+    steps, converged, objective = descent.settle(None if init == "anchored" else order, max_sweeps, progress)
+    return _Search(descent.elements, objective, tuple(sweeps_of(steps, objective)), converged)
+
+
 def sweeps_of(steps: Sequence[Step], objective: float) -> list[Sweep]:
     """The sweeps of a search that ended at this objective, summed in float64; what was gained leads back from it."""
     after = objective - sum(step.gained for step in steps)
@@ -206,24 +232,25 @@ def sweeps_of(steps: Sequence[Step], objective: float) -> list[Sweep]:
     return history
 
 
-def start_of(init: str | Permutations, spec: PermutationSpec, seed: int) -> Permutations:
-    """The permutations that `init` names; the anchored start begins at the identity."""
-    if isinstance(init, Permutations):
+def start_of(init: str | Choice, spec: PermutationSpec, seed: int) -> Choice:
+    """The choice that `init` names; the anchored start begins at the identity."""
+    takes = "'anchored', 'identity', 'random', Permutations or Transforms"
+    if isinstance(init, (Permutations, Transforms)):
         # Checked against this spec: it may have been made for another model.
-        return Permutations(spec, init.choices)
+        return choice_for(spec, init)
     if not isinstance(init, str):
-        fail_type("init", "'anchored', 'identity', 'random' or Permutations", init)
+        fail_type("init", takes, init)
     if init in ("anchored", "identity"):
-        return Permutations.identity(spec)
+        return choice_for(spec)
     if init == "random":
-        return Permutations.random(spec, seed)
-    raise ValueError(f"init must be 'anchored', 'identity', 'random' or Permutations, got {init!r}")
+        return random_choice(spec, seed)
+    raise ValueError(f"init must be {takes}, got {init!r}")
 
 
-def _shuffled(start: Permutations, frozen: Collection[str], seed: int) -> Permutations:
+def _shuffled(start: Choice, frozen: Collection[str], seed: int) -> Choice:
     """A random choice for every group that is not frozen."""
-    kept, shuffled = start.choices, Permutations.random(start.spec, seed).choices
-    return Permutations(start.spec, {name: kept[name] if name in frozen else shuffled[name] for name in kept})
+    shuffled = random_choice(start.spec, seed)
+    return choice_for(start.spec, {name: (start if name in frozen else shuffled)[name] for name in start})
 
 
 def check_freeze(freeze: Iterable[str], spec: PermutationSpec) -> frozenset[str]:

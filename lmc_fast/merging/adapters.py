@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..ops.permuted_lerp import permuted_lerp
-from ..symmetry import Permutations, PermutationSpec
+from ..symmetry import PermutationSpec
+from ..symmetry.groups import axis_size
+from ..symmetry.transforms import Choice, moved_along
 
 __all__ = ["carried_adapter", "is_adapter"]
 
@@ -45,7 +47,7 @@ def is_adapter(names: Iterable[str]) -> bool:
 
 def carried_adapter(
     adapter: Mapping[str, Tensor],
-    permutations: Permutations,
+    choice: Choice,
     base: Mapping[str, Tensor],
     new: Mapping[str, Tensor],
     *,
@@ -57,7 +59,7 @@ def carried_adapter(
     Args:
         adapter: PEFT's tensors by its names. Whole tensors among them (biases, modules_to_save) become
             new + alpha * pi(tensor - base).
-        permutations: bring the model that the adapter was made for onto the other one.
+        choice: brings the model that the adapter was made for onto the other one.
         base, new: the two models' tensors by the spec's names; those of whole tensors in the adapter are read.
         alpha: how much of the adapter.
         fan_in_fan_out: of PEFT's configuration: weights lie as [inputs, outputs].
@@ -68,25 +70,25 @@ def carried_adapter(
     Raises:
         ValueError: an entry that belongs to no parameter of the spec, or is of another shape; the message names it.
     """
-    spec = permutations.spec
+    spec = choice.spec
     carried: dict[str, Tensor] = {}
     for name, tensor in adapter.items():
         found = FACTOR.match(name)
         if found is None:
-            carried[name] = _whole(name, tensor, permutations, base, new, alpha)
+            carried[name] = _whole(name, tensor, choice, base, new, alpha)
             continue
         if found["what"] == "bias":
             raise ValueError(f"adapter entry {name!r} is a bias of a low-rank factor, which is not carried over")
         place = _place(name, found["kind"], _named(name, found["module"], spec, "weight"), spec, fan_in_fan_out)
         moved = tensor
         for dim, axis in place.axes.items():
-            index = permutations.index(place.parameter, axis)
-            if len(index) != tensor.shape[dim]:
+            size = axis_size(spec.axes[place.parameter][axis].segments, spec.sizes)
+            if size != tensor.shape[dim]:
                 raise ValueError(
-                    f"adapter entry {name!r} must have {len(index)} entries along dimension {dim}, as axis {axis} of "
+                    f"adapter entry {name!r} must have {size} entries along dimension {dim}, as axis {axis} of "
                     f"{place.parameter!r} has, got {tuple(tensor.shape)}"
                 )
-            moved = moved.index_select(dim, index.to(tensor.device))
+            moved = moved_along(choice, place.parameter, axis, moved, dim)
         scales = alpha != 1.0 and found["kind"] in ("lora_B", "lora_embedding_B")
         carried[name] = moved * alpha if scales else moved.clone()
     if alpha != 1.0 and any("lora_magnitude_vector" in name for name in adapter):
@@ -113,25 +115,23 @@ def _place(name: str, kind: str, parameter: str, spec: PermutationSpec, fan_in_f
 def _whole(
     name: str,
     tensor: Tensor,
-    permutations: Permutations,
+    choice: Choice,
     base: Mapping[str, Tensor],
     new: Mapping[str, Tensor],
     alpha: float,
 ) -> Tensor:
     """A tensor that was trained as it is, and saved beside the factors."""
     module, _, what = SAVED.sub("", name).rpartition(".")
-    parameter = _named(name, module, permutations.spec, what)
+    parameter = _named(name, module, choice.spec, what)
     old = base[parameter]
     if old.shape != tensor.shape:
         raise ValueError(
             f"adapter entry {name!r} must be {tuple(old.shape)}, as {parameter!r} is, got {tuple(tensor.shape)}"
         )
-    spec = permutations.spec
-    gathers = permutations.gathers(parameter)
     dtype = torch.promote_types(torch.float32, tensor.dtype)
-    parts = [spec.view(parameter, x).to(dtype) for x in (new[parameter], tensor, old)]
-    summed = permuted_lerp(parts, [1.0, alpha, -alpha], [(None,) * len(gathers), gathers, gathers])
-    return summed.reshape(tensor.shape).to(tensor.dtype)
+    parts = [new[parameter].to(dtype), *(choice.apply_to(parameter, x.to(dtype)) for x in (tensor, old))]
+    summed = permuted_lerp(parts, [1.0, alpha, -alpha], [(None,) * tensor.ndim] * 3)
+    return summed.to(tensor.dtype)
 
 
 def _named(entry: str, module: str, spec: PermutationSpec, what: str) -> str:

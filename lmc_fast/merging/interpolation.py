@@ -1,4 +1,4 @@
-"""Models between models: interpolation and weighted merging of permuted weights."""
+"""Models between models: interpolation and weighted merging of weights that are moved first."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_finite, check_floats, check_type, fail_type
+from .._checks import check_finite, check_floats, fail_type
 from .._derived import Derived, derived_weights
 from .._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
 from .._modes import neutral
 from .._tensors import FLOATS, have_same_entries, unsummable
 from .._wrappers import unwrapped
-from ..matching import ManyMatching, Matching
+from ..matching import ManyMatching
+from ..matching.results.matching import Match, choice_of
 from ..ops.permuted_lerp import permuted_lerp_many
-from ..symmetry import Permutations
+from ..symmetry import Permutations, Transforms, check_pure
+from ..symmetry.transforms import Choice
 
 __all__ = [
-    "checked_permutations",
+    "checked_choices",
     "checked_tensors",
     "derived_of",
     "interpolate",
@@ -27,8 +29,6 @@ __all__ = [
     "weighted",
     "weighted_sums",
 ]
-
-Match = Matching | Permutations | None
 
 
 @overload
@@ -47,9 +47,10 @@ def interpolate(
 
     Args:
         model_a, model_b: modules or state dicts of one architecture; neither is changed.
-        lam: 0 for model a, 1 for the permuted model b; other values extrapolate. A sequence or an array gives a
+        lam: 0 for model a, 1 for the moved model b; other values extrapolate. A sequence or an array gives a
             list.
-        match: a `Matching` or `Permutations` for model b; None interpolates without permuting.
+        match: a `Matching`, `Permutations` or `Transforms` for model b; None interpolates it as it is. What turns is
+            turned first, in float32 or wider, and then summed.
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
     Returns:
@@ -69,9 +70,9 @@ def interpolate(
     values = check_floats("lam", lam) if several else [check_finite("lam", lam)]
     names = ["model_a", "model_b"]
     tensors = checked_tensors(names, [model_a, model_b])
-    permutations = checked_permutations(["", "match"], [None, match], tensors)
+    choices = checked_choices(["", "match"], [None, match], names, tensors)
     derived = derived_of([model_a, model_b], tensors)
-    rows = weighted(tensors, [[1.0 - v, v] for v in values], permutations, backend, derived)
+    rows = weighted(tensors, [[1.0 - v, v] for v in values], choices, backend, derived)
     merged = [with_tensors(model_a, sums) for sums in rows]
     return merged if several else merged[0]
 
@@ -84,12 +85,12 @@ def merge(
     weights: Sequence[float] | None = None,
     backend: str = "auto",
 ) -> ModelT:
-    """The weighted mean of permuted models: sum_m weights[m] * pi_m(theta_m).
+    """The weighted mean of moved models: sum_m weights[m] * pi_m(theta_m).
 
     Args:
         models: one at least, modules or state dicts of one architecture; none is changed.
-        matches: for each model the `Matching` or `Permutations` that lays it over the others, None for one that
-            stays as it is (the one which the others were matched to); or the `ManyMatching` of all.
+        matches: for each model the `Matching`, `Permutations` or `Transforms` that lays it over the others, None for
+            one that stays as it is (the one which the others were matched to); or the `ManyMatching` of all.
         weights: one for each model, summing to 1; None: equal ones.
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
@@ -121,9 +122,10 @@ def merge(
         raise ValueError(f"weights must have one entry for each of the {count} models, got {len(shares)}")
     if abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(f"weights must sum to 1, got {sum(shares)}")
-    tensors = checked_tensors([f"models[{i}]" for i in range(count)], models)
-    permutations = checked_permutations([f"matches[{i}]" for i in range(count)], matches, tensors)
-    (sums,) = weighted(tensors, [shares], permutations, backend, derived_of(models, tensors))
+    names = [f"models[{i}]" for i in range(count)]
+    tensors = checked_tensors(names, models)
+    choices = checked_choices([f"matches[{i}]" for i in range(count)], matches, names, tensors)
+    (sums,) = weighted(tensors, [shares], choices, backend, derived_of(models, tensors))
     return with_tensors(models[0], sums)
 
 
@@ -172,23 +174,30 @@ def derived_of(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]]) ->
     return derived_weights(tensors[0] if module is None else unwrapped("model", module), tensors[0])
 
 
-def checked_permutations(
-    names: Sequence[str], matches: Sequence[Match], tensors: Sequence[dict[str, Tensor]]
-) -> list[Permutations | None]:
-    """The permutations of each match, checked against the model that they are for."""
-    found: list[Permutations | None] = []
+def checked_choices(
+    names: Sequence[str], matches: Sequence[Match], models: Sequence[str], tensors: Sequence[dict[str, Tensor]]
+) -> list[Choice | None]:
+    """How each match moves its model, checked against that.
+
+    Args:
+        names: what the caller calls the matches.
+        models, tensors: what the caller calls the models, and theirs. If one match is of models in pure form, all are
+            to be.
+    """
+    found: list[Choice | None] = []
     for name, match, model in zip(names, matches, tensors, strict=True):
-        if match is None:
+        choice = choice_of(name, match)
+        if choice is None:
             found.append(None)
             continue
-        check_type(name, match, (Matching, Permutations), "a Matching, Permutations or None")
-        permutations = match.permutations if isinstance(match, Matching) else match
-        bound = permutations.spec.bind(model)
+        bound = choice.spec.bind(model)
+        for argument, other in zip(models, tensors, strict=True):
+            check_pure(argument, other, bound)
         for key, tensor in model.items():
             kind = unsummable(tensor)
             if kind is not None and not all(axis.is_fixed for axis in bound.axes.get(key, ())):
                 raise ValueError(f"{name} must leave what has no mean where it is, but moves {key!r}, which is {kind}")
-        found.append(Permutations(bound, permutations.choices))
+        found.append(choice.bound_to(bound))
     return found
 
 
@@ -200,7 +209,7 @@ def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
 def weighted(
     tensors: Sequence[dict[str, Tensor]],
     weights: Sequence[Sequence[float]],
-    permutations: Sequence[Permutations | None],
+    choices: Sequence[Choice | None],
     backend: str,
     derived: Sequence[Derived],
 ) -> list[dict[str, Tensor]]:
@@ -215,18 +224,18 @@ def weighted(
         tensors = [{**model, **{one.name: one.effective(model) for one in averaged}} for model in tensors]
     for name, told in names.items():
         first = tensors[0][name]
-        shape = next((p.spec.view(told, first).shape for p in permutations if p is not None), first.shape)
+        shape = next((c.spec.view(told, first).shape for c in choices if c is not None), first.shape)
         parts.append([])
         gathers.append([])
-        for model, permutation in zip(tensors, permutations, strict=True):
+        for model, choice in zip(tensors, choices, strict=True):
             tensor = model[name]
-            if permutation is None:
-                gather: tuple[Tensor | None, ...] = (None,) * len(shape)
-            elif permutation.spec.view(told, tensor).shape == shape:
-                gather = permutation.gathers(told)
-            else:
-                # A spec that takes this tensor's dimensions together in another way than the first one.
-                tensor, gather = permutation.apply_to(told, tensor), (None,) * len(shape)
+            gather: tuple[Tensor | None, ...] = (None,) * len(shape)
+            if isinstance(choice, Permutations) and choice.spec.view(told, tensor).shape == shape:
+                gather = choice.gathers(told)
+            elif choice is not None:
+                # What turns; or a spec that takes this tensor's dimensions together in another way than the first one.
+                turns = isinstance(choice, Transforms) and tensor.dtype.itemsize < 4
+                tensor = choice.apply_to(told, tensor.float() if turns else tensor)
             parts[-1].append(_shaped(tensor, shape))
             gathers[-1].append(gather)
     merged = []

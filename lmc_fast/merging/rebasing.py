@@ -8,9 +8,9 @@ from .._checks import check_finite, check_type
 from .._models import Model, ModelT, tensors_of, with_tensors
 from .._modes import neutral
 from ..matching import Matching
-from ..symmetry import Permutations
+from ..symmetry import Permutations, Transforms
 from .adapters import carried_adapter, is_adapter
-from .interpolation import checked_permutations, checked_tensors, derived_of, weighted
+from .interpolation import checked_choices, checked_tensors, derived_of, weighted
 
 __all__ = ["rebase"]
 
@@ -20,7 +20,7 @@ def rebase(
     tuned: Model,
     base: Model,
     new: ModelT,
-    match: Matching | Permutations,
+    match: Matching | Permutations | Transforms,
     *,
     alpha: float = 1.0,
     fan_in_fan_out: bool = False,
@@ -33,7 +33,7 @@ def rebase(
 
     Args:
         tuned: the fine-tune: a module or state dict of the same architecture; or the state dict of a LoRA adapter as
-            PEFT keeps it (``base_model.model.{module}.lora_A.weight``), whose factors are permuted and never multiplied
+            PEFT keeps it (``base_model.model.{module}.lora_A.weight``), whose factors are moved and never multiplied
             out.
         base: what it was made from.
         new: what it is to be a fine-tune of.
@@ -53,19 +53,19 @@ def rebase(
             entry of an adapter that belongs to no parameter; the message names it.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
-    check_type("match", match, (Matching, Permutations), "a Matching or Permutations")
+    check_type("match", match, (Matching, Permutations, Transforms), "a Matching, Permutations or Transforms")
     alpha = check_finite("alpha", alpha)
     if isinstance(tuned, Mapping) and is_adapter(tuned):
         factors = tensors_of("tuned", tuned)
         tensors = checked_tensors(["base", "new"], [base, new])
-        (permutations,) = checked_permutations(["match"], [match], tensors[:1])
-        assert permutations is not None
+        (choice, _) = checked_choices(["match", ""], [match, None], ["base", "new"], tensors)
+        assert choice is not None
         return carried_adapter(  # type: ignore[return-value]
-            factors, permutations, tensors[0], tensors[1], alpha=alpha, fan_in_fan_out=fan_in_fan_out
+            factors, choice, tensors[0], tensors[1], alpha=alpha, fan_in_fan_out=fan_in_fan_out
         )
     models = [new, tuned, base]
     tensors = checked_tensors(["new", "tuned", "base"], models)
-    moved = checked_permutations(["", "match", "match"], [None, match, match], tensors)
+    moved = checked_choices(["", "match", "match"], [None, match, match], ["new", "tuned", "base"], tensors)
     derived = derived_of(models, tensors)
     (sums,) = weighted(tensors, [[1.0, alpha, -alpha]], moved, backend, derived)
     return with_tensors(new, sums)

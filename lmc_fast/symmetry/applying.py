@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._models import ModelT, tensors_of, unsaved_buffers, unwrapped, with_tensors
+from .pure import check_pure
 from .spec import PermutationSpec
 
 __all__ = ["applied"]
@@ -30,6 +31,7 @@ def applied(choice: ChoiceT, model: ModelT) -> ModelT:
         model = unwrapped("model", model)  # type: ignore[assignment]
     tensors = tensors_of("model", model)
     bound = choice.spec.bind(model)
+    check_pure("model", tensors, bound)
     # The model may have running statistics that the one which the spec was bound to had not.
     mine = choice if bound == choice.spec else choice.bound_to(bound)
     moved = {

@@ -187,6 +187,11 @@ class Permutations(Mapping[str, Tensor]):
         """Units that are not at their own place, over all groups."""
         return sum(int((flat != np.arange(flat.size)).sum()) for flat in (self._flat(name) for name in self._choices))
 
+    @property
+    def summary(self) -> str:
+        """How many units move, in words."""
+        return f"{self.moved} of {self.total} units moved, in {len(self)} groups"
+
     def index(self, parameter: str, axis: int) -> Tensor:
         """Indices that gather one axis of a parameter: int64 [entries of the axis], on the CPU.
 
@@ -238,7 +243,7 @@ class Permutations(Mapping[str, Tensor]):
 
         Raises:
             TypeError: `model` is neither.
-            ValueError: the model does not fit the spec.
+            ValueError: the model does not fit the spec, or is not in the pure form that it describes (`fold_norms`).
         """
         return applied(self, model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from .kinds import KINDS, Kind
 from .permutations import Permutations
 from .spec import PermutationSpec
 
-__all__ = ["Choice", "Transforms", "choice_for", "element_within", "moved"]
+__all__ = ["Choice", "Transforms", "between", "choice_for", "element_within", "moved", "moved_along", "random_choice"]
 
 
 class Transforms(Mapping[str, Tensor]):
@@ -93,12 +94,33 @@ class Transforms(Mapping[str, Tensor]):
         """The elements by group, copied."""
         return {name: element.clone() for name, element in self._elements.items()}
 
+    @property
+    def total(self) -> int:
+        """Units in all groups together."""
+        return sum(self.spec.units(name) for name in self.spec.groups)
+
+    @property
+    def moved(self) -> int:
+        """Units whose element is not what leaves all as it is, with those of a map that mixes them, over all groups."""
+        count = 0
+        for name, group in self.spec.groups.items():
+            shape = self.spec.shape(name)
+            other = (self._elements[name] != KINDS[group.kind].identity(shape)).reshape(self.spec.units(name), -1)
+            count += int(other.any(1).sum())
+        return count
+
+    @property
+    def summary(self) -> str:
+        """How many groups of which kind there are, in words."""
+        counts = Counter(group.kind for group in self.spec.groups.values())
+        return f"{len(self)} groups: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
     def apply_to(self, parameter: str, tensor: Tensor) -> Tensor:
-        """A new tensor: `tensor` with every axis moved; same shape, dtype and device.
+        """A new tensor: `tensor` with every axis moved; same shape, dtype and device, contiguous.
 
         Products are summed in float64 for float64 and in float32 for all else, and rounded once an axis.
         """
-        return moved(self.spec, parameter, tensor, self._elements)
+        return moved(self.spec, parameter, tensor, self._elements).contiguous()
 
     @neutral
     def apply(self, model: ModelT) -> ModelT:
@@ -111,7 +133,7 @@ class Transforms(Mapping[str, Tensor]):
 
         Raises:
             TypeError: `model` is neither.
-            ValueError: the model does not fit the spec.
+            ValueError: the model does not fit the spec, or is not in the pure form that it describes (`fold_norms`).
         """
         return applied(self, model)
 
@@ -164,6 +186,19 @@ def choice_for(spec: PermutationSpec, elements: Mapping[str, Any] | None = None)
     return Permutations(spec, elements) if spec.only_permutes else Transforms(spec, elements)
 
 
+def random_choice(spec: PermutationSpec, seed: int = 0) -> Choice:
+    """As `choice_for`, uniformly random, from a generator of its own."""
+    return Permutations.random(spec, seed) if spec.only_permutes else Transforms.random(spec, seed)
+
+
+def between(onto: Choice, of: Choice) -> Choice:
+    """What carries the second model onto the first, from what carries both into one frame: onto^-1 after of."""
+    if isinstance(onto, Permutations) and isinstance(of, Permutations):
+        return onto.inverse().after(of)
+    spec = onto.spec
+    return Transforms(spec, onto).inverse().after(Transforms(spec, of))
+
+
 def moved(
     spec: PermutationSpec,
     parameter: str,
@@ -183,6 +218,13 @@ def moved(
             view = _moved_axis(spec, axis.segments, view, position, elements)
     out = view.reshape(tensor.shape)
     return out.clone() if out.data_ptr() == tensor.data_ptr() else out
+
+
+def moved_along(choice: Choice, parameter: str, axis: int, tensor: Tensor, dim: int) -> Tensor:
+    """A new tensor: one of any shape, whose dimension `dim` runs along an axis of a parameter, with that moved."""
+    # As they are: copies of all would cost more than what moves one axis.
+    elements = choice._elements if isinstance(choice, Transforms) else dict(choice.items())
+    return _moved_axis(choice.spec, choice.spec.axes_of(parameter)[axis].segments, tensor, dim, elements).contiguous()
 
 
 def _moved_axis(

@@ -233,7 +233,7 @@ def test_bad_input_is_named() -> None:
         lmc.spectral_alignment(a, b, gammas=(1.5,))
     with pytest.raises(ValueError, match="method must be one of"):
         lmc.spectral_alignment(a, b, method="eig")
-    with pytest.raises(TypeError, match="match must be a Matching, Permutations or None"):
+    with pytest.raises(TypeError, match="match must be a Matching, Permutations, Transforms or None"):
         lmc.spectral_alignment(a, b, "match")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method 'polar' must have gammas of 0 alone"):
         lmc.spectral_alignment(a, b, method="polar")

@@ -12,6 +12,7 @@ from lmc_fast import Group, PermutationSpec, Segment
 from lmc_fast.cli import cli
 from lmc_fast.large.plan import Plan, plan_of
 from lmc_fast.large.watch import Rates
+from lmc_fast.matching.engine.gains import COLUMNS, PIECE
 
 from . import models
 
@@ -71,9 +72,9 @@ def test_a_group_of_several_parts_is_held_in_whole_numbers_as_well() -> None:
     groups = {group.name: group for group in plan(1).groups}
     assert groups["D"].parts > 20
     assert groups["F3"].parts == 1
-    # A gain of 4 bytes an entry and a sum over parts of 8; and the operands' pieces.
-    pieces = 2 * max(512, (1 << 18) // HIDDEN) * 4 * HIDDEN
-    assert groups["D"].memory == 12 * HIDDEN**2 + pieces
+    # A gain and a part of it of 4 bytes an entry, and a sum over parts of 8; and the operands' pieces.
+    pieces = 2 * min(WORDS, max(COLUMNS, PIECE // HIDDEN)) * 4 * HIDDEN
+    assert groups["D"].memory == 16 * HIDDEN**2 + pieces
     assert groups["F3"].memory < 4 * UNITS**2 + 2 * 512 * 4 * UNITS + 1
 
 

@@ -19,9 +19,10 @@ from benchmarks import models as networks
 from lmc_fast import Permutations
 from lmc_fast._backend import Launch
 from lmc_fast.checkpoints.conversions import Conversion
-from lmc_fast.large import merge_checkpoints, plan_merge, ranks, rebase_checkpoints
+from lmc_fast.large import joining, merge_checkpoints, plan_merge, ranks, rebase_checkpoints
 from lmc_fast.large.inputs import open_input
-from lmc_fast.large.ranks import Ranks, is_first_rank
+from lmc_fast.large.joining import is_first_rank
+from lmc_fast.large.ranks import Ranks
 
 from . import models
 from .launched import launched
@@ -120,6 +121,9 @@ def cases(folder: Path) -> dict[str, Callable[[Path], object]]:
         "relaxed.safetensors": of("mlp", 2, search="frank_wolfe"),
         "together.safetensors": of("mlp", 3, method="c2m3"),
         "inside each other.safetensors": of("grouped", 2),
+        # As on a GPU: what a rank has is moved to its device, and all of it where the first leads.
+        "led on a device.safetensors": of("mlp", 2, device="cpu"),
+        "on a device.safetensors": of("grouped", 2, device="cpu", search="coordinate_descent"),
         "crossed.safetensors": of("crossed", 2, search="coordinate_descent"),
         "around each other.safetensors": of("inputs", 2, search="coordinate_descent"),
     }
@@ -188,10 +192,10 @@ def test_what_is_put_together_is_shared_out(folder: Path, tmp_path: Path) -> Non
 def test_a_gpu_is_the_ranks_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Launch(5, 8, 1, 4, "host", 1, 0, False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert ranks._own_device(torch.device("cuda"), found) == torch.device("cuda", 1)
-    assert ranks._own_device(torch.device("cuda", 3), found) == torch.device("cuda", 3)
-    assert ranks._own_device(torch.device("cpu"), found) == torch.device("cpu")
-    assert ranks._own_device(None, found) is None
+    assert joining._own_device(torch.device("cuda"), found) == torch.device("cuda", 1)
+    assert joining._own_device(torch.device("cuda", 3), found) == torch.device("cuda", 3)
+    assert joining._own_device(torch.device("cpu"), found) == torch.device("cpu")
+    assert joining._own_device(None, found) is None
 
 
 @pytest.mark.parametrize(

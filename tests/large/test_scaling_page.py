@@ -1,4 +1,4 @@
-"""docs/scaling.md says what the plan says."""
+"""docs/use/scaling.md says what the plan says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from benchmarks.checkpoint_pairs import LlamaSize, llama_spec
 from lmc_fast.large.plan import plan_of
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "use" / "scaling.md"
 
 
 def test_the_page_has_the_plan_of_405b_on_64_ranks() -> None:

@@ -330,7 +330,11 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"init": "best"}, ValueError, "init must be 'anchored', 'identity', 'random' or Permutations, got 'best'"),
+            (
+                {"init": "best"},
+                ValueError,
+                "init must be 'anchored', 'identity', 'random', Permutations or Transforms, got 'best'",
+            ),
             ({"init": 3}, TypeError, "init must be"),
             ({"max_sweeps": 0}, ValueError, "max_sweeps must be a whole number of at least 1, got 0"),
             ({"max_sweeps": 1.5}, TypeError, "max_sweeps must be a whole number"),

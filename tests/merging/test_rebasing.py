@@ -200,5 +200,5 @@ def test_what_cannot_be_carried_over_is_named(
 
 def test_a_match_is_needed(models: tuple[Net, Net, lmc.Permutations]) -> None:
     base, new, _ = models
-    with pytest.raises(TypeError, match="match must be a Matching or Permutations"):
+    with pytest.raises(TypeError, match="match must be a Matching, Permutations or Transforms"):
         lmc.rebase(base, base, new, None)  # type: ignore[arg-type]

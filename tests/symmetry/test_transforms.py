@@ -179,4 +179,6 @@ def test_elements_handed_out_are_copies() -> None:
     assert t == Transforms.identity(spec)
     assert t != Transforms.random(spec)
     assert "6 groups" in repr(t)
+    assert t.moved == 0 and Transforms.random(spec).moved <= t.total == 2 + 6 + 4 + 8 + WIDTH + 7
+    assert all(tensor.is_contiguous() for tensor in Transforms.random(spec).apply(attention_spec()[1]).values())
     assert set(KINDS) >= {group.kind for group in t.spec.groups.values()}

@@ -6,11 +6,10 @@ import platform
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..._version import __version__
 from ..datasets import Dataset
+from ..environment import versions
 from .settings import Settings
 
 __all__ = ["environment"]
@@ -20,10 +19,7 @@ def environment(settings: Settings, data: Dataset) -> dict[str, str]:
     """Versions, processor, seeds, data, and the commit where the package runs from a clone."""
     first, trials = settings.seed, max(network.trials for network in settings.networks)
     about = {
-        "lmc_fast": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "processor": _processor(),
         "threads": str(torch.get_num_threads()),
         "data": f"{data.name}: {len(data.train_inputs)} to train on, {len(data.test_inputs)} to test with",

@@ -16,13 +16,14 @@ from ..._batches import Batch, count_of
 from ..._calls import Calls, Forward, in_eval
 from ..._progress import Progress, tracking
 from ...symmetry import PermutationSpec
-from ...symmetry.views import Leaf, Units, leaves, taken_together
+from ...symmetry.kinds import KINDS
+from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .labels import AxisKey
-from .moments import Centred, CrossMoments, CrossSums, Part, Some, without_rounding
+from .moments import Centred, CrossMoments, CrossSums, Part, Some, means_of, without_rounding
 from .seeing import Seen, Spot, Weights, run_seen, spots_used
 from .trial import steady_spots
 
-__all__ = ["activation_gains"]
+__all__ = ["activation_gains", "activation_moments", "sizes_of"]
 
 
 def activation_gains(
@@ -50,6 +51,27 @@ def activation_gains(
     Raises:
         TypeError: a batch that the rule of `_batches` does not cover.
         ValueError: no examples, or activations that are not finite or differ in shape between the models.
+    """
+    found = activation_moments(model_a, model_b, batches, spec, statistic, watch, device, progress, forward, missed)
+    return {units: gain.cpu().numpy() for units, gain in found.items()}
+
+
+def activation_moments(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    batches: Iterable[Any],
+    spec: PermutationSpec,
+    statistic: str,
+    watch: str,
+    device: torch.device | None,
+    progress: Progress,
+    forward: Forward | None,
+    missed: dict[AxisKey, str] | None = None,
+) -> dict[Units, Tensor]:
+    """As `activation_gains`, as tensors where the sums are kept, each entry of a unit that is a plane a row of its own.
+
+    What may turn has no units that stay apart: a correlation there is taken over the root of the mean square of all
+    units that mix, so that units that vary more count more among these, and a head as much as another.
     """
     runs = [_Runs(model, Calls(model, forward), Weights(model, spec)) for model in (model_a, model_b)]
     crossing: _Crossing | None = None
@@ -97,12 +119,16 @@ class _View:
         self.places = places
         self.sums: dict[Units, CrossSums] = {}
 
-    def done(self) -> dict[Units, CrossSums]:
-        """The sums so far, rounding taken for what it is. ValueError, naming the place, unless they are finite."""
+    def done(self, spec: PermutationSpec) -> dict[Units, CrossSums]:
+        """The sums so far, centred where units stay apart. ValueError, naming the place, unless they are finite."""
         for place, moments in self.places.items():
             if not bool(torch.isfinite(moments.mean_a).all() and torch.isfinite(moments.mean_b).all()):
                 raise ValueError(f"activations must be finite, but the {place.side} of {place.module!r} is not")
-        return without_rounding(self.sums, self.places.values())
+        means = means_of(self.places.values())
+        return {
+            units: without_rounding(of, means[units]) if _stay_apart(spec, units) else of.plus(means[units])
+            for units, of in self.sums.items()
+        }
 
 
 class _Crossing:
@@ -130,10 +156,11 @@ class _Crossing:
                 # Root groups that lie inside each other are seen together alone.
                 whole = taken_together(spec, leaf, spec.roots)
                 on_axis.setdefault((leaf.parameter, leaf.axis), {})[whole] = None
+        self._spec = spec
         self._on_spot: dict[Spot, list[Part]] = {}
         for spot in used:
             key, numbers = (spot.parameter, spot.axis), spot.numbers
-            parts = [Part(leaf, numbers, sizes[key]) for leaf in on_axis[key]]
+            parts = [Part(leaf, numbers, sizes[key], _entries(spec, leaf)) for leaf in on_axis[key]]
             self._on_spot[spot] = [part for part in parts if part.is_there]
             if not all(part.is_there for part in parts):
                 missed.setdefault(key, f"{spot.op} uses only some of the units on {spot.parameter!r} at a time")
@@ -150,9 +177,9 @@ class _Crossing:
 
     def watch_still_units(self) -> None:
         """From here on look at the units that have not varied so far, in both models, on the other side as well."""
-        for group, of in self.first.done().items():
+        for group, of in self.first.done(self._spec).items():
             still = [(squares == 0).nonzero().squeeze(1) for squares in (of.squares_a, of.squares_b)]
-            if group in self._there and all(indices.numel() for indices in still):
+            if group in self._there and _stay_apart(self._spec, group) and all(each.numel() for each in still):
                 self._still[group] = (still[0], still[1])
         self.second = self._view(lambda spot, part: spot.side != self._side and part.units in self._still, self._still)
 
@@ -189,19 +216,47 @@ class _Crossing:
         if left is not None:
             raise ValueError(f"model_b must run as model_a does, but does not call {left.module!r} as often")
 
-    def gains(self, statistic: str) -> dict[Units, NDArray[np.float64]]:
+    def gains(self, statistic: str) -> dict[Units, Tensor]:
         """By group: [units, units]."""
-        second = self.second.done()
+        second = self.second.done(self._spec)
         gains = {}
-        for group, of in self.first.done().items():
-            gain = _gain(of, statistic)
+        for group, of in self.first.done(self._spec).items():
+            gain = self._gain(group, of, statistic)
             if group in second:
                 rows, columns = self._still[group]
                 still = (of.squares_a[rows] == 0).unsqueeze(1) & (of.squares_b[columns] == 0)
-                gain[rows.unsqueeze(1), columns] += _gain(second[group], statistic) * still
-            gains[group] = gain.cpu().numpy()
+                gain[rows.unsqueeze(1), columns] += self._gain(group, second[group], statistic) * still
+            gains[group] = gain
         return gains
 
+    def _gain(self, units: Units, of: CrossSums, statistic: str) -> Tensor:
+        if _stay_apart(self._spec, units):
+            return of.correlation() if statistic == "correlation" else of.cross
+        squares = (_over_mixed(self._spec, units, each) for each in (of.squares_a, of.squares_b))
+        # What is but rounding tells nothing of how to turn.
+        return (of.scaled(*squares) if statistic == "correlation" else of.cross).to(of.dtype)
 
-def _gain(sums: CrossSums, statistic: str) -> Tensor:
-    return sums.correlation() if statistic == "correlation" else sums.cross
+
+def sizes_of(spec: PermutationSpec, units: Units) -> tuple[int, ...]:
+    """How the rows of a gain split: of each group its units, and the entries that an element takes together."""
+    kinds = {name: KINDS[spec.groups[name].kind] for name in groups_of(spec, units)}
+    return tuple(size for name, kind in kinds.items() for size in (spec.sizes[name], kind.entries))
+
+
+def _entries(spec: PermutationSpec, leaf: Leaf) -> int:
+    """Of each unit of the innermost group around a leaf, those that are rows of their own."""
+    return KINDS[spec.groups[leaf.around[-1]].kind].entries
+
+
+def _stay_apart(spec: PermutationSpec, units: Units) -> bool:
+    """Whether no element of these groups mixes units."""
+    return all(KINDS[spec.groups[name].kind].moves_whole for name in groups_of(spec, units))
+
+
+def _over_mixed(spec: PermutationSpec, units: Units, squares: Tensor) -> Tensor:
+    """Of each unit the mean of the squares, summed over its entries, of all that it may mix with."""
+    split = squares.reshape(sizes_of(spec, units))
+    for k, name in enumerate(groups_of(spec, units)):
+        if not KINDS[spec.groups[name].kind].moves_whole:
+            split = split.sum(2 * k + 1, keepdim=True).mean(2 * k, keepdim=True)
+    return split.expand(sizes_of(spec, units)).reshape(-1)

@@ -18,7 +18,7 @@ from ..._models import accumulate_dtype
 from ...ops.gain_matrix import units_first
 from ...symmetry.views import Leaf, Units
 
-__all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Part", "Some", "without_rounding"]
+__all__ = ["Centred", "CrossMoments", "CrossSums", "Moments", "Part", "Some", "means_of", "without_rounding"]
 
 # A spread of fewer roundings of the mean than this is taken for that of a constant.
 ROUNDINGS = 4
@@ -87,24 +87,39 @@ class Moments:
 class CrossSums:
     """Sums of products of centred activations of one group, over all its places; float64.
 
+    Where an element of the group's kind takes several entries of a unit together (a plane), each of them is a row.
+
     Attributes:
         cross: [units of a, units of b].
         squares_a, squares_b: [units], of each model by itself.
+        dtype: that products were made in.
     """
 
     cross: Tensor
     squares_a: Tensor
     squares_b: Tensor
+    dtype: torch.dtype = torch.float64
 
     @classmethod
     def zeros(cls, units_a: int, units_b: int, device: torch.device) -> CrossSums:
         """Of nothing yet."""
-        shapes = ((units_a, units_b), (units_a,), (units_b,))
-        return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+        cross, squares_a, squares_b = (
+            torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((units_a, units_b), units_a, units_b)
+        )
+        return cls(cross, squares_a, squares_b)
+
+    def plus(self, other: CrossSums) -> CrossSums:
+        """The sums over both, known as exactly as these."""
+        squares_a, squares_b = self.squares_a + other.squares_a, self.squares_b + other.squares_b
+        return CrossSums(self.cross + other.cross, squares_a, squares_b, self.dtype)
 
     def correlation(self) -> Tensor:
         """[units of a, units of b]; 0 where a unit does not vary."""
-        return self.cross * _inverse_root(self.squares_a).unsqueeze(1) * _inverse_root(self.squares_b)
+        return self.scaled(self.squares_a, self.squares_b)
+
+    def scaled(self, squares_a: Tensor, squares_b: Tensor) -> Tensor:
+        """The products over the roots of these squares of each model's units; 0 where those are 0."""
+        return self.cross * _inverse_root(squares_a).unsqueeze(1) * _inverse_root(squares_b)
 
 
 # For a group the units of a and of b that are looked at: int64 each.
@@ -118,17 +133,24 @@ class Part:
         leaf: of the spot's axis.
         numbers: of each entry at the spot its number along the axis, -1 for none; None: the whole axis in its order.
         size: entries of the axis.
+        entries: of each unit that are rows of their own; they are the outer or the inner ones of the innermost group.
     """
 
-    def __init__(self, leaf: Leaf, numbers: Tensor | None, size: int) -> None:
+    def __init__(self, leaf: Leaf, numbers: Tensor | None, size: int, entries: int = 1) -> None:
         self.units: Units = leaf.group
         self._leaf = replace(leaf, axis=0)
+        self._dims = tuple(
+            dim
+            for level, at in zip(leaf.turning, self._leaf.unit_dims, strict=True)
+            # As elements take them: the innermost group's inner entries, or else those of its views.
+            for dim in ((at, 2 * level + 2, 2 * level) if entries > 1 and level == len(leaf.levels) - 1 else (at,))
+        )
         self._at: Tensor | None = None
         if numbers is not None:
             at = torch.full((size,), -1)
             here = numbers >= 0
             at[numbers[here]] = here.nonzero().squeeze(1)
-            at = units_first(self._leaf.view(at), self._leaf.unit_dims)
+            at = units_first(self._leaf.view(at), self._dims)
             # [units, what each of them holds there]
             self._at = at[:, (at >= 0).all(dim=0)]
 
@@ -138,9 +160,9 @@ class Part:
         return self._at is None or self._at.shape[1] > 0
 
     def rows(self, entries: Tensor) -> Tensor:
-        """[entries, samples] -> [units, rest]."""
+        """[entries, samples] -> [units (and their entries), rest]."""
         if self._at is None:
-            return units_first(self._leaf.view(entries), self._leaf.unit_dims)
+            return units_first(self._leaf.view(entries), self._dims)
         rows = entries.index_select(0, self._at.flatten().to(entries.device))
         return rows.reshape(self._at.shape[0], -1)
 
@@ -175,6 +197,7 @@ class CrossMoments:
             if part.units not in sums:
                 sums[part.units] = CrossSums.zeros(rest_a.shape[0], rest_b.shape[0], rest_a.device)
             of = sums[part.units]
+            of.dtype = torch.float32 if dtype == torch.float32 else of.dtype
             moved_a, moved_b = self._rows(part, shift_a.unsqueeze(1), shift_b.unsqueeze(1))
             of.cross += rest_a @ rest_b.T
             of.cross.addmm_(moved_a, moved_b.T, alpha=joined)
@@ -184,10 +207,11 @@ class CrossMoments:
         self.mean_a = self.mean_a.to(shift_a.device) + shift_a * (count / self.count)
         self.mean_b = self.mean_b.to(shift_b.device) + shift_b * (count / self.count)
 
-    def mean_squares(self, part: Part) -> tuple[Tensor, Tensor]:
-        """For the units of one of the parts the squared means of both models, times the samples: float64 [units]."""
+    def means(self, part: Part) -> CrossSums:
+        """What centring took out of the sums of one of the parts: the products of both means, over all samples."""
         means_a, means_b = self._rows(part, self.mean_a.unsqueeze(1), self.mean_b.unsqueeze(1))
-        return self.count * _row_squares(means_a), self.count * _row_squares(means_b)
+        cross = self.count * means_a @ means_b.T
+        return CrossSums(cross, self.count * _row_squares(means_a), self.count * _row_squares(means_b))
 
     def _rows(self, part: Part, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         rows_a, rows_b = part.rows(a), part.rows(b)
@@ -197,17 +221,20 @@ class CrossMoments:
         return rows_a, rows_b
 
 
-def without_rounding(sums: Mapping[Units, CrossSums], places: Iterable[CrossMoments]) -> dict[Units, CrossSums]:
-    """The sums, with the squares of units that do not vary beyond rounding at exactly 0."""
-    means = {group: (torch.zeros_like(of.squares_a), torch.zeros_like(of.squares_b)) for group, of in sums.items()}
+def means_of(places: Iterable[CrossMoments]) -> dict[Units, CrossSums]:
+    """What centring took out of the sums, over all places."""
+    found: dict[Units, CrossSums] = {}
     for place in places:
         for part in place.parts if place.count else ():
-            for total, squares in zip(means[part.units], place.mean_squares(part), strict=True):
-                total += squares
-    return {
-        group: CrossSums(of.cross, _spread(of.squares_a, means[group][0]), _spread(of.squares_b, means[group][1]))
-        for group, of in sums.items()
-    }
+            means = place.means(part)
+            found[part.units] = found[part.units].plus(means) if part.units in found else means
+    return found
+
+
+def without_rounding(sums: CrossSums, means: CrossSums) -> CrossSums:
+    """The sums, with the squares of units that do not vary beyond rounding at exactly 0."""
+    squares_a, squares_b = _spread(sums.squares_a, means.squares_a), _spread(sums.squares_b, means.squares_b)
+    return CrossSums(sums.cross, squares_a, squares_b, sums.dtype)
 
 
 def _spread(squares: Tensor, means: Tensor) -> Tensor:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._models import accumulate_dtype
 from ..._progress import Progress, tracking
 from ...assignment import AssignmentSolver, Candidates
 from ...assignment.solver import last_solution
@@ -22,12 +18,13 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import walk
 from ...symmetry.permutations import axis_index
-from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
-from .gains import GainCache, settled_leaves
+from ...symmetry.views import Leaf, Units
+from .gains import GainCache
+from .layout import Layout
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .operands import Workspace
-from .sums import squared_norm
+from .steps import Settled, Step
 from .transfers import Leaving, placed
 from .workers import SideBySide
 
@@ -43,25 +40,7 @@ IN_FLIGHT = 1 << 30
 CANDIDATES_FROM = 513
 
 
-@dataclass
-class Step:
-    """What one pass over the groups did: the sum of what it gained, units moved, groups solved, seconds."""
-
-    gained: float = 0.0
-    moved: int = 0
-    solved: int = 0
-    seconds: float = 0.0
-
-
-class Settled(NamedTuple):
-    """The sweeps of a search, whether no group could gain alone at its end, and the objective there."""
-
-    steps: list[Step]
-    converged: bool
-    objective: float
-
-
-class CoordinateDescent:
+class CoordinateDescent(Layout):
     """The state of one search: the models' tensors, the choices so far, gains and assignments to go on from.
 
     Args:
@@ -91,41 +70,9 @@ class CoordinateDescent:
         room: int | None = None,
         workspace: Workspace | None = None,
     ) -> None:
-        self.spec, self.frozen = spec, frozenset(frozen)
-        self.a: dict[str, Tensor] = {}
-        self.b: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            if weight == 0:
-                continue
-            where = tensors_a[name].device if device is None else device
-            dtype = torch.promote_types(tensors_a[name].dtype, tensors_b[name].dtype)
-            a = tensors_a[name].to(where, dtype if weight == 1 else accumulate_dtype(dtype))
-            self.a[name] = spec.view(name, a if weight == 1 else a * weight)
-            self.b[name] = spec.view(name, tensors_b[name].to(where, dtype if weight == 1 else a.dtype))
-        # Of the tensors as they are here: a times its weight.
-        self.norms = (
-            {name: (squared_norm(a), squared_norm(self.b[name])) for name, a in self.a.items()}
-            if norms is None
-            else {name: (weights[name] ** 2 * norms[name].a, norms[name].b) for name in self.a}
-        )
+        super().__init__(spec, tensors_a, tensors_b, weights, frozen, device, norms)
         self.choices: Choices = start.choices
         self._identity: Choices = Permutations.identity(spec).choices
-        self.trees = {root: [name for name in spec.groups if spec.root_of(name) == root] for root in spec.roots}
-        # Where a root and all that it owns are frozen, there is nothing to visit.
-        self.open = [root for root in spec.roots if not self.frozen.issuperset(self.trees[root])]
-        self.leaves: dict[Units, list[Leaf]] = {name: [] for name in spec.groups}
-        # What a root's gains are of: its groups, and those that lie inside each other.
-        self.units: dict[str, list[Units]] = {root: list(tree) for root, tree in self.trees.items()}
-        for root in spec.roots:
-            for leaf in leaves(spec, root):
-                if leaf.parameter in self.a:
-                    if leaf.group not in self.leaves:
-                        self.leaves[leaf.group] = []
-                        self.units[root].append(leaf.group)
-                    self.leaves[leaf.group].append(leaf)
-        self.axis_roots = {name: spec.roots_of(name) for name in self.a}
-        self.neighbours = self._find_neighbours()
-        self.scale = {root: self._find_scale(root) for root in spec.roots}
         self.gains = GainCache(self.a, self.b, self.leaves, self.index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
@@ -159,19 +106,6 @@ class CoordinateDescent:
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
 
-    def outward(self) -> Iterator[tuple[str, dict[Units, list[Leaf]]]]:
-        """Root groups from the fixed axes outwards, each with the leaves of its tree that are settled by then.
-
-        Next comes the group with the largest share of its weights (by norms) in parameters whose other axes are
-        fixed or settled.
-        """
-        settled = set(self.spec.roots) - set(self.open)
-        while len(settled) < len(self.spec.roots):
-            known = {root: self._settled_leaves(root, settled) for root in self.open if root not in settled}
-            root = max(known, key=lambda name: self._share(name, known[name]))
-            yield root, known[root]
-            settled.add(root)
-
     def anchor(self) -> list[str]:
         """Settle groups one by one, outwards from the fixed axes, each by what is settled around it.
 
@@ -196,7 +130,7 @@ class CoordinateDescent:
         Returns:
             Whether that was all there is to know: it can gain no more until a neighbour moves.
         """
-        together = self._known_together(root, set(order))
+        together = self.known_together(root, set(order))
         if together is not None:
             self._settle_together(*together)
             return False
@@ -212,65 +146,18 @@ class CoordinateDescent:
         self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Collection[str]
     ) -> dict[Units, list[Leaf]]:
         """The gains that `settle_one` asks for, each by the leaves that it is summed over."""
-        together = self._known_together(root, set(order))
+        together = self.known_together(root, set(order))
         if together is not None:
-            return {units: list(some) for units, some in together[1].items()}
+            return together[1]
         return {name: list(known[name]) for name in self.units[root] if known[name]}
 
-    def _known_together(
-        self, root: str, order: Collection[str]
-    ) -> tuple[set[str], dict[Units, dict[Leaf, None]]] | None:
-        """What is known of a root group with those that lie inside it or around it and are not settled yet.
-
-        None of them can be told by itself where it shows up beside the others alone. One that is known by itself
-        somewhere is settled by that: the others come after it, and gains of several at once are large.
-
-        Args:
-            order: the groups so far, this one among them.
-
-        Returns:
-            The roots, and the leaves by what they are of; None where there are no others, or where they need not be
-            taken together.
-        """
-        unsettled = (set(self.open) - set(order)) | {root}
-        roots, found = {root}, list(self.units[root])
-        for units in found:
-            for leaf in self.leaves[units]:
-                for other in leaf.beside:
-                    if other in unsettled - roots:
-                        roots.add(other)
-                        found.extend(self.units[other])
-        settled = set(self.spec.roots) - unsettled
-        if len(roots) == 1 or self._is_known_alone(root, settled):
-            return None
-        known: dict[Units, dict[Leaf, None]] = {}
-        for units in found:
-            for leaf in self.leaves[units]:
-                whole = taken_together(self.spec, leaf, roots)
-                if settled_leaves([whole], self.axis_roots.__getitem__, settled):
-                    known.setdefault(whole.group, {})[whole] = None
-        # What is known of each alone is better taken alone, and the others after that.
-        if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
-            return None
-        return roots, known
-
-    def _settle_together(self, roots: Collection[str], known: Mapping[Units, Mapping[Leaf, None]]) -> None:
+    def _settle_together(self, roots: Sequence[str], known: Mapping[Units, Sequence[Leaf]]) -> None:
         """Settle root groups that lie inside each other by what is known of them."""
-        gains = {units: _on_cpu(self.gains.gain_of(list(some))) for units, some in known.items()}
-        choices, gained = best_together(self.spec, sorted(roots), gains, self.choices, self.frozen)
+        gains = {units: _on_cpu(self.gains.gain_of(some)) for units, some in known.items()}
+        choices, gained = best_together(self.spec, roots, gains, self.choices, self.frozen)
         if gained > 0:
             for one in roots:
                 self.choose(one, {name: choices[name] for name in self.trees[one]})
-
-    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
-        """Whether a root group and all that it owns show up where everything else is settled."""
-        known = {
-            name
-            for units, of in self._settled_leaves(root, settled).items()
-            if of
-            for name in groups_of(self.spec, units)
-        }
-        return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def begin(self, anchored: bool, max_sweeps: int, progress: Progress) -> list[str]:
         """Go where the leading parts of the weights point, or where `anchor` does if they do not stand out.
@@ -428,7 +315,7 @@ class CoordinateDescent:
         before = {name: self.choices[name] for name in self.trees[root]}
         coupled = root in self.neighbours[root]
         # Where both axes of a parameter move together the gains are a linearisation: look at the objective itself.
-        own = {leaf.parameter for name in self.units[root] for leaf in self.leaves[name]} if coupled else set()
+        own = self.own_parameters(root) if coupled else set()
         objective = self.objective(own)
         self.choose(root, choices)
         if coupled:
@@ -475,62 +362,6 @@ class CoordinateDescent:
     def solver(self, root: str) -> AssignmentSolver:
         """The solver that goes on from a root group's last assignment."""
         return self.solvers.setdefault(root, AssignmentSolver(maximize=True))
-
-    def apart(self, order: Sequence[str]) -> list[list[str]]:
-        """The groups in batches, each group in the first that holds none of its neighbours."""
-        batches: list[list[str]] = []
-        for root in order:
-            fits = (batch for batch in batches if self.neighbours[root].isdisjoint(batch))
-            batch = next(fits, None)
-            if batch is None:
-                batches.append([root])
-            else:
-                batch.append(root)
-        return batches
-
-    def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[Units, list[Leaf]]:
-        return {
-            name: settled_leaves(self.leaves[name], self.axis_roots.__getitem__, settled) for name in self.units[root]
-        }
-
-    def _share(self, root: str, known: Mapping[Units, Sequence[Leaf]]) -> float:
-        """The part of a group's weights that is in these leaves, by what their parameters can add at most."""
-        total, settled = (
-            sum(math.sqrt(math.prod(self.norms[leaf.parameter])) for name in self.units[root] for leaf in of[name])
-            for of in (self.leaves, known)
-        )
-        return settled / total if total > 0 else 0.0
-
-    def _find_neighbours(self) -> dict[str, set[str]]:
-        """For each root group the roots whose gains it changes.
-
-        Those on another axis of one of its parameters, and those around it or inside it on the same axis.
-        """
-        neighbours: dict[str, set[str]] = {root: set() for root in self.spec.roots}
-        for parameter in self.a:
-            axes = self.axis_roots[parameter]
-            for i, here in enumerate(axes):
-                for j, there in enumerate(axes):
-                    if i != j:
-                        for root in here:
-                            neighbours[root].update(there)
-        for found in self.leaves.values():
-            for leaf in found:
-                for root in leaf.roots:
-                    neighbours[root].update(leaf.beside)
-        return neighbours
-
-    def _find_scale(self, root: str) -> float:
-        """Rounding of the group's part of the objective: eps * ||A|| * ||B|| over its parameters."""
-        parameters = dict.fromkeys(leaf.parameter for name in self.units[root] for leaf in self.leaves[name])
-        # The dtype that the gains are summed in.
-        double = any(self.a[name].dtype == torch.float64 for name in parameters)
-        numbers = torch.finfo(torch.float64 if double else torch.float32)
-        bound = math.prod(math.sqrt(sum(self.norms[name][side] for name in parameters)) for side in (0, 1))
-        if not bound < numbers.max:
-            raise ValueError(f"the weights of group {root!r} must be smaller: their products overflow {numbers.dtype}")
-        exact = all(self.a[name].dtype == torch.float64 for name in parameters)
-        return float(torch.finfo(torch.float64 if exact else torch.float32).eps) * bound
 
 
 def _searches(gain: Tensor) -> bool:

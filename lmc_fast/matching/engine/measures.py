@@ -10,6 +10,7 @@ from torch import Tensor
 from ..._chunks import Gathers
 from ...ops.permuted_dot import permuted_dot
 from ...symmetry import Permutations
+from ...symmetry.transforms import Choice
 from .sums import squared_distance
 
 __all__ = ["distance_between", "distance_from", "objective_of"]
@@ -22,20 +23,20 @@ def objective_of(
     tensors_a: Mapping[str, Tensor],
     tensors_b: Mapping[str, Tensor],
     weights: Mapping[str, float],
-    permutations: Permutations,
+    choice: Choice,
 ) -> float:
     """<theta_a, pi(theta_b)> over the named tensors, each times its weight."""
-    return _summed(permuted_dot, tensors_a, tensors_b, weights, permutations)
+    return _summed(permuted_dot, tensors_a, tensors_b, weights, choice)
 
 
 def distance_between(
     tensors_a: Mapping[str, Tensor],
     tensors_b: Mapping[str, Tensor],
     weights: Mapping[str, float],
-    permutations: Permutations,
+    choice: Choice,
 ) -> float:
     """||theta_a - pi(theta_b)|| over the named tensors, each square times its weight."""
-    return math.sqrt(_summed(squared_distance, tensors_a, tensors_b, weights, permutations))
+    return math.sqrt(_summed(squared_distance, tensors_a, tensors_b, weights, choice))
 
 
 def distance_from(norms: float, objective: float, direct: Callable[[], float]) -> float:
@@ -52,12 +53,17 @@ def _summed(
     tensors_a: Mapping[str, Tensor],
     tensors_b: Mapping[str, Tensor],
     weights: Mapping[str, float],
-    permutations: Permutations,
+    choice: Choice,
 ) -> float:
     total = 0.0
     for name, weight in weights.items():
         if weight:
-            a, b = (permutations.spec.view(name, tensor) for tensor in (tensors_a[name], tensors_b[name]))
-            gathers = [None if index is None else index.to(a.device) for index in permutations.gathers(name)]
-            total += weight * of(a, b.to(a.device), gathers)
+            a, b = (choice.spec.view(name, tensor) for tensor in (tensors_a[name], tensors_b[name]))
+            b = b.to(a.device)
+            if isinstance(choice, Permutations):
+                gathers = [None if index is None else index.to(a.device) for index in choice.gathers(name)]
+            else:
+                # Turned in float64, and summed as it then lies.
+                a, b, gathers = a.double(), choice.apply_to(name, b.double()), [None] * a.ndim
+            total += weight * of(a, b, gathers)
     return total

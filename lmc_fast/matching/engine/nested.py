@@ -8,6 +8,7 @@ head), a gain is of both together, and linear in each with the other held: see `
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,21 @@ from ...symmetry.permutations import units_within
 from ...symmetry.views import Units, groups_of
 from .alternating import Factors, Gain, Picks, alternated
 
-__all__ = ["Choices", "Gain", "Gains", "best_choices", "best_together", "flat_choices", "units_at_places", "value_of"]
+__all__ = [
+    "Choices",
+    "Gain",
+    "Gains",
+    "best_choices",
+    "best_together",
+    "flat_choices",
+    "owned_together",
+    "units_at_places",
+    "value_of",
+]
 
 Gains = Mapping[Units, Gain | None]
 Choices = dict[str, NDArray[np.int64]]
+FactorT = TypeVar("FactorT")
 
 
 def best_choices(
@@ -165,7 +177,7 @@ class _Search:
         gain: Gain | None = factors.get((group,))
         inner = {groups[1:]: _by_pairs(factor) for groups, factor in factors.items() if len(groups) > 1}
         inside: Picks = {}
-        for children, own in _together(self.spec, group, inner):
+        for children, own in owned_together(self.spec, group, inner):
             below = np.broadcast_to(owners[:, None, None] * size + np.arange(size), (pairs, size, size)).reshape(-1)
             if len(children) == 1:
                 value, found = self.solve(children[0], own, below)
@@ -211,10 +223,12 @@ def _by_pairs(factor: Gain) -> Gain:
     return np.ascontiguousarray(front).reshape(-1, *front.shape[3:])
 
 
-def _together(spec: PermutationSpec, owner: str, factors: Factors) -> list[tuple[list[str], Factors]]:
+def owned_together(
+    spec: PermutationSpec, owner: str, factors: Mapping[tuple[str, ...], FactorT]
+) -> list[tuple[list[str], dict[tuple[str, ...], FactorT]]]:
     """What a group owns, those together whose gains depend on each other, with their gains."""
     depth = len(spec.chain(owner))
-    parts: list[tuple[list[str], Factors]] = [([child], {}) for child in spec.owned_by(owner)]
+    parts: list[tuple[list[str], dict[tuple[str, ...], FactorT]]] = [([child], {}) for child in spec.owned_by(owner)]
     for groups, factor in factors.items():
         of = {spec.chain(name)[depth] for name in groups}
         joined = [part for part in parts if not of.isdisjoint(part[0])]

@@ -49,7 +49,7 @@ def seen(models: Sequence[Model], tensors: Sequence[dict[str, Tensor]], spec: Pe
     if derived:
         tensors = [effective_tensors(of_model, derived) for of_model in tensors]
         axes = {name: axes for name, axes in spec.axes.items() if name not in renamed}
-        spec = PermutationSpec(spec.groups, axes | {one.name: spec.axes[one.main] for one in derived})
+        spec = PermutationSpec(spec.groups, axes | {one.name: spec.axes[one.main] for one in derived}, folds=spec.folds)
     counted = set.intersection(
         *(set(counted_names(model, of_model)) for model, of_model in zip(models, tensors, strict=True))
     )

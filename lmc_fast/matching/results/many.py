@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..._checks import check_int, fail_type
 from ..._models import ModelT
 from ...symmetry import Permutations
+from ...symmetry.transforms import Choice, between
 from ...symmetry.verification import Verification
-from .matching import PREFIX, Sweep, history_from, history_to
-from .saved import Parts, checked, read_parts, write_parts
+from .matching import Sweep, history_from, history_to
+from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
 
 __all__ = ["ManyMatching"]
@@ -28,13 +30,14 @@ _DISTANCES = ("l2_before", "l2_after")
 
 @dataclass(frozen=True, eq=False)
 class ManyMatching:
-    """One permutation of each of several models into a common frame, and how they were found.
+    """What carries each of several models into a common frame, and how that was found.
 
-    The frame is that of the reference, which keeps its units where they are. Maps between two models are compositions
-    of integers, so that going around any cycle of models is exactly the identity.
+    The frame is that of the reference, which keeps its units where they are. Maps between two models are compositions,
+    so that going around any cycle of models is the identity: exactly of permutations, up to rounding of other kinds.
 
     Attributes:
-        permutations: for each model what carries it into the common frame.
+        permutations: for each model what carries it into the common frame; `Transforms` where groups of other kinds
+            than permutations take part.
         objective: sum over pairs k < m of <pi_k(theta_k), pi_m(theta_m)> over all weights, summed in float64.
         l2_before, l2_after: float64 [models, models], ||theta_k - theta_m|| and ||pi_k(theta_k) - pi_m(theta_m)||.
         reference: which model the frame is of.
@@ -45,7 +48,7 @@ class ManyMatching:
         verified, why_not_verified: as of `Matching`.
     """
 
-    permutations: tuple[Permutations, ...] = field(repr=False)
+    permutations: tuple[Choice, ...] = field(repr=False)
     objective: float
     l2_before: Array = field(repr=False)
     l2_after: Array = field(repr=False)
@@ -60,7 +63,7 @@ class ManyMatching:
     def __len__(self) -> int:
         return len(self.permutations)
 
-    def pairwise(self, i: int, j: int) -> Permutations:
+    def pairwise(self, i: int, j: int) -> Choice:
         """What carries model j onto model i: ``interpolate(models[i], models[j], 0.5, many.pairwise(i, j))``.
 
         It is pi_i^-1 after pi_j, whatever the method. "merge_many" and "c2m3" have optimised all pairs, "ste_mm" the
@@ -73,7 +76,7 @@ class ManyMatching:
         for name, index in (("i", i), ("j", j)):
             if not check_int(name, index, 0) < len(self):
                 raise ValueError(f"{name} must be one of the {len(self)} models, 0..{len(self) - 1}, got {index}")
-        return self.permutations[i].inverse().after(self.permutations[j])
+        return between(self.permutations[i], self.permutations[j])
 
     def apply(self, models: Sequence[ModelT]) -> list[ModelT]:
         """New models, each carried into the common frame.
@@ -93,17 +96,15 @@ class ManyMatching:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the matching as one safetensors file, aside and then renamed: there is never half a file.
 
-        The tensors are model k's permutations, int64 under ``permutation.{k}.{group}``, and the distances, float64
-        under ``l2_before`` and ``l2_after``; the spec (as by `PermutationSpec.to_json`) and the rest are in the
-        file's metadata.
+        The tensors are model k's permutations, int64 under ``permutation.{k}.{group}`` (or its elements, under
+        ``element.{k}.{group}``), and the distances, float64 under ``l2_before`` and ``l2_after``; the spec (as by
+        `PermutationSpec.to_json`) and the rest are in the file's metadata.
 
         Args, Raises: as for `Matching.save`.
         """
-        tensors = {
-            f"{PREFIX}{k}.{group}": choice
-            for k, permutations in enumerate(self.permutations)
-            for group, choice in permutations.items()
-        }
+        tensors: dict[str, Tensor] = {}
+        for k, choice in enumerate(self.permutations):
+            tensors |= choice_to(f"{k}.", choice)
         tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _DISTANCES}
         result = {name: getattr(self, name) for name in _NUMBERS} | {"history": history_to(self.history)}
         result |= verification_to(self.verified, self.why_not_verified)
@@ -132,12 +133,15 @@ class ManyMatching:
         steps = f"{len(self.history)} step{'' if len(self.history) == 1 else 's'}"
         pairs = np.triu_indices(len(self), 1)
         before, after = (float(distances[pairs].mean()) for distances in (self.l2_before, self.l2_after))
-        moved = ", ".join(str(permutations.moved) for permutations in self.permutations)
+        first = self.permutations[0]
+        moved = first.summary
+        if isinstance(first, Permutations):
+            counts = ", ".join(str(p.moved) for p in self.permutations if isinstance(p, Permutations))
+            moved = f"of {first.total} units in {len(first)} groups moved: {counts}"
         return (
             f"{len(self)} models, {self.method}: {state} after {steps} in {self.seconds:.2f} s\n"
             f"  mean L2 distance {before:.4g} -> {after:.4g} ({100 * self.l2_reduction:.1f} % less)\n"
-            f"  objective {self.objective:.6g}; of {self.permutations[0].total} units in "
-            f"{len(self.permutations[0])} groups moved: {moved} (the frame is model {self.reference}'s)\n"
+            f"  objective {self.objective:.6g}; {moved} (the frame is model {self.reference}'s)\n"
             f"  {verification_line(self.verified, self.why_not_verified)}"
         )
 
@@ -157,21 +161,20 @@ def _read(parts: Parts) -> ManyMatching:
     verification = verification_from(parts.result)
     result = checked(parts.result, "result", {**_NUMBERS, "history": list})
     history = history_from(result.pop("history"))
-    groups, tensors = parts.spec.groups, parts.tensors
+    tensors = parts.tensors
     before = tensors.get("l2_before")
     count = 0 if before is None or before.ndim == 0 else before.shape[0]
-    expected = {f"{PREFIX}{k}.{group}": torch.int64 for k in range(count) for group in groups}
-    expected |= dict.fromkeys(_DISTANCES, torch.float64)
-    parts.check_tensors(expected, "one permutation for each model and group, and the distances")
+    expected = dict.fromkeys(_DISTANCES, torch.float64)
+    for k in range(count):
+        expected |= expected_choice(f"{k}.", parts.spec)
+    parts.check_tensors(expected, f"one {what_of(parts.spec)} for each model and group, and the distances")
     for name in _DISTANCES:
         if tensors[name].shape != (count, count) or count == 0:
             raise ValueError(f"{name} must be [models, models], got {tuple(tensors[name].shape)}")
     if not 0 <= result["reference"] < count:
         raise ValueError(f"result: reference must be one of the {count} models, got {result['reference']}")
     return ManyMatching(
-        permutations=tuple(
-            Permutations(parts.spec, {group: tensors[f"{PREFIX}{k}.{group}"] for group in groups}) for k in range(count)
-        ),
+        permutations=tuple(choice_from(f"{k}.", parts) for k in range(count)),
         l2_before=tensors["l2_before"].numpy(),
         l2_after=tensors["l2_after"].numpy(),
         history=history,

@@ -7,19 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..._checks import check_type
 from ..._models import ModelT
-from ...symmetry import Permutations
+from ...symmetry import Permutations, Transforms
+from ...symmetry.transforms import Choice
 from ...symmetry.verification import Verification
-from .saved import Parts, checked, read_parts, write_parts
+from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
 
-__all__ = ["PREFIX", "Matching", "Sweep", "history_from", "history_to"]
+__all__ = ["Match", "Matching", "Sweep", "choice_of", "history_from", "history_to"]
 
 FORMAT = "lmc_fast.Matching"
-# Before a group's name, so that no name can be one of the file format's own.
-PREFIX = "permutation."
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Permutations of model b's units that lay it over model a, and how they were found.
+    """What lays model b over model a, and how that was found.
 
     Attributes:
-        permutations: the choice for every group.
+        choice: what every group's units do: `Permutations`, or `Transforms` where groups of other kinds take part.
         objective: <theta_a, pi(theta_b)> over all weights, summed in float64.
         l2_before, l2_after: ||theta_a - theta_b|| and ||theta_a - pi(theta_b)|| over the same weights.
         converged: whether a whole sweep brought no gain (a local optimum), within the sweeps allowed.
@@ -56,7 +54,7 @@ class Matching:
         why_not_verified: what stood in the way of that, if anything.
     """
 
-    permutations: Permutations = field(repr=False)
+    choice: Choice = field(repr=False)
     objective: float
     l2_before: float
     l2_after: float
@@ -68,12 +66,18 @@ class Matching:
     why_not_verified: str = field(default="", repr=False)
 
     @property
+    def permutations(self) -> Permutations:
+        """`choice`, of a spec of permutations; ValueError where groups of other kinds take part."""
+        self.choice.spec.check_only_permutes("Matching.permutations")
+        return Permutations(self.choice.spec, self.choice) if isinstance(self.choice, Transforms) else self.choice
+
+    @property
     def l2_reduction(self) -> float:
         """1 - l2_after / l2_before; 0 where the models were equal to begin with."""
         return 1.0 - self.l2_after / self.l2_before if self.l2_before > 0 else 0.0
 
     def apply(self, model_b: ModelT) -> ModelT:
-        """A new model: `model_b` with its units permuted, laid over model a.
+        """A new model: `model_b` with its units moved, laid over model a.
 
         It computes the same function where the spec keeps it, which is known only of a spec that was verified.
 
@@ -81,13 +85,14 @@ class Matching:
             TypeError: `model_b` is neither a module nor a state dict.
             ValueError: it does not fit the spec of the matching.
         """
-        return self.permutations.apply(model_b)
+        return self.choice.apply(model_b)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the matching as one safetensors file, aside and then renamed: there is never half a file.
 
-        The tensors are the groups' permutations, int64 under ``permutation.{group}``; the spec (as by
-        `PermutationSpec.to_json`) and the rest are in the file's metadata.
+        The tensors are the groups' permutations, int64 under ``permutation.{group}``, or their elements, as
+        `Transforms` has them, under ``element.{group}``; the spec (as by `PermutationSpec.to_json`) and the rest are in
+        the file's metadata.
 
         Args:
             path: where to; ends in ``.safetensors``.
@@ -100,12 +105,11 @@ class Matching:
             OSError: it cannot be written to, or the disk is full; what was there stays as it was.
         """
         result = {name: getattr(self, name) for name in _NUMBERS}
-        tensors = {PREFIX + group: choice for group, choice in self.permutations.items()}
         write_parts(
             path,
             FORMAT,
-            self.permutations.spec,
-            tensors,
+            self.choice.spec,
+            choice_to("", self.choice),
             {**result, "history": history_to(self.history), **verification_to(self.verified, self.why_not_verified)},
             overwrite=overwrite,
         )
@@ -125,13 +129,24 @@ class Matching:
     def __str__(self) -> str:
         state = "converged" if self.converged else "not converged"
         sweeps = "1 sweep" if len(self.history) == 1 else f"{len(self.history)} sweeps"
-        moved, total = self.permutations.moved, self.permutations.total
         return (
             f"{self.method}: {state} after {sweeps} in {self.seconds:.2f} s\n"
             f"  L2 distance {self.l2_before:.4g} -> {self.l2_after:.4g} ({100 * self.l2_reduction:.1f} % less)\n"
-            f"  objective {self.objective:.6g}; {moved} of {total} units moved, in {len(self.permutations)} groups\n"
+            f"  objective {self.objective:.6g}; {self.choice.summary}\n"
             f"  {verification_line(self.verified, self.why_not_verified)}"
         )
+
+
+Match = Matching | Permutations | Transforms | None
+
+
+def choice_of(argument: str, match: object) -> Choice | None:
+    """How a match moves its model; None: it stays as it is. TypeError, naming `argument`, for anything else."""
+    if match is None:
+        return None
+    check_type(argument, match, (Matching, Permutations, Transforms), "a Matching, Permutations, Transforms or None")
+    assert isinstance(match, (Matching, Permutations, Transforms))
+    return match.choice if isinstance(match, Matching) else match
 
 
 # Attributes of a Matching that are written as they are, and what each must be.
@@ -148,13 +163,11 @@ _SWEEP: dict[str, type] = {"objective": float, "moved": int, "solved": int, "sec
 
 def _read(parts: Parts) -> Matching:
     """A matching from the parts of its file; TypeError or ValueError says what is wrong with them."""
-    names = {PREFIX + group: torch.int64 for group in parts.spec.groups}
-    parts.check_tensors(names, "one permutation for each group")
+    parts.check_tensors(expected_choice("", parts.spec), f"one {what_of(parts.spec)} for each group")
     verification = verification_from(parts.result)
     result = checked(parts.result, "result", {**_NUMBERS, "history": list})
     history = history_from(result.pop("history"))
-    choices = {group: parts.tensors[PREFIX + group] for group in parts.spec.groups}
-    return Matching(permutations=Permutations(parts.spec, choices), history=history, **result, **verification)
+    return Matching(choice=choice_from("", parts), history=history, **result, **verification)
 
 
 def history_to(history: Sequence[Sweep]) -> list[dict[str, Any]]:

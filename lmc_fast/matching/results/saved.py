@@ -16,8 +16,10 @@ from ..._extras import require
 from ..._files import check_writable
 from ..._safetensors import write_safetensors
 from ...symmetry import PermutationSpec
+from ...symmetry.kinds import KINDS
+from ...symmetry.transforms import Choice, choice_for
 
-__all__ = ["Parts", "checked", "read_parts", "write_parts"]
+__all__ = ["Parts", "checked", "choice_from", "choice_to", "expected_choice", "read_parts", "what_of", "write_parts"]
 
 VERSION = 1
 ResultT = TypeVar("ResultT")
@@ -44,6 +46,36 @@ class Parts:
         for name, dtype in expected.items():
             if self.tensors[name].dtype != dtype:
                 raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')}, got {self.tensors[name].dtype}")
+
+
+def choice_to(where: str, choice: Choice) -> dict[str, Tensor]:
+    """A choice as tensors of a file.
+
+    Args:
+        where: before the groups' names, of which model it is.
+    """
+    return {_prefix(choice.spec) + where + group: element for group, element in choice.items()}
+
+
+def expected_choice(where: str, spec: PermutationSpec) -> dict[str, torch.dtype]:
+    """The dtypes of the tensors that `choice_to` makes of a spec's choice."""
+    return {_prefix(spec) + where + name: KINDS[group.kind].identity((1,)).dtype for name, group in spec.groups.items()}
+
+
+def choice_from(where: str, parts: Parts) -> Choice:
+    """The choice that `choice_to` made tensors of, checked."""
+    spec = parts.spec
+    return choice_for(spec, {group: parts.tensors[_prefix(spec) + where + group] for group in spec.groups})
+
+
+def what_of(spec: PermutationSpec) -> str:
+    """What a choice has for each group, in a word."""
+    return "permutation" if spec.only_permutes else "element"
+
+
+def _prefix(spec: PermutationSpec) -> str:
+    # Before a group's name, so that no name can be one of the file format's own.
+    return f"{what_of(spec)}."
 
 
 def write_parts(

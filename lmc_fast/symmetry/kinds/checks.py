@@ -14,12 +14,13 @@ __all__ = ["check_kinds", "check_segments"]
 
 
 def check_kinds(groups: Mapping[str, Group]) -> None:
-    """Raise ValueError where a group is owned by one whose units do not stay apart."""
+    """Raise ValueError where a group is owned by one whose units do not just change places."""
     for name, group in groups.items():
         owner = None if group.owner is None else groups[group.owner]
-        if owner is not None and not KINDS[owner.kind].moves_whole:
+        if owner is not None and not KINDS[owner.kind].may_own:
             raise ValueError(
-                f"group {name!r} must be owned by units that stay apart, but {owner.name!r} is {owner.kind}"
+                f"group {name!r} must be owned by units that stay apart and change places alone, but {owner.name!r} "
+                f"is {owner.kind}"
             )
 
 

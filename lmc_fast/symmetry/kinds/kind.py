@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from .learned import Learned
 
 __all__ = ["Kind"]
 
@@ -26,12 +29,14 @@ class Kind(ABC):
         name: what `Group.kind` calls it.
         entries: how many numbers of a unit an element takes together.
         moves_whole: whether an element puts entries elsewhere and leaves their values, signs apart: then it acts on any
-            dtype exactly, and its group may own others.
+            dtype exactly, and other groups may lie inside its units.
+        may_own: whether its group may own others: then an element is the unit at each place, int64 [..., units].
     """
 
     name: ClassVar[str]
     entries: ClassVar[int] = 1
     moves_whole: ClassVar[bool] = False
+    may_own: ClassVar[bool] = False
 
     @abstractmethod
     def identity(self, shape: tuple[int, ...]) -> Tensor:
@@ -54,7 +59,8 @@ class Kind(ABC):
         """The element of largest inner product with each gain, and that inner product.
 
         Args:
-            gain: float [..., units, entries, units, entries], on any device.
+            gain: float [..., units, entries, units, entries], on any device. Its dtype tells how exactly it is known:
+                what is no more than rounding says nothing.
 
         Returns:
             Elements [..., *], and values, float64 [...], on the gain's device.
@@ -83,3 +89,7 @@ class Kind(ABC):
     @abstractmethod
     def log10_count(self, units: int) -> float:
         """log10 of how many elements there are; of a continuous kind, of those that only change places."""
+
+    def learned(self, element: Tensor, device: torch.device) -> Learned | None:
+        """A smooth way through the elements around this one, for learning by gradients; None of a discrete kind."""
+        return None

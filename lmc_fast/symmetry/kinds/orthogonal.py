@@ -14,34 +14,13 @@ from torch import Tensor
 
 from ..._checks import fail_type
 from .kind import Kind
+from .learned import Learned, cayley
+from .polar import polar_factor
 
-__all__ = ["Orthogonal", "OrthogonalKeepingOnes", "polar_factor"]
+__all__ = ["Orthogonal", "OrthogonalKeepingOnes"]
 
 # A map is taken for orthogonal if Q Q^T is within this of I.
 TOLERANCE = 1e-6
-# Of the largest singular value: directions below it are dead, and stay as near to where they are as they can.
-DEAD = 1e-10
-
-
-def polar_factor(gain: Tensor) -> tuple[Tensor, Tensor]:
-    """The orthogonal Q that maximises tr(Q^T gain), U V^T of gain = U S V^T, and that maximum, the nuclear norm.
-
-    Computed in float64 (Higham, "Functions of Matrices", 2008, chapter 8). Directions in which the gain is nothing are
-    turned as little as may be.
-
-    Args:
-        gain: float [..., n, n].
-
-    Returns:
-        Float64 [..., n, n] and float64 [...], on the gain's device.
-    """
-    exact = gain.double()
-    scale = torch.linalg.matrix_norm(exact, ord="fro")[..., None, None]
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    nudged = exact / scale + DEAD * torch.eye(gain.shape[-1], dtype=torch.float64, device=gain.device)
-    left, _, right = torch.linalg.svd(nudged)
-    turn = left @ right
-    return turn, (turn * exact).sum((-2, -1))
 
 
 class Orthogonal(Kind):
@@ -81,6 +60,9 @@ class Orthogonal(Kind):
     def log10_count(self, units: int) -> float:
         return math.lgamma(units + 1) / math.log(10)
 
+    def learned(self, element: Tensor, device: torch.device) -> Learned:
+        return _turning(element, device)
+
 
 class OrthogonalKeepingOnes(Orthogonal):
     """As `Orthogonal`, with Q 1 = 1: of one unit there is the identity alone."""
@@ -100,8 +82,15 @@ class OrthogonalKeepingOnes(Orthogonal):
     def best(self, gain: Tensor) -> tuple[Tensor, Tensor]:
         flat = gain[..., 0, :, 0].double()
         basis = _complement(flat.shape[-1]).to(flat.device)
-        turn = _with_ones(polar_factor(basis.T @ flat @ basis)[0])
+        # In the gain's dtype, which tells what is dead.
+        inner = (basis.T @ flat @ basis).to(gain.dtype)
+        turn = _with_ones(polar_factor(inner)[0])
         return turn, (turn * flat).sum((-2, -1))
+
+    def learned(self, element: Tensor, device: torch.device) -> Learned:
+        basis = _complement(element.shape[-1])
+        inner = _turning(basis.T @ element @ basis, device)
+        return Learned(inner.parameters, lambda dtype: _with_ones(inner.make(dtype)))
 
 
 def turned(element: Tensor, x: Tensor, units: tuple[int, ...]) -> Tensor:
@@ -111,6 +100,13 @@ def turned(element: Tensor, x: Tensor, units: tuple[int, ...]) -> Tensor:
     flat = x.reshape(*x.shape[:-3], total, x.shape[-1]).to(sums)
     moved = element.to(x.device, sums) @ flat
     return moved.to(x.dtype).reshape(x.shape)
+
+
+def _turning(start: Tensor, device: torch.device) -> Learned:
+    """Orthogonal maps around one."""
+    square = torch.zeros(start.shape, dtype=torch.float32, device=device, requires_grad=True)
+    here = start.to(device)
+    return Learned((square,), lambda dtype: cayley(square.to(dtype)) @ here.to(dtype))
 
 
 def _complement(size: int) -> Tensor:
@@ -124,8 +120,9 @@ def _complement(size: int) -> Tensor:
 def _with_ones(inner: Tensor) -> Tensor:
     """The map that is `inner` on the complement of the vector of ones, and keeps that."""
     size = inner.shape[-1] + 1
-    basis = _complement(size).to(inner.device)
-    return basis @ inner @ basis.T + 1.0 / size
+    basis = _complement(size).to(inner)
+    turn: Tensor = basis @ inner @ basis.T + 1.0 / size
+    return turn
 
 
 def _haar(owners: tuple[int, ...], size: int, rng: np.random.Generator) -> Tensor:

@@ -21,6 +21,7 @@ class Permutation(Kind):
 
     name = "permutation"
     moves_whole = True
+    may_own = True
 
     def identity(self, shape: tuple[int, ...]) -> Tensor:
         return torch.arange(shape[-1]).expand(shape).clone()

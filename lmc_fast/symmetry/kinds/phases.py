@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .kind import Kind
+from .learned import Learned
 from .orthogonal import TOLERANCE, _floats
 
 __all__ = ["Phases"]
@@ -67,6 +68,16 @@ class Phases(Kind):
 
     def log10_count(self, units: int) -> float:
         return 0.0
+
+    def learned(self, element: Tensor, device: torch.device) -> Learned:
+        angles = torch.zeros(element.shape[:-1], dtype=torch.float32, device=device, requires_grad=True)
+        here = element.to(device)
+
+        def make(dtype: torch.dtype) -> Tensor:
+            by = angles.to(dtype)
+            return self.after(torch.stack([by.cos(), by.sin()], dim=-1), here.to(dtype))
+
+        return Learned((angles,), make)
 
 
 def _complex_gain(gain: Tensor) -> Tensor:

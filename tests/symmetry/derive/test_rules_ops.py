@@ -37,6 +37,14 @@ def runs_and_rows(h: Tensor) -> Tensor:
     return torch.cat([rows[:, :2].flatten(1), rows[:, [-1]].flatten(1), rows.sum(1)], -1)
 
 
+def runs_of_all(h: Tensor) -> Tensor:
+    """As older torch writes them: dimensions that are not indexed are sliced from end to end."""
+    rows = torch.ops.aten.slice.Tensor(h.view(-1, 3, 4), 0, 0, 2**63 - 1)
+    rows, other = torch.ops.aten.slice.Tensor(rows, 2, 0, 2**63 - 1), torch.ops.aten.slice.Tensor(rows, 1, 0, 3)
+    first = rows[:, :2]
+    return torch.cat([torch.tanh(first * first.sum(-1, keepdim=True)).flatten(1), other[:, [-1]].flatten(1)], -1)
+
+
 def runs_of_columns(h: Tensor) -> Tensor:
     """Of three rows the first columns, and the others."""
     rows = h.view(-1, 3, 2, 2)
@@ -101,6 +109,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "looked up around the end": (lambda h: h[:, [-1, 0]], NONE),
     "looked up by a mask": (lambda h: h[torch.tensor([True] * 5)].view(5, 12), NONE),
     "runs of rows": (runs_of_rows, ((2, 4), (4,))),
+    "runs of rows, sliced from end to end": (runs_of_all, ((2, 4), (4,))),
     "runs of rows, and all rows": (runs_and_rows, ((2, 4), ())),
     "runs of columns": (runs_of_columns, ((2, 3), (2,))),
     "looked up in two dimensions": (lambda h: h.view(-1, 3, 4)[:, torch.tensor([1, 0]), torch.tensor([3, 3])], NONE),
@@ -131,6 +140,10 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     ),
     "split, and each with each": (
         lambda h: (h.view(-1, 3, 4) * torch.softmax(h.view(-1, 3, 4).flatten(1), -1).view(-1, 3, 4)).flatten(1),
+        ALL,
+    ),
+    "shuffled and back": (
+        lambda h: F.channel_shuffle(F.channel_shuffle(h[..., None, None], 3), 4).flatten(1),
         ALL,
     ),
     "transposed": (lambda h: h.view(-1, 3, 4).transpose(1, 2) + 0.0, ((3, 4), ())),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..look import Dims, Look, rule
-from .shapes import is_cut, piece, run_of
+from .shapes import piece, run_of
 
 __all__ = ["cat"]
 
@@ -39,7 +39,7 @@ def cut(look: Look) -> Dims:
     dims = look.of(node)
     dim = look.dim("dim", len(dims))
     size = dims[dim].size
-    if shape[dim] == size and not is_cut(look, node):
+    if shape[dim] == size:
         return dims
     start, step = (look["start"], 1) if look.name == "aten.narrow" else (look["start"] or 0, look["step"] or 1)
     if not isinstance(start, int):

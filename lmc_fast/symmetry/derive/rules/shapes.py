@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 from torch.fx import Node
 
@@ -38,13 +39,30 @@ def regrouped(look: Look, dims: Dims, shape: list[int]) -> Dims:
     return made
 
 
-def is_cut(look: Look, node: Any) -> bool:
+def is_cut(look: Look, node: Node) -> bool:
     """Whether a value is a view that splits a dimension and is used in runs along the first of its parts alone."""
-    if not isinstance(node, Node) or packet_name(node.target) not in VIEWS or look.numbers(node.args[0]) is not None:
+    node = _whole(node)
+    if packet_name(node.target) not in VIEWS or look.numbers(node.args[0]) is not None:
         return False
-    along = {_cut_along(look, user, node) for user in node.users}
+    along = {_cut_along(look, user, node) for user in _users(node)}
     (dim, *others) = along or {None}
     return dim is not None and not others and 0 not in _shape(node) and len(_split_off(node, dim)) > 1
+
+
+def _whole(node: Node) -> Node:
+    """A value of which a node holds all: older torch slices every dimension that is not indexed from end to end."""
+    while packet_name(node.target) == "aten.slice" and _shape(node) == _shape(node.args[0]):
+        node = cast(Node, node.args[0])
+    return node
+
+
+def _users(node: Node) -> Iterator[Node]:
+    """Operations that use a value, or all of it."""
+    for user in node.users:
+        if _whole(user) is user:
+            yield user
+        else:
+            yield from _users(user)
 
 
 def _cut_along(look: Look, user: Node, node: Node) -> int | None:
@@ -78,6 +96,7 @@ def run_of(look: Look, node: Node, dim: int, start: int, length: int) -> Dims:
         dims = look.of(node)
         dims[dim] = piece(look, dims[dim], start, length)
         return dims
+    node = _whole(node)
     shape, split = _shape(node), _split_off(node, dim)
     behind = [shape[d] for d in split[1:]]
     unit = math.prod(behind)

@@ -1,0 +1,57 @@
+"""The benchmark of transformers runs, small, and its rows hold what they say."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import transformers
+from benchmarks.run import main
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow models, little data."""
+    recipes = {
+        kind: replace(recipe, width=8, layers=1, heads=2, passes=1, patch=4)
+        for kind, recipe in transformers.RECIPES.items()
+    }
+    monkeypatch.setattr(transformers, "RECIPES", recipes)
+    for name, value in (("TRAINED", 128), ("JUDGING", 32), ("CHUNKS", 64), ("JUDGING_CHUNKS", 8)):
+        monkeypatch.setattr(transformers, name, value)
+    monkeypatch.setattr(transformers, "GOALS", dict.fromkeys(transformers.GOALS, (1.0, -1.0, 99.0)))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "transformers.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_of_pairs_and_their_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["transformers", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path), "--pairs", "2"]
+    ways = ["nothing", "heads turned too, activations", "learned", "three learned"]
+    # A mean of a barrier is never below -1.
+    assert main([*common, "--models", "vit-rms", "--steps", "2", "--methods", *ways]) == 1
+    found = rows(tmp_path)
+    pairs = ["0,1", "0,2", "mean"]
+    assert [row["seeds"] for row in found[:9]] == pairs * 3
+    assert [row["seeds"] for row in found[9:]] == ["0,1 of 0,1,2", "0,2 of 0,1,2", "1,2 of 0,1,2", "mean"]
+    assert found[8]["status"] == "above -1.0" and {row["status"] for row in found[:8]} == {"ok"}
+    barriers = [float(row["barrier"]) for row in found[:3]]
+    assert barriers[2] == pytest.approx(sum(barriers[:2]) / 2, rel=1e-4)
+    assert float(found[2]["deviation"]) == pytest.approx(abs(barriers[0] - barriers[1]) / 2**0.5, rel=1e-3, abs=1e-6)
+    assert 0.0 <= float(found[2]["accuracy"]) <= 1.0 and found[0]["commit"] and found[0]["torch"]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert main([*common, "--models", "lm-pos", "--methods", "nothing", "--append"]) == 0
+    assert [row["model"] for row in rows(tmp_path)[13:]] == ["lm-pos"] * 3
+    assert rows(tmp_path)[13]["accuracy"] == ""
+    assert "barrier" in capsys.readouterr().out
+
+
+def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transformers", "--pairs", "0"]) == 2
+    assert capsys.readouterr().err == "benchmarks: --pairs must be 1 at least, got 0\n"
+    assert main(["transformers", "--data", "missing.npz"]) == 2
