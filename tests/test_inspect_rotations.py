@@ -73,11 +73,11 @@ def test_programs_are_told_as_well(here: Path) -> None:
 
 def test_a_spec_that_is_written_is_verified_by_the_command(here: Path) -> None:
     CliRunner().invoke(cli, ["inspect", "block:Net", *IDS, "--rotations", "--out", "spec.json"])
-    right = CliRunner().invoke(cli, ["verify", "block:Net", "spec.json", *IDS])
+    right = CliRunner().invoke(cli, ["verify", "block:Net", "--spec", "spec.json", *IDS])
     assert right.exit_code == 0, right.output
     text = json.loads((here / "spec.json").read_text())
     text["groups"]["down"]["kind"] = "orthogonal"
     (here / "wrong.json").write_text(json.dumps(text))
-    wrong = CliRunner().invoke(cli, ["verify", "block:Net", "wrong.json", *IDS])
+    wrong = CliRunner().invoke(cli, ["verify", "block:Net", "--spec", "wrong.json", *IDS])
     assert wrong.exit_code == 1
     assert "turning group 'down'" in wrong.output
