@@ -27,7 +27,6 @@ from lmc_fast.experiments.transformers import (
     KINDS,
     TransformerRecipe,
     mean_loss,
-    pure_form,
     sources,
 )
 
@@ -187,13 +186,14 @@ class Bench:
 
     def _three(self) -> Iterator[dict[str, Any]]:
         """The first three models at once; the barriers between all."""
-        three = [pure_form(model) for model in self.models[:3]]
+        spec = self.setting.spec("learned", self.models[0])
+        three = [lmc.fold_norms(model, spec) for model in self.models[:3]]
         if len(three) < 3:
             return
         began = time.perf_counter()
         many = lmc.match_many(
             three,
-            self.setting.spec("learned", self.models[0]),
+            spec,
             method="learned",
             batches=self.setting.training,
             **self.setting.options,

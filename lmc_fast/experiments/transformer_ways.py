@@ -12,7 +12,7 @@ from .._progress import Progress
 from ..matching import Matching, activation_matching, learned_matching, weight_matching
 from ..symmetry import PermutationSpec, derive_spec, fold_norms, verify_spec
 from .datasets import Batches, Dataset
-from .transformers import mean_loss, rotation_spec
+from .transformers import mean_loss
 
 __all__ = ["WAYS", "Setting", "held_out", "laid_over", "with_heads_permuted"]
 
@@ -51,13 +51,11 @@ class Setting:
         name = name if name in ("permutations", "stream turned") else "all that turns"
         if name not in self.specs:
             inputs = self.data.train_inputs[:2]
-            if name == "permutations":
-                found = derive_spec(model, inputs)
-            else:
-                found = rotation_spec(model)
-                if name == "stream turned":
-                    found = with_heads_permuted(found)
+            if name == "stream turned":
+                found = with_heads_permuted(self.spec("learned", model))
                 verify_spec(model, found, inputs)
+            else:
+                found = derive_spec(model, inputs, rotations=name != "permutations")
             self.specs[name] = found
         return self.specs[name]
 

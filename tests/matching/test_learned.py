@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
-from lmc_fast.experiments.transformers import Decoder, VisionTransformer, mean_loss, pure_form, rotation_spec
+from lmc_fast.experiments.transformers import Decoder, VisionTransformer, mean_loss
 from lmc_fast.matching import learned
 from lmc_fast.matching.engine import learning
 from lmc_fast.matching.engine.learning import Check, Path, Points, Turning
+
+from ..experiments.turned_by_hand import pure_form, rotation_spec
 
 Batches = list[tuple[Tensor, Tensor]]
 CPU = torch.device("cpu")
