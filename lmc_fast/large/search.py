@@ -128,6 +128,9 @@ class Searcher:
         # What is left of this search, as the watch has it.
         self.left = Work() if expected is None else replace(expected)
         self.others = others
+        # Operations of the step so far.
+        self._multiplied = 0.0
+        descent.gains.told = self._multiply
 
     @property
     def whole(self) -> Work:
@@ -152,6 +155,20 @@ class Searcher:
     def _did(self, kind: str, amount: float, **fields: Any) -> None:
         setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
         self.watch.did(kind, amount, **fields)
+
+    def _multiply(self, operations: float) -> None:
+        """A product of a step that is under way."""
+        self._multiplied += operations
+        self._did("operations", operations)
+
+    def _end_step(self, work: float, is_new: bool, **fields: Any) -> None:
+        """A step is over, or was done before."""
+        rest, self._multiplied = max(0.0, work - self._multiplied), 0.0
+        if is_new:
+            self._did("operations", rest, **fields)
+        else:
+            self.left.operations = max(0.0, self.left.operations - rest)
+            self.watch.skip("operations", rest, **fields)
 
     def run(self) -> Found:
         """Search; what the journal has is taken from there."""
@@ -184,18 +201,13 @@ class Searcher:
             for root in wave:
                 order.append(root)
                 steps.append(self._settling(root, known[root], list(order)))
-            for step, done in self._together(steps):
+            for step, done, is_new in self._together(steps):
                 self._put(choices_from(done["choices"]))
                 if not done["whole"]:
                     stale.add(step.root)
                 self.settled += 1
-                self._did(
-                    "operations",
-                    self._work_of(known[step.root]),
-                    group=step.root,
-                    groups_settled=self.settled,
-                    groups=len(self.descent.open),
-                )
+                counts = {"groups_settled": self.settled, "groups": len(self.descent.open)}
+                self._end_step(self._work_of(known[step.root]), is_new, group=step.root, **counts)
         if self.search == "frank_wolfe":
             self._frank_wolfe()
             stale = set(self.descent.open)
@@ -250,7 +262,7 @@ class Searcher:
                 while wave := self._next_wave(rest, stale):
                     stale -= set(wave)
                     improving = [self._improving(root, [name, len(steps), root], workers) for root in wave]
-                    for each, done in self._together(improving):
+                    for each, done, is_new in self._together(improving):
                         root = each.root
                         self._put(choices_from(done["choices"]))
                         step.solved += 1
@@ -260,9 +272,8 @@ class Searcher:
                             more = self.descent.neighbours[root] - stale
                             stale |= more
                             self._expect(operations=self.left.operations + sum(self._work(other) for other in more))
-                        self._did(
-                            "operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained
-                        )
+                        moved = {"units_moved": step.moved, "gained": step.gained}
+                        self._end_step(self._work(root), is_new, group=root, **moved)
                 steps.append(step)
         return steps, not stale
 
@@ -308,8 +319,9 @@ class Searcher:
                 near |= self.descent.neighbours[root]
         return wave
 
-    def _together(self, steps: Sequence[_Step]) -> Iterator[tuple[_Step, Any]]:
-        """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it.
+    def _together(self, steps: Sequence[_Step]) -> Iterator[tuple[_Step, Any, bool]]:
+        """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it, and
+        whether it was done now.
 
         They come in their order, as soon as that can be; what is done before is not waited for.
         """
@@ -328,9 +340,11 @@ class Searcher:
         for step in rest:
             yield self._noted(step)
 
-    def _noted(self, step: _Step) -> tuple[_Step, Any]:
+    def _noted(self, step: _Step) -> tuple[_Step, Any, bool]:
         done = self._done(step.at)
-        return step, self._note(step.at, self.team.take(self._key_of(step))) if done is None else done
+        if done is not None:
+            return step, done, False
+        return step, self._note(step.at, self.team.take(self._key_of(step))), True
 
     def _place_of(self, step: _Step) -> _Place:
         asked = step.asked()

@@ -31,7 +31,6 @@ from .engine.learning import Check, Turning, train_turnings
 from .engine.measures import distance_between, objective_of
 from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
-from .given import spec_of
 from .results.matching import Matching, Sweep
 from .verification import ensure_verified
 from .weight import weight_matching
@@ -58,7 +57,7 @@ def learned_matching(
     model_a: nn.Module,
     model_b: Model,
     batches: Iterable[Any],
-    spec: PermutationSpec | None = None,
+    spec: PermutationSpec,
     *,
     loss_fn: LossFn = nn.functional.cross_entropy,
     forward: Forward | None = None,
@@ -74,7 +73,6 @@ def learned_matching(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
-    example_inputs: Any = None,
 ) -> Matching:
     """Turn model b's units, by the loss between the models, so that the line from model a to it has no barrier.
 
@@ -82,12 +80,13 @@ def learned_matching(
     start has them. The path is what is judged, at the start and `checks` times on the way, and the best one is kept.
 
     Args:
-        model_a: a module, whose forward is used; not changed, nor are its modes and buffers.
-        model_b: a module or a state dict of the same architecture; not changed.
+        model_a: a module in pure form (`fold_norms`), whose forward is used; not changed, nor are its modes and
+            buffers.
+        model_b: a module or a state dict of the same architecture, in pure form too; not changed.
         batches: (inputs, targets) pairs, gone through again and again, one step each. `_batches` tells what else a
             batch may be.
-        spec: what may be turned and permuted; bound to the models here. None: what `derive_spec` finds in model a, with
-            `example_inputs`, or else the inputs of the first batch.
+        spec: what may be turned and permuted (`derive_spec` finds it with ``rotations=True``); bound to the models
+            here.
         loss_fn, forward: as of `straight_through_matching`.
         init: where to start: at what activation matching finds on the first batches ("activations"), at what weight
             matching finds ("weights"), at the models as they are ("identity"), or at these Transforms, or Matching.
@@ -105,7 +104,6 @@ def learned_matching(
             moved.
         device: where to compute; None: where model a's tensors are.
         progress: True for a bar, or a function (description, done, total).
-        example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:
         A `Matching` with the best choice seen, rebuilt in float64. Its history has one entry a look, whose objective is
@@ -114,8 +112,8 @@ def learned_matching(
     Raises:
         SymmetryError: the spec does not keep model a's function.
         TypeError: a model a that is no module, batches of another kind, or another argument of the wrong kind.
-        ValueError: models of different shapes, a spec that does not fit them or in which nothing turns, weights or a
-            loss that are not finite, or an option out of range.
+        ValueError: models of different shapes or not in pure form, a spec that does not fit them or in which nothing
+            turns, weights or a loss that are not finite, or an option out of range.
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
@@ -133,8 +131,8 @@ def learned_matching(
         seed=seed,
     )
     where = check_device("device", device) or next((t.device for t in tensors_a.values()), torch.device("cpu"))
-    given = spec_of(model_a, spec, example_inputs=example_inputs, batches=batches, forward=forward, loss_fn=loss_fn)
-    spec = given.bind(model_a)
+    check_type("spec", spec, PermutationSpec, "a PermutationSpec")
+    spec = spec.bind(model_a)
     check_turns(spec)
     check_pure("model_a", tensors_a, spec)
     check_pure("model_b", tensors_b, spec)
