@@ -114,7 +114,7 @@ def merge_checkpoints(
         inputs, bound, notes = opened(
             paths, spec, method=method, rotations=rotations, key=key, trust_remote_code=trust_remote_code
         )
-        check_kinds(options, bound, ranks=team.size)
+        check_kinds(options, bound)
         check_freeze(options.freeze, bound)
         plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, left_out=inputs[0].tied)
         needed = plan.written + sum(scratch_bytes(each, bound) for each in inputs)

@@ -101,7 +101,7 @@ def rebase_checkpoints(
         inputs, bound, notes = opened(
             [new, base], spec, rotations=rotations, key=key, trust_remote_code=trust_remote_code
         )
-        check_kinds(options, bound, ranks=team.size)
+        check_kinds(options, bound)
         check_freeze(options.freeze, bound)
         if adapter is not None and bound.folds:
             raise ValueError(

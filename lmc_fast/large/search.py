@@ -27,6 +27,7 @@ from .journal import Choices, Place, Record, choices_from, choices_to
 from .parted import PartedGains
 from .shares import Shares
 from .team import Team
+from .visits import Spot, Visit
 from .watch import Watch, Work
 
 __all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
@@ -62,25 +63,6 @@ def needs_all(search: str, spec: PermutationSpec, tensors: Mapping[str, Tensor])
             if leaf.parameter in tensors:
                 found.setdefault(leaf.group, []).append(leaf)
     return factor_bytes({name: spec.view(name, tensor) for name, tensor in tensors.items()}, found) <= LEADING_BYTES
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A group that is to be visited: where that stands in the journal, what gains are asked for, and how it is done."""
-
-    root: str
-    at: Place
-    asked: Callable[[], dict[Units, list[Leaf]]]
-    do: Callable[[], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Who does a step: the ranks that have tensors of its gains, and the one that solves it."""
-
-    asked: Mapping[Units, Sequence[Leaf]]
-    ranks: Sequence[int]
-    home: int
 
 
 class Searcher:
@@ -277,7 +259,7 @@ class Searcher:
                 steps.append(step)
         return steps, not stale
 
-    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> _Step:
+    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> Visit:
         def do() -> dict[str, Any]:
             before = dict(self.descent.choices)
             whole = self.descent.settle_one(root, known, order)
@@ -285,9 +267,9 @@ class Searcher:
             moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
             return {"whole": whole, "choices": choices_to(moved)}
 
-        return _Step(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
+        return Visit(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
 
-    def _improving(self, root: str, at: Place, workers: SideBySide) -> _Step:
+    def _improving(self, root: str, at: Place, workers: SideBySide) -> Visit:
         def asked() -> dict[Units, list[Leaf]]:
             return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
 
@@ -297,7 +279,7 @@ class Searcher:
             choices = {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
             return {"gained": gained, "moved": moved, "choices": choices_to(choices)}
 
-        return _Step(root, at, asked, do)
+        return Visit(root, at, asked, do)
 
     def _waves(self, order: Sequence[str]) -> Iterator[list[str]]:
         rest = list(order)
@@ -319,7 +301,7 @@ class Searcher:
                 near |= self.descent.neighbours[root]
         return wave
 
-    def _together(self, steps: Sequence[_Step]) -> Iterator[tuple[_Step, Any, bool]]:
+    def _together(self, steps: Sequence[Visit]) -> Iterator[tuple[Visit, Any, bool]]:
         """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it, and
         whether it was done now.
 
@@ -340,19 +322,19 @@ class Searcher:
         for step in rest:
             yield self._noted(step)
 
-    def _noted(self, step: _Step) -> tuple[_Step, Any, bool]:
+    def _noted(self, step: Visit) -> tuple[Visit, Any, bool]:
         done = self._done(step.at)
         if done is not None:
             return step, done, False
         return step, self._note(step.at, self.team.take(self._key_of(step))), True
 
-    def _place_of(self, step: _Step) -> _Place:
+    def _place_of(self, step: Visit) -> Spot:
         asked = step.asked()
         names = [leaf.parameter for leaves in asked.values() for leaf in leaves]
         ranks = self.shares.ranks_of(names) or [0]
-        return _Place(asked, ranks, ranks[0])
+        return Spot(asked, ranks, ranks[0])
 
-    def _key_of(self, step: _Step) -> str:
+    def _key_of(self, step: Visit) -> str:
         return "/".join(map(str, (self.name, *step.at)))
 
     def _objective(self, name: str) -> float:

@@ -57,6 +57,7 @@ def test_one_process_is_a_team() -> None:
     assert team.is_first
     assert team.told(lambda: 3) == 3
     assert team.gathered("mine") == ["mine"]
+    assert team.after_first(lambda: 4) == 4
     assert not team.has("key")
     team.post("key", 5)
     assert team.has("key")

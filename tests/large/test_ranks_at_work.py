@@ -26,6 +26,7 @@ from lmc_fast.large.ranks import Ranks
 
 from . import models
 from .launched import launched
+from .test_rotations import turned, turning_spec
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not dist.is_available() or not dist.is_gloo_available(), reason="processes that are forked"
@@ -66,7 +67,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for letter, share in (("b", 0.1), ("c", 0.2)):
             noisy = {key: (x + share * noise[key]).contiguous() for key, x in other.items()}
             save_file(noisy, folder / f"{name}-{letter}.safetensors")
+    models.write_directory(folder / "T", turned(a, 1))
+    threads = torch.get_num_threads()
+    # As the ranks have them: rotations are not whole numbers.
+    torch.set_num_threads(1)
     work(folder, folder / "alone")
+    torch.set_num_threads(threads)
     return folder
 
 
@@ -116,6 +122,10 @@ def cases(folder: Path) -> dict[str, Callable[[Path], object]]:
         "files.safetensors": lambda out: merge_checkpoints(*files, out=out, spec=spec),
         "rebased": lambda out: rebase_checkpoints(*three, out=out, spec=spec),
         "adapter": lambda out: rebase_checkpoints(folder / "lora", *three[1::-1], out=out, spec=spec),
+        "turned": lambda out: merge_checkpoints(folder / "A", folder / "T", out=out, spec=turning_spec()),
+        "turned together": lambda out: merge_checkpoints(
+            folder / "A", folder / "T", out=out, spec=turning_spec(), method="merge_many"
+        ),
         "led.safetensors": of("mlp", 2),
         "not led.safetensors": of("mlp", 2, search="coordinate_descent"),
         "relaxed.safetensors": of("mlp", 2, search="frank_wolfe"),
