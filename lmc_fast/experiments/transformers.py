@@ -43,8 +43,9 @@ def _turned(x: Tensor) -> Tensor:
     """Rotary embedding (Su et al., "RoFormer", 2021) of x [batch, heads, tokens, dim]: entry f lies in one plane with
     entry f + dim / 2."""
     tokens, half = x.shape[-2], x.shape[-1] // 2
-    falling = BASE ** -(torch.arange(half, dtype=x.dtype, device=x.device).repeat(2) / half)
+    falling = BASE ** -(torch.arange(half, dtype=x.dtype, device=x.device) / half)
     angles = torch.arange(tokens, dtype=x.dtype, device=x.device)[:, None] * falling
+    angles = torch.cat([angles, angles], dim=-1)  # [tokens, dim]
     beside = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
     return x * angles.cos() + beside * angles.sin()
 

@@ -76,7 +76,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def setting() -> Setting:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(48, 1, 4, 4, generator=generator)
