@@ -24,12 +24,14 @@ from .turning import mark
 
 __all__ = ["Walked", "export", "pin_unused", "walk"]
 
-# What leaves entries out, and sums over none.
+# What leaves entries out or lays them out in another way, and sums over none.
 CUTS = frozenset(
     f"aten.{name}"
     for name in (
         *("slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "tensor_split"),
         *("index", "index_select", "gather", "take_along_dim", "unfold", "as_strided"),
+        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim"),
+        *("unsqueeze", "squeeze", "expand", "alias", "detach", "clone", "contiguous", "_to_copy", "to"),
     )
 ) | {"getitem", "operator.getitem"}
 
