@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import time
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ _COLUMNS = (
     "units_by_hand",
     "log10_permutations",
     "log10_by_hand",
+    "turn",
+    "folds",
     "error",
     "precision",
     "seconds",
@@ -54,6 +57,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     """Add `architectures`."""
     parser = commands.add_parser("architectures", help="what derive_spec finds in models that people use")
     parser.add_argument("--only", default="", help="models whose name holds this")
+    parser.add_argument("--rotations", action="store_true", help="find what turns as well, and which norms are folded")
     parser.add_argument("--packages", nargs="+", choices=list(MODELS), default=list(MODELS), metavar="PACKAGE")
     parser.add_argument("--append", action="store_true", help="keep the rows that the file has")
     add_out(parser)
@@ -66,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(ImportError):
         # Others import torchvision where it is installed.
         with_operators()
-    with Report(arguments.out, "architectures", COLUMNS, append=arguments.append) as report:
+    name = "architectures-turning" if arguments.rotations else "architectures"
+    with Report(arguments.out, name, COLUMNS, append=arguments.append) as report:
         for package in arguments.packages:
             try:
                 importlib.import_module(package)
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             for name, model in MODELS[package].items():
                 if arguments.only in name:
-                    row = row_of(model)
+                    row = row_of(model, arguments.rotations)
                     report.add(model=name, package=package, version=version_of(package), **row)
                     print(f"{package} {name}: {row['status']}", flush=True)
                     wrong += row["status"] != "ok"
@@ -85,7 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
     return int(wrong > 0)
 
 
-def row_of(known: Known) -> dict[str, Any]:
+def _turning(told: lmc.Explanation) -> str:
+    """What turns, by size and kind: "24 keeping ones, 2 x 6 orthogonal"."""
+    names = {"orthogonal": "orthogonal", "orthogonal_keeping_ones": "keeping ones", "phases": "planes"}
+    found = Counter((group.size, names[group.kind]) for group in told.groups if group.kind in names)
+    counted = sorted(found.items(), reverse=True)
+    return ", ".join(f"{f'{times} x ' if times > 1 else ''}{size} {kind}" for (size, kind), times in counted)
+
+
+def row_of(known: Known, rotations: bool = False) -> dict[str, Any]:
     """Derive the spec of one model and try it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,7 +107,7 @@ def row_of(known: Known) -> dict[str, Any]:
         model.eval()
         began = time.perf_counter()
         try:
-            spec = lmc.derive_spec(model, inputs, verify=False)
+            spec = lmc.derive_spec(model, inputs, verify=False, rotations=rotations)
         except ValueError as error:
             return {"status": f"not traced: {' '.join(str(error).split())[:160]}"}
         seconds = time.perf_counter() - began
@@ -108,6 +121,8 @@ def row_of(known: Known) -> dict[str, Any]:
             "log10_permutations": told.log10_permutations,
             "log10_by_hand": known.hand.log10,
             "analysis": known.hand.text,
+            "turn": _turning(told),
+            "folds": sum(isinstance(fold, lmc.symmetry.Fold) for fold in spec.folds),
             "seconds": seconds,
             "reason": "; ".join([known.why] * bool(known.why) + list(told.notes)),
         }
@@ -117,7 +132,8 @@ def row_of(known: Known) -> dict[str, Any]:
             return {**row, "status": f"wrong or not tried: {' '.join(str(problem).split())[:160]}"}
     precision = "float64" if spec.verified is None else spec.verified.precision
     most = MOST_ERROR if precision == "float64" else ROUNDINGS * torch.finfo(getattr(torch, precision)).eps
-    status = "wrong" if error > most else _compared(known, told)
+    # What turns has no count to be compared.
+    status = "wrong" if error > most else "ok" if rotations else _compared(known, told)
     return {**row, "error": error, "precision": precision, "status": status}
 
 

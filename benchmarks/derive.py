@@ -15,7 +15,7 @@ from torch import nn
 import lmc_fast as lmc
 from lmc_fast.symmetry.derive.build import build
 from lmc_fast.symmetry.derive.graph import export, walk
-from lmc_fast.symmetry.derive.source import _identities
+from lmc_fast.symmetry.derive.source import identities_of
 
 from .options import add_out
 from .report import Report, table
@@ -83,7 +83,7 @@ def measure(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     program = export(model, (), inputs)
     marks.append(time.perf_counter())
     state = model.state_dict()
-    walked = walk(program, state, _identities(model, state))
+    walked = walk(program, state, identities_of(model, state))
     marks.append(time.perf_counter())
     build(walked, list(state))
     marks.append(time.perf_counter())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import lmc_fast as lmc
 from lmc_fast import Group, PermutationSpec, Segment
+from lmc_fast.symmetry import Fold, Reader
 from lmc_fast.symmetry.kinds import orthogonal
 
 from .options import add_out
@@ -65,15 +66,15 @@ class ViT(nn.Module):
 
 
 def vit_spec(model: ViT) -> PermutationSpec:
-    """Of a `ViT` in pure form, as new ones are: its last norm's bias turns with the stream, the others are 0."""
+    """By hand; new ones are in pure form."""
     axes: dict[str, tuple[Any, ...]] = {
         "patches.weight": ("stream", None),
         "patches.bias": ("stream",),
         "places": (None, "stream"),
-        "norm.bias": ("stream",),
         "head.weight": (None, "stream"),
     }
     groups = [Group("stream", kind="orthogonal_keeping_ones")]
+    folds = [_fold("norm", "head")]
     for i, block in enumerate(model.blocks):
         width = block.q.in_features // block.heads
         groups.append(Group(f"head{i}", block.heads))
@@ -84,7 +85,14 @@ def vit_spec(model: ViT) -> PermutationSpec:
         axes |= {f"blocks.{i}.up.weight": (f"unit{i}", "stream"), f"blocks.{i}.up.bias": (f"unit{i}",)}
         for part, columns in (("o", f"value{i}"), ("down", f"unit{i}")):
             axes |= {f"blocks.{i}.{part}.weight": ("stream", columns), f"blocks.{i}.{part}.bias": ("stream",)}
-    return PermutationSpec.from_axes(axes, groups, model=model, rest="fixed")
+        at = f"blocks.{i}."
+        folds += [_fold(f"{at}norm1", f"{at}q", f"{at}k", f"{at}v"), _fold(f"{at}norm2", f"{at}up")]
+    return PermutationSpec.from_axes(axes, groups, model=model, rest="fixed", folds=folds)
+
+
+def _fold(norm: str, *readers: str) -> Fold:
+    every = tuple(Reader(f"{reader}.weight", 1, f"{reader}.bias") for reader in readers)
+    return Fold(f"{norm}.weight", every, f"{norm}.bias")
 
 
 @contextlib.contextmanager

@@ -266,7 +266,9 @@ def test_help_names_the_commands() -> None:
 
 BLOCKED = """
 import sys
-sys.modules[{module!r}] = None
+for name in [{module!r}, *sys.modules]:
+    if name.split(".")[0] == {module!r}:
+        sys.modules[name] = None
 sys.argv = ["lmc-fast", "demo"]
 from lmc_fast.__main__ import main
 main()

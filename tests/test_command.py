@@ -109,7 +109,7 @@ def test_a_signal_ends_every_command_in_one_sentence_with_nothing_left(
     with forked.start(["-c", code, *arguments], stdout=forked.PIPE, stderr=forked.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
     words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
     assert process.returncode == 128 + number
     assert errors.splitlines()[-1:] == [f"lmc-fast: {words}{hint}"] and "Traceback" not in errors
@@ -127,7 +127,7 @@ def test_a_second_signal_does_not_break_into_the_cleaning_up(folder: Path) -> No
         process.send_signal(signal.SIGINT)
         assert "cleaning\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and errors == "lmc-fast: interrupted\n"
     assert names(folder) == {"a.safetensors", "b.safetensors", "spec.json"}
 
@@ -147,7 +147,7 @@ def test_a_signal_while_the_command_is_imported(folder: Path, tmp_path: Path, nu
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert errors == f"lmc-fast: {'interrupted' if number == signal.SIGINT else 'terminated'}\n"
 

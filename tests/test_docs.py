@@ -21,7 +21,12 @@ def nothing_left() -> Any:
     plt.close("all")
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
+# Which trains two transformers, and learns what lays one over the other.
+LONG = ("transformers",)
+PAGES = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in pages()]
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_runs_and_draws_its_figures(path: Path, tmp_path: Path) -> None:
     run(path, tmp_path)
     shown = re.findall(r"\]\((?:\.\./)?figures/(.+?\.png)\)", path.read_text(encoding="utf-8"))

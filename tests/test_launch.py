@@ -9,7 +9,7 @@ import pytest
 
 from lmc_fast import _signals
 from lmc_fast._backend import Launch, launch
-from lmc_fast.large.ranks import is_first_rank
+from lmc_fast.large.joining import is_first_rank
 
 TOLD = {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 MORE = {

@@ -115,12 +115,10 @@ def _autoencoder_by_hand() -> Hand:
 def _sd3_by_hand() -> Hand:
     """Text and image have a stream each, and heads together; the last block does nothing more with the text.
 
-    Of the table of 8 by 8 places the middle of 4 by 4 is used: two rows above and below stay unused, and two places on
-    both sides of each row that is used.
+    Of the table of 8 by 8 places the middle of 4 by 4 is used. The others a larger image would tell apart: they stay.
     """
     embedded = free(24, 24) + free(24, 24, 24)
-    unused = free(16, 16) + 8 * free(2)
-    return embedded + 2 * (owning(4, 6, 6) + free(96)) + free(96) + unused
+    return embedded + 2 * (owning(4, 6, 6) + free(96)) + free(96)
 
 
 DIFFUSERS: dict[str, Known] = {

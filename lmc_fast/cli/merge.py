@@ -59,7 +59,7 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
     """
     with one_line_errors(RESUME):
         from ..large import Options, merge_checkpoints, plan_merge
-        from ..large.ranks import is_first_rank
+        from ..large.joining import is_first_rank
         from ..large.reports import reporter
 
         if len(models) < 2:
@@ -100,7 +100,7 @@ def merge(models: tuple[Path, ...], out: Path | None, dry_run: bool, ranks: int,
 
 def tell_of(result: MergeResult) -> None:
     """Print what was done; of several ranks the first speaks."""
-    from ..large.ranks import is_first_rank
+    from ..large.joining import is_first_rank
 
     if not is_first_rank():
         return

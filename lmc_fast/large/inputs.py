@@ -333,8 +333,7 @@ def spec_for(first: Input, spec: PermutationSpec | str | Path | None, *, rotatio
             raise ValueError(
                 f"model {str(first.path)!r} does not tell its spec, being a file: give one (spec=, --spec)"
             )
-        options: dict[str, Any] = {"rotations": True} if rotations else {}
-        found = derive_spec(first.directory.module, first.directory.example_inputs, **options)
+        found = derive_spec(first.directory.module, first.directory.example_inputs, rotations=rotations)
         axes = {name: axes for name, axes in found.axes.items() if name in first.shapes}
         return PermutationSpec(found.groups, axes, folds=found.folds).with_origin(found.origin).bind(first.shapes)
     if isinstance(spec, PermutationSpec):

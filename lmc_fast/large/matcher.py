@@ -87,7 +87,8 @@ class Matcher:
         part, names = self.part(m)
         overlaps = self._overlaps(0, m, part, names)
         if not self.spec.only_permutes:
-            match = turned(
+            search = partial(
+                turned,
                 self.scratch / f"matching-{self.inputs[m].label}.safetensors",
                 lambda: self.watch.begin("matching", model=str(self.inputs[m].path)),
                 part,
@@ -97,6 +98,7 @@ class Matcher:
                 max_sweeps=self.max_sweeps,
                 device=self.team.device,
             )
+            match = self.team.after_first(search)
             self._let_go()
             return match
         found = self._search(m, part, names, overlaps)
@@ -206,7 +208,8 @@ class Matcher:
         # What is one tensor under two names in all models counts once.
         names = [name for name in tensors[0] if any(name in some for _, some in of.values())]
         if not self.spec.only_permutes:
-            return turned_together(
+            search = partial(
+                turned_together,
                 self.scratch / "matching-all.safetensors",
                 lambda: self.watch.begin("matching all models"),
                 tensors,
@@ -216,6 +219,7 @@ class Matcher:
                 max_sweeps=self.max_sweeps,
                 device=self.team.device,
             )
+            return self.team.after_first(search)
         overlaps = {
             (k, m): self._overlaps(k, m, MatchedPart(spec, tensors[k], tensors[m]), names)
             for k, m in combinations(range(count), 2)

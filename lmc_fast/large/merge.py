@@ -16,9 +16,9 @@ from ..matching.weight import check_freeze
 from ..symmetry import PermutationSpec
 from .card import card_of
 from .inputs import Input
+from .joining import joined
 from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import Plan, calibrated, plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of
 from .staging import check_output
 from .writing import Sum, layout_of
@@ -114,7 +114,7 @@ def merge_checkpoints(
         inputs, bound, notes = opened(
             paths, spec, method=method, rotations=rotations, key=key, trust_remote_code=trust_remote_code
         )
-        check_kinds(options, bound, ranks=team.size)
+        check_kinds(options, bound)
         check_freeze(options.freeze, bound)
         plan = plan_of(bound, inputs[0].shapes, models=len(inputs), dtype=options.target, left_out=inputs[0].tied)
         needed = plan.written + sum(scratch_bytes(each, bound) for each in inputs)

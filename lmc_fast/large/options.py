@@ -110,10 +110,8 @@ class Options:
         return None if self.dtype is None else DTYPES[self.dtype]
 
 
-def check_kinds(options: Options, spec: PermutationSpec, *, ranks: int = 1) -> None:
+def check_kinds(options: Options, spec: PermutationSpec) -> None:
     """Raise ValueError where options are for permutations alone, and the spec has groups of other kinds."""
-    if ranks > 1:
-        spec.check_only_permutes("a run of several processes")
     if options.method == "c2m3":
         spec.check_only_permutes("method='c2m3'")
     if options.search == "frank_wolfe":

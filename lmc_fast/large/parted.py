@@ -46,6 +46,7 @@ class PartedGains(GainCache):
         parts = Workspace(come_back=True)
         parts.operands = self._workspace.operands
         self._one_part = GainCache(descent.a, descent.b, {}, descent.index, room=0, workspace=parts)
+        self._one_part.told = lambda operations: self.told(operations)
         self._shares, self._team, self._norms = shares, team, descent.norms
         # Sums with others that are about to be asked for, by their leaves.
         self._ready: dict[frozenset[Leaf], Tensor | None] = {}

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._backend import Launch, launch
+from .._backend import Launch
 from .._files import this_process
 from .._signals import explain
 from .faults import Fault, error_of, fault_of, sentence_of
@@ -30,7 +30,7 @@ from .team import Team
 # What a build without them lacks, and what it does not say that it has.
 _dist: Any = dist
 
-__all__ = ["Ranks", "is_first_rank", "joined"]
+__all__ = ["Ranks"]
 
 # Seconds that ranks have to arrive, a transfer to get on, and others to leave before the rank that has the store.
 ARRIVAL, TRANSFER, LEAVING = 120.0, 60.0, 5.0
@@ -43,56 +43,8 @@ MOST = 4 << 20
 # Bytes of a partial gain that are on their way at a time.
 PIECE = 64 << 20
 
-# Runs of this process so far: those of all ranks have the same number.
-_runs = 0
 # The stores that are here, by the port that was asked for. They stay: others may come to the next run before this one.
 _stores: dict[int, Any] = {}
-
-
-def is_first_rank() -> bool:
-    """Whether this process is to speak: one by itself, or the first of several."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank() == 0
-    found = launch()
-    return found is None or found.rank == 0
-
-
-@contextmanager
-def joined(device: torch.device | None) -> Iterator[Team]:
-    """The team of a run: of this process by itself, or of all that were launched together.
-
-    These are found where `init_process_group` has been called, or by what torchrun tells in the environment. What one
-    of them raises, all raise.
-
-    Args:
-        device: where gains are computed; "cuda" becomes this rank's own.
-
-    Raises:
-        ConnectionError: a rank did not arrive, or died on the way.
-    """
-    global _runs
-    is_begun = dist.is_available() and dist.is_initialized()
-    if is_begun and dist.get_world_size() > 1:
-        found = launch() or Launch(dist.get_rank(), dist.get_world_size(), dist.get_rank(), 0, "", 0, 0, False)
-    else:
-        launched = None if is_begun or not dist.is_available() else launch()
-        if launched is None:
-            yield Team(device)
-            return
-        found = launched
-    _runs += 1
-    team = Ranks(found, device, _runs, is_begun=is_begun)
-    try:
-        team.open()
-        yield team
-        team.gathered(None)
-    except BaseException as error:
-        verdict = team.failed(error)
-        if verdict is error:
-            raise
-        raise verdict from None
-    finally:
-        team.close()
 
 
 class Ranks(Team):
@@ -100,7 +52,7 @@ class Ranks(Team):
 
     Args:
         found: which it is.
-        device: where gains are computed.
+        device: where it computes gains.
         run: which run of these processes it is.
         is_begun: whether torch.distributed has been begun by someone else, who ends it.
 
@@ -109,7 +61,7 @@ class Ranks(Team):
     """
 
     def __init__(self, found: Launch, device: torch.device | None, run: int, *, is_begun: bool) -> None:
-        super().__init__(_own_device(device, found))
+        super().__init__(device)
         self.rank, self.size = found.rank, found.size
         self.is_begun = is_begun
         self._said = 0
@@ -168,7 +120,7 @@ class Ranks(Team):
             "process": process,
             "started": started,
             "host": platform.node(),
-            "apart": found.is_hosted and not self.is_begun,
+            "apart": found.is_hosted,
         }
         self._store.set(f"here/{self.rank}", json.dumps(me))
         # Whoever has the store gives up last.
@@ -387,10 +339,3 @@ class Ranks(Team):
         while self._pulse.fault is None and time.monotonic() < until:
             time.sleep(LONGEST)
         return self._pulse.fault
-
-
-def _own_device(device: torch.device | None, found: Launch) -> torch.device | None:
-    """The GPU of a rank, where GPUs are asked for and none is named."""
-    if device is None or device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", found.local_rank % max(1, torch.cuda.device_count()))

@@ -30,9 +30,9 @@ from ..symmetry import PermutationSpec
 from .card import card_of
 from .folding import untie
 from .inputs import Input, check_alike, open_input
+from .joining import joined
 from .options import Listener, MergeResult, Options, check_kinds, names_of
 from .plan import plan_of
-from .ranks import joined
 from .run import Run, begun, opened, scratch_bytes, task_of, write_checksums
 from .staging import check_output
 from .writing import CARD, Sum, checksum, sidecars
@@ -101,7 +101,7 @@ def rebase_checkpoints(
         inputs, bound, notes = opened(
             [new, base], spec, rotations=rotations, key=key, trust_remote_code=trust_remote_code
         )
-        check_kinds(options, bound, ranks=team.size)
+        check_kinds(options, bound)
         check_freeze(options.freeze, bound)
         if adapter is not None and bound.folds:
             raise ValueError(

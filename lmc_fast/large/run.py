@@ -26,12 +26,14 @@ from .shares import parts_of, shared_out
 from .staging import Guest, Staging
 from .team import Team
 from .watch import Rates, Watch
-from .writing import CHECKSUMS, Parts, Sum, dealt, layout_of, write_shards, write_sidecars
+from .writing import CHECKSUMS, Parts, Sum, dealt, layout_of, write_shards, write_sidecars, written_a_second
 
 __all__ = ["Run", "begun", "opened", "scratch_bytes", "task_of", "write_checksums"]
 
 # Where an output directory keeps what is this package's own.
 MATCHES = "lmc_fast"
+# Bytes of an output that a trial of the disk takes no time beside.
+WORTH_A_TRIAL = 1 << 26
 
 
 def opened(
@@ -168,8 +170,12 @@ class Run:
         listener: Listener | None,
     ) -> None:
         self.inputs, self.options, self.team, self.staging = inputs, options, team, staging
-        self.watch = Watch(listener if team.is_first else None, Rates())
         first = inputs[0]
+        written = sum(tensor.nbytes for tensor in first.shapes.values())
+        # Nothing is written before the end: how fast that goes is tried where it counts.
+        is_tried = team.is_first and written >= WORTH_A_TRIAL
+        tried = {"written": written_a_second(staging.folder)} if is_tried else {}
+        self.watch = Watch(listener if team.is_first else None, Rates(**tried))
         self.shares = shared_out(parts_of(spec, first.shapes, first.tied), first.shapes, team.size)
         self.matcher = Matcher(
             inputs,
@@ -189,7 +195,14 @@ class Run:
             team.gathered(None)
         for each in inputs:
             each.attach(staging.scratch)
-            fold(each, spec.folds, staging.scratch)
+        # Each by one rank: the others find what it has written.
+        mine = [number % team.size == team.rank for number in range(len(inputs))]
+        for now in (True, False):
+            for each, own in zip(inputs, mine, strict=True):
+                if own == now:
+                    fold(each, spec.folds, staging.scratch)
+            if team.size > 1:
+                team.gathered(None)
         derived = derived_weights(first.tensors, first.tensors)
         # Where nothing moves, the mean of what they are computed from is as good as any.
         if derived and spec.axes:
@@ -197,7 +210,7 @@ class Run:
                 f"model {str(first.path)!r} computes {derived[0].name!r} from other tensors (weight normalisation, "
                 "say), which are not merged by file: merge the modules (lmc_fast.merge)"
             )
-        self.watch.expect(written=sum(tensor.nbytes for tensor in first.shapes.values()))
+        self.watch.expect(written=written)
 
     def write(
         self, total: Sum, matches: Mapping[str, Matching], card: str, *, with_code: bool, beside: Input | None = None

@@ -27,6 +27,7 @@ from .journal import Choices, Place, Record, choices_from, choices_to
 from .parted import PartedGains
 from .shares import Shares
 from .team import Team
+from .visits import Spot, Visit
 from .watch import Watch, Work
 
 __all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
@@ -62,25 +63,6 @@ def needs_all(search: str, spec: PermutationSpec, tensors: Mapping[str, Tensor])
             if leaf.parameter in tensors:
                 found.setdefault(leaf.group, []).append(leaf)
     return factor_bytes({name: spec.view(name, tensor) for name, tensor in tensors.items()}, found) <= LEADING_BYTES
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A group that is to be visited: where that stands in the journal, what gains are asked for, and how it is done."""
-
-    root: str
-    at: Place
-    asked: Callable[[], dict[Units, list[Leaf]]]
-    do: Callable[[], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Who does a step: the ranks that have tensors of its gains, and the one that solves it."""
-
-    asked: Mapping[Units, Sequence[Leaf]]
-    ranks: Sequence[int]
-    home: int
 
 
 class Searcher:
@@ -128,6 +110,9 @@ class Searcher:
         # What is left of this search, as the watch has it.
         self.left = Work() if expected is None else replace(expected)
         self.others = others
+        # Operations of the step so far.
+        self._multiplied = 0.0
+        descent.gains.told = self._multiply
 
     @property
     def whole(self) -> Work:
@@ -152,6 +137,20 @@ class Searcher:
     def _did(self, kind: str, amount: float, **fields: Any) -> None:
         setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
         self.watch.did(kind, amount, **fields)
+
+    def _multiply(self, operations: float) -> None:
+        """A product of a step that is under way."""
+        self._multiplied += operations
+        self._did("operations", operations)
+
+    def _end_step(self, work: float, is_new: bool, **fields: Any) -> None:
+        """A step is over, or was done before."""
+        rest, self._multiplied = max(0.0, work - self._multiplied), 0.0
+        if is_new:
+            self._did("operations", rest, **fields)
+        else:
+            self.left.operations = max(0.0, self.left.operations - rest)
+            self.watch.skip("operations", rest, **fields)
 
     def run(self) -> Found:
         """Search; what the journal has is taken from there."""
@@ -184,18 +183,13 @@ class Searcher:
             for root in wave:
                 order.append(root)
                 steps.append(self._settling(root, known[root], list(order)))
-            for step, done in self._together(steps):
+            for step, done, is_new in self._together(steps):
                 self._put(choices_from(done["choices"]))
                 if not done["whole"]:
                     stale.add(step.root)
                 self.settled += 1
-                self._did(
-                    "operations",
-                    self._work_of(known[step.root]),
-                    group=step.root,
-                    groups_settled=self.settled,
-                    groups=len(self.descent.open),
-                )
+                counts = {"groups_settled": self.settled, "groups": len(self.descent.open)}
+                self._end_step(self._work_of(known[step.root]), is_new, group=step.root, **counts)
         if self.search == "frank_wolfe":
             self._frank_wolfe()
             stale = set(self.descent.open)
@@ -250,7 +244,7 @@ class Searcher:
                 while wave := self._next_wave(rest, stale):
                     stale -= set(wave)
                     improving = [self._improving(root, [name, len(steps), root], workers) for root in wave]
-                    for each, done in self._together(improving):
+                    for each, done, is_new in self._together(improving):
                         root = each.root
                         self._put(choices_from(done["choices"]))
                         step.solved += 1
@@ -260,13 +254,12 @@ class Searcher:
                             more = self.descent.neighbours[root] - stale
                             stale |= more
                             self._expect(operations=self.left.operations + sum(self._work(other) for other in more))
-                        self._did(
-                            "operations", self._work(root), group=root, units_moved=step.moved, gained=step.gained
-                        )
+                        moved = {"units_moved": step.moved, "gained": step.gained}
+                        self._end_step(self._work(root), is_new, group=root, **moved)
                 steps.append(step)
         return steps, not stale
 
-    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> _Step:
+    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> Visit:
         def do() -> dict[str, Any]:
             before = dict(self.descent.choices)
             whole = self.descent.settle_one(root, known, order)
@@ -274,9 +267,9 @@ class Searcher:
             moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
             return {"whole": whole, "choices": choices_to(moved)}
 
-        return _Step(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
+        return Visit(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
 
-    def _improving(self, root: str, at: Place, workers: SideBySide) -> _Step:
+    def _improving(self, root: str, at: Place, workers: SideBySide) -> Visit:
         def asked() -> dict[Units, list[Leaf]]:
             return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
 
@@ -286,7 +279,7 @@ class Searcher:
             choices = {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
             return {"gained": gained, "moved": moved, "choices": choices_to(choices)}
 
-        return _Step(root, at, asked, do)
+        return Visit(root, at, asked, do)
 
     def _waves(self, order: Sequence[str]) -> Iterator[list[str]]:
         rest = list(order)
@@ -308,8 +301,9 @@ class Searcher:
                 near |= self.descent.neighbours[root]
         return wave
 
-    def _together(self, steps: Sequence[_Step]) -> Iterator[tuple[_Step, Any]]:
-        """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it.
+    def _together(self, steps: Sequence[Visit]) -> Iterator[tuple[Visit, Any, bool]]:
+        """Do the steps of a wave, each by the rank that has most of its tensors; yields each with what came of it, and
+        whether it was done now.
 
         They come in their order, as soon as that can be; what is done before is not waited for.
         """
@@ -328,17 +322,19 @@ class Searcher:
         for step in rest:
             yield self._noted(step)
 
-    def _noted(self, step: _Step) -> tuple[_Step, Any]:
+    def _noted(self, step: Visit) -> tuple[Visit, Any, bool]:
         done = self._done(step.at)
-        return step, self._note(step.at, self.team.take(self._key_of(step))) if done is None else done
+        if done is not None:
+            return step, done, False
+        return step, self._note(step.at, self.team.take(self._key_of(step))), True
 
-    def _place_of(self, step: _Step) -> _Place:
+    def _place_of(self, step: Visit) -> Spot:
         asked = step.asked()
         names = [leaf.parameter for leaves in asked.values() for leaf in leaves]
         ranks = self.shares.ranks_of(names) or [0]
-        return _Place(asked, ranks, ranks[0])
+        return Spot(asked, ranks, ranks[0])
 
-    def _key_of(self, step: _Step) -> str:
+    def _key_of(self, step: Visit) -> str:
         return "/".join(map(str, (self.name, *step.at)))
 
     def _objective(self, name: str) -> float:

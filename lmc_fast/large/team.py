@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["Team"]
+
+T = TypeVar("T")
 
 
 class Team:
@@ -41,6 +43,15 @@ class Team:
     def gathered(self, mine: Any) -> list[Any]:
         """What each rank has found, by rank."""
         return [mine]
+
+    def after_first(self, work: Callable[[], T]) -> T:
+        """What `work` gives: it is done by the first rank, and then by the others, which find what that has written."""
+        if self.is_first:
+            found = work()
+            self.gathered(None)
+            return found
+        self.gathered(None)
+        return work()
 
     def post(self, key: str, found: Any) -> None:
         """Leave something for all to take, each once."""

@@ -87,6 +87,13 @@ class Watch:
         if now - self.began - self._told >= PAUSE:
             self._report("progress", fields)
 
+    def skip(self, kind: str, amount: float, **fields: Any) -> None:
+        """Some work need not be done: it says nothing of how long the rest takes."""
+        self._last = self.clock()
+        setattr(self.left, kind, max(0.0, getattr(self.left, kind) - amount))
+        if self._last - self.began - self._told >= PAUSE:
+            self._report("progress", fields)
+
     def end(self, **fields: Any) -> None:
         """All is done."""
         self.phase = "done"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +43,7 @@ __all__ = [
     "sidecars",
     "write_shards",
     "write_sidecars",
+    "written_a_second",
 ]
 
 CARD, CHECKSUMS = "README.md", "SHA256SUMS"
@@ -67,6 +70,8 @@ WEIGHTS = (
 )
 LEFT = (CARD, CHECKSUMS)
 MOST_BYTES = 64 << 20
+# Bytes of a trial of the disk.
+TRIAL = 1 << 23
 
 Parts = Mapping[str, Sequence[str]]
 
@@ -298,6 +303,23 @@ def write_shards(
     for file in rest:
         note(file)
     return {file: str(journal.get(["written", file])) for file in parts}
+
+
+def written_a_second(folder: Path) -> float:
+    """Bytes of weights that go to the disk in a second, with their checksum, by a trial in a folder.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = folder / "trial.safetensors"
+    # A file system may make nothing of bytes that are all alike.
+    block = torch.frombuffer(bytearray(os.urandom(TRIAL)), dtype=torch.uint8)
+    began = time.perf_counter()
+    try:
+        write_stream(path, {"trial": (block.dtype, (TRIAL,))}, lambda _: (block,), {})
+        return TRIAL / (time.perf_counter() - began)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def sidecars(first: Input, *, with_code: bool) -> Iterator[tuple[str, Path]]:

@@ -204,11 +204,12 @@ def _told_folds(folds: Sequence[Fold | Centre]) -> tuple[str, ...]:
     lines = []
     for fold in folds:
         if isinstance(fold, Fold):
-            readers = ", ".join(reader.parameter for reader in fold.readers)
+            place, (norm, *readers) = apart([fold.weight, *(reader.parameter for reader in fold.readers)])
+            where = f"{place}: " if place else ""
             tied = [reader for reader in fold.readers if reader.tied is not None]
             untied = "".join(f"; {reader.parameter} is untied from {reader.tied}" for reader in tied)
             bias = "" if not fold.keeps_bias else f"; {fold.bias} stays, divided by it"
-            lines.append(f"{fold.weight} into {readers}{bias}{untied}")
+            lines.append(f"{where}{norm} into {', '.join(readers)}{bias}{untied}")
     centres = [fold.parameter for fold in folds if isinstance(fold, Centre)]
     return (*lines, *(f"the mean of {name} is taken out" for name in centres))
 

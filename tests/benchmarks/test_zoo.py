@@ -60,8 +60,8 @@ def test_channels_that_are_shuffled_are_told_by_where_they_go() -> None:
 
 
 def test_every_model_is_counted_by_hand() -> None:
-    counted = {name: known.hand.groups for models in MODELS.values() for name, known in models.items()}
-    assert min(counted.values()) > 0 and len(counted) == sum(map(len, MODELS.values()))
+    counted = [known.hand.groups for models in MODELS.values() for known in models.values()]
+    assert min(counted) > 0 and len(counted) >= 71
 
 
 def known(hand: Hand, why: str = "") -> Known:

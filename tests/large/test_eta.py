@@ -14,6 +14,8 @@ from benchmarks.eta import GOAL, largest_errors
 from lmc_fast.large import merge_checkpoints
 from lmc_fast.large import run as runs
 from lmc_fast.large.watch import Rates, Watch
+from lmc_fast.large.writing import written_a_second
+from lmc_fast.matching.engine import gains
 
 from . import models
 
@@ -86,6 +88,31 @@ def test_without_alignment_it_is_right_too(tmp_path: Path, monkeypatch: pytest.M
     assert max(largest_errors(events_of(tmp_path, paths, machine, monkeypatch, method="none"))) <= GOAL
 
 
+@pytest.mark.parametrize("least", [0, 1 << 26], ids=["tried", "too small for that"])
+def test_how_fast_the_disk_is_is_tried_before_a_large_run(
+    tmp_path: Path, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "WORTH_A_TRIAL", least)
+    monkeypatch.setattr(runs, "written_a_second", lambda folder: written_a_second(folder) and 123.0)
+    given: list[Rates] = []
+
+    class Noting(Watch):
+        def __post_init__(self) -> None:
+            given.append(self.rates)
+            super().__post_init__()
+
+    monkeypatch.setattr(runs, "Watch", Noting)
+    paths = [models.write_directory(tmp_path / str(k), models.weights(k)) for k in range(2)]
+    merge_checkpoints(*paths, out=tmp_path / "out", method="none")
+    assert [rates.written for rates in given] == [123.0 if least == 0 else Rates().written]
+    assert "trial.safetensors" not in models.contents(tmp_path / "out")
+
+
+def test_a_trial_of_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    assert 1e5 < written_a_second(tmp_path) < 1e12
+    assert list(tmp_path.iterdir()) == []
+
+
 def line(seconds: float, left: float, event: str = "progress") -> str:
     return json.dumps({"event": event, "seconds": seconds, "seconds_left": left})
 
@@ -112,3 +139,32 @@ def test_a_log_of_a_run_that_broke_off_is_refused(tmp_path: Path, capsys: pytest
     (tmp_path / "log").write_text(line(1, 2), encoding="utf-8")
     assert benchmarks.main(["eta", str(tmp_path / "log")]) == 2
     assert "must be of a run that is done" in capsys.readouterr().err
+
+
+def test_a_long_group_tells_of_its_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gains, "PIECE", 16)
+    monkeypatch.setattr(gains, "COLUMNS", 1)
+    state = models.weights(0)
+    paths = [models.write_directory(tmp_path / str(k), x) for k, x in enumerate((state, models.planted(state, 1)[0]))]
+    machine = ({"read": 1.0, "written": 1.0, "operations": 1000.0}, 1.0)
+    events = events_of(tmp_path, paths, machine, monkeypatch, spec=models.spec())
+    # Between the end of one group and that of the next.
+    settling = [event.get("groups_settled") for event in events if event["phase"] == "settling groups"]
+    assert settling.count(None) > 3 * len(set(settling))
+    assert max(largest_errors(events)) <= GOAL
+
+
+def test_what_was_done_before_says_nothing_of_the_rest() -> None:
+    now, told = [0.0], list[dict[str, Any]]()
+    watch = Watch(told.append, Rates(operations=1e3), clock=lambda: now[0])
+    watch.expect(operations=1e6)
+    watch.begin("settling groups")
+    for _ in range(9):
+        now[0] += 0.1
+        watch.skip("operations", 1e5, group="a")
+    assert watch.seconds_left == pytest.approx(1e5 / 1e3)
+    assert told[-1]["group"] == "a"
+    for _ in range(50):
+        now[0] += 1.0
+        watch.did("operations", 1e3)
+    assert watch.seconds_left == pytest.approx(5e4 / 1e3)

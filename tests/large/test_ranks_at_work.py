@@ -19,12 +19,14 @@ from benchmarks import models as networks
 from lmc_fast import Permutations
 from lmc_fast._backend import Launch
 from lmc_fast.checkpoints.conversions import Conversion
-from lmc_fast.large import merge_checkpoints, plan_merge, ranks, rebase_checkpoints
+from lmc_fast.large import joining, merge_checkpoints, plan_merge, ranks, rebase_checkpoints
 from lmc_fast.large.inputs import open_input
-from lmc_fast.large.ranks import Ranks, is_first_rank
+from lmc_fast.large.joining import is_first_rank
+from lmc_fast.large.ranks import Ranks
 
 from . import models
 from .launched import launched
+from .test_rotations import turned, turning_spec
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not dist.is_available() or not dist.is_gloo_available(), reason="processes that are forked"
@@ -65,7 +67,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for letter, share in (("b", 0.1), ("c", 0.2)):
             noisy = {key: (x + share * noise[key]).contiguous() for key, x in other.items()}
             save_file(noisy, folder / f"{name}-{letter}.safetensors")
+    models.write_directory(folder / "T", turned(a, 1))
+    threads = torch.get_num_threads()
+    # As the ranks have them: rotations are not whole numbers.
+    torch.set_num_threads(1)
     work(folder, folder / "alone")
+    torch.set_num_threads(threads)
     return folder
 
 
@@ -115,11 +122,18 @@ def cases(folder: Path) -> dict[str, Callable[[Path], object]]:
         "files.safetensors": lambda out: merge_checkpoints(*files, out=out, spec=spec),
         "rebased": lambda out: rebase_checkpoints(*three, out=out, spec=spec),
         "adapter": lambda out: rebase_checkpoints(folder / "lora", *three[1::-1], out=out, spec=spec),
+        "turned": lambda out: merge_checkpoints(folder / "A", folder / "T", out=out, spec=turning_spec()),
+        "turned together": lambda out: merge_checkpoints(
+            folder / "A", folder / "T", out=out, spec=turning_spec(), method="merge_many"
+        ),
         "led.safetensors": of("mlp", 2),
         "not led.safetensors": of("mlp", 2, search="coordinate_descent"),
         "relaxed.safetensors": of("mlp", 2, search="frank_wolfe"),
         "together.safetensors": of("mlp", 3, method="c2m3"),
         "inside each other.safetensors": of("grouped", 2),
+        # As on a GPU: what a rank has is moved to its device, and all of it where the first leads.
+        "led on a device.safetensors": of("mlp", 2, device="cpu"),
+        "on a device.safetensors": of("grouped", 2, device="cpu", search="coordinate_descent"),
         "crossed.safetensors": of("crossed", 2, search="coordinate_descent"),
         "around each other.safetensors": of("inputs", 2, search="coordinate_descent"),
     }
@@ -188,10 +202,10 @@ def test_what_is_put_together_is_shared_out(folder: Path, tmp_path: Path) -> Non
 def test_a_gpu_is_the_ranks_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Launch(5, 8, 1, 4, "host", 1, 0, False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert ranks._own_device(torch.device("cuda"), found) == torch.device("cuda", 1)
-    assert ranks._own_device(torch.device("cuda", 3), found) == torch.device("cuda", 3)
-    assert ranks._own_device(torch.device("cpu"), found) == torch.device("cpu")
-    assert ranks._own_device(None, found) is None
+    assert joining._own_device(torch.device("cuda"), found) == torch.device("cuda", 1)
+    assert joining._own_device(torch.device("cuda", 3), found) == torch.device("cuda", 3)
+    assert joining._own_device(torch.device("cpu"), found) == torch.device("cpu")
+    assert joining._own_device(None, found) is None
 
 
 @pytest.mark.parametrize(

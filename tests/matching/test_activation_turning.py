@@ -129,6 +129,16 @@ def test_a_vision_transformer_that_was_turned_is_turned_back(statistic: str, wat
     assert lmc.Matching.load(tmp_path / "m.safetensors").choice == match.choice
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rounded_weights_are_turned_back_as_far_as_rounding_lets(dtype: torch.dtype) -> None:
+    raw = vision()
+    spec = raw.spec()
+    a = lmc.fold_norms(raw, spec)
+    b = Transforms.random(spec, 3).inverse().apply(a).to(dtype)
+    match = lmc.activation_matching(a.to(dtype), b, [images(60).to(dtype)], spec, unseen="raise")
+    assert match.l2_after < torch.finfo(dtype).eps * match.l2_before
+
+
 @pytest.mark.parametrize("rotary", ["", "halves", "interleaved"])
 @pytest.mark.parametrize("norm", ["layer", "rms", "gemma"])
 def test_grouped_queries_are_turned_back(norm: str, rotary: str) -> None:

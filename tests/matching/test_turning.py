@@ -287,3 +287,17 @@ def test_what_is_frozen_inside_others_stays() -> None:
     assert torch.equal(match.choice["value"], Transforms.identity(spec)["value"])
     assert not torch.equal(match.choice["plane"], Transforms.identity(spec)["plane"])
     assert match.objective <= other.objective + 1e-6
+
+
+@pytest.mark.parametrize("values", ["permutation", "signed", "orthogonal"])
+def test_units_are_known_by_what_lies_inside_them(values: str) -> None:
+    """Of query heads and of what lies inside them nothing is known but both together."""
+    heads, queries, dims = 2, 4, 3
+    axes = {"o": (None, Segment("head", inner=(Segment("query", inner=(Segment("value"),)),)))}
+    groups = [Group("head", heads), Group("query", queries, "head"), Group("value", dims, "head", values)]
+    for seed in range(6):
+        a = {"o": torch.randn(5, heads * queries * dims, generator=torch.Generator().manual_seed(seed)).double()}
+        spec = PermutationSpec.from_axes(axes, groups, model=a)
+        b = Transforms.random(spec, seed).inverse().apply(a)
+        match = lmc.weight_matching(a, b, spec)
+        assert match.l2_after < 1e-6 * match.l2_before

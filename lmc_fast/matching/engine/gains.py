@@ -144,6 +144,8 @@ class GainCache:
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
         self._calls = 0
+        # Called on a CPU after each product with the operations that it took.
+        self.told: Callable[[float], None] = lambda operations: None
         self._workspace = Workspace(come_back=room == 0) if workspace is None else workspace
         largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
         self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
@@ -213,7 +215,7 @@ class GainCache:
         """The gain of leaves, one at least, all of the same units; not kept."""
         uses = [self.use_of(leaf) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
-        return _added(terms, self._empty(uses), self._workspace.operands, True)
+        return _added(terms, self._empty(uses), self._workspace.operands, True, self.told)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -284,7 +286,7 @@ class GainCache:
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
-        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new))
+        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new, self.told))
 
     def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
         for plan in plans:
@@ -431,7 +433,9 @@ def _are_alike(a: Tensor, b: Tensor) -> bool:
     return (a.device, a.dtype) == (b.device, b.dtype)
 
 
-def _added(terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool) -> Tensor:
+def _added(
+    terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool, told: Callable[[float], None]
+) -> Tensor:
     """The gain with all terms added in place; to nothing, if it is new."""
     if _at_once(gain):
         every = list(terms)
@@ -445,6 +449,7 @@ def _added(terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool
         # The first product of a new sum takes the place of what is there.
         gain.addmm_(a, b.T, beta=0 if is_new else 1)
         is_new = False
+        told(2.0 * len(a) * a.shape[1] * len(b))
     return gain.zero_() if is_new else gain
 
 

@@ -34,12 +34,17 @@ class Built:
         spec: the groups that were found, on the axes of all parameters.
         pinned: by parameter and dimension the reasons why entries stay where they are.
         atoms: of every group the term.
+        whole: what stands in the places of atoms that a view has split for nothing.
     """
 
     def __init__(
-        self, spec: PermutationSpec, pinned: dict[str, list[tuple[Pin, ...]]], atoms: Mapping[str, Term]
+        self,
+        spec: PermutationSpec,
+        pinned: dict[str, list[tuple[Pin, ...]]],
+        atoms: Mapping[str, Term],
+        whole: Mapping[Term, Term],
     ) -> None:
-        self.spec, self.pinned, self.atoms = spec, pinned, atoms
+        self.spec, self.pinned, self.atoms, self.whole = spec, pinned, atoms, whole
 
 
 def build(walked: Walked, state_order: Sequence[str]) -> Built:
@@ -92,7 +97,7 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         owner = None if atom not in owners else names[owners[atom]]
         groups[name] = Group(name, atom.size, owner, _kind(walked, atom))
     atoms = {name: atom for atom, name in names.items()}
-    return Built(PermutationSpec(groups, written), pinned, atoms)
+    return Built(PermutationSpec(groups, written), pinned, atoms, whole)
 
 
 def _kind(walked: Walked, atom: Term) -> str:

@@ -24,6 +24,17 @@ from .turning import mark
 
 __all__ = ["Walked", "export", "pin_unused", "walk"]
 
+# What leaves entries out or lays them out in another way, and sums over none.
+CUTS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "tensor_split"),
+        *("index", "index_select", "gather", "take_along_dim", "unfold", "as_strided"),
+        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim"),
+        *("unsqueeze", "squeeze", "expand", "alias", "detach", "clone", "contiguous", "_to_copy", "to"),
+    )
+) | {"getitem", "operator.getitem"}
+
 assert rules
 
 
@@ -38,6 +49,8 @@ class Walked:
         unknown: operations without a rule, with how often they stood there.
         tied: the first name of each tied tensor, by what is equal for all of its names.
         used: dimensions of parameters that an operation uses, by identity.
+        reached: the dimensions of values that depend on what the model is given.
+        summed: of operations on weights alone the dimensions of what they take, and of what they give.
         numbers: those of units by which values were looked up: where entries have them, such a unit stands beside them.
         gains: those of norms, where it is asked what turns; None elsewhere.
         gained: the dimensions of what gains give.
@@ -49,6 +62,8 @@ class Walked:
     unknown: dict[str, int] = field(default_factory=dict)
     tied: dict[Hashable, str] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
+    reached: list[Dims] = field(default_factory=list)
+    summed: list[tuple[list[Dims], list[Dims]]] = field(default_factory=list)
     numbers: list[Numbers] = field(default_factory=list)
     gains: Gains | None = None
     gained: dict[Node, Dims] = field(default_factory=dict)
@@ -88,7 +103,9 @@ def walk(
     turned = {} if walked.gains is None else rotaries(program.graph_module.graph)
     inside = {each for found in turned.values() for each in found.inside}
     gained = set() if walked.gains is None else {each for g in walked.gains.gains.values() for each in g.outputs}
+    given: set[Node] = set()
     for node in program.graph_module.graph.nodes:
+        so_far = len(walked.values)
         if node in inside:
             known[node] = _on_the_way(walked, node)
         elif node in turned:
@@ -111,6 +128,7 @@ def walk(
                         walked.terms.pin(term, Pin("output", "", "is what the model gives"))
         if node in known:
             walked.values += _each(known[node])
+            _reach(walked, node, known, places, given, walked.values[so_far:])
             if node in gained:
                 walked.gained[node] = known[node]
             if node.op == "placeholder" and node.users:
@@ -118,13 +136,43 @@ def walk(
     return walked
 
 
+def _reach(
+    walked: Walked, node: Node, known: Mapping[Node, Any], places: Mapping[str, Any], given: set[Node], made: list[Dims]
+) -> None:
+    """Note which entries a node brings together with what the model is given, or sums over.
+
+    Args:
+        given: nodes that depend on what the model is given; this one is added, if it does.
+        made: the dimensions of the node's own values, those that it makes inside among them.
+    """
+    place = places.get(node.name)
+    takes = [dims for each in node.all_input_nodes for dims in _each(known[each])]
+    leaves_out = node.op != "call_function" or packet_name(node.target) in CUTS
+    if (place is not None and place.kind == InputKind.USER_INPUT) or not given.isdisjoint(node.all_input_nodes):
+        given.add(node)
+        walked.reached += made if leaves_out else [*made, *takes]
+    elif not leaves_out and any(_each(known[node])):
+        walked.summed.append((takes, _each(known[node])))
+
+
 def pin_unused(walked: Walked) -> None:
-    """Pin the dimensions of parameters that no operation of any graph uses."""
+    """Pin the dimensions of parameters that no operation of any graph uses, and entries that none of the examples
+    reaches: places behind the end of a sequence, say, which a longer one would tell apart."""
+    terms = walked.terms
+    reached = {atom for dims in walked.reached for term in dims for atom in terms.atoms(term)}
+    for takes, gives in walked.summed:
+        left = {atom for dims in gives for term in dims for atom in terms.atoms(term)}
+        reached |= {atom for dims in takes for term in dims for atom in terms.atoms(term)} - left
+    reached |= {atom.of.found() for atom in reached if atom.of is not None}
     for dims in walked.parameters.values():
         # Under all of its names, for one that is tied.
         for term in dims:
             if id(term) not in walked.used:
-                walked.terms.pin(term, Pin("nothing", "", "no operation uses it"))
+                terms.pin(term, Pin("nothing", "", "no operation uses it"))
+            for atom in terms.atoms(term):
+                of = None if atom.of is None else atom.of.found()
+                if atom not in reached and of not in reached:
+                    terms.pin(atom, Pin("nothing", "", "the example inputs do not reach these entries"))
 
 
 def _entering(

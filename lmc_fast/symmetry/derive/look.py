@@ -124,9 +124,8 @@ class Look:
 
     def of(self, value: Any) -> Dims:
         """The dimensions of a node that is one tensor; of a number none."""
-        if not isinstance(value, Node) or value in self.detached:
-            return []
-        return self.terms.afresh(self.known[value])
+        is_there = isinstance(value, Node) and value not in self.detached
+        return self.terms.afresh(self.known[value]) if is_there else []
 
     def has(self, argument: str) -> bool:
         """Whether a tensor is given there."""

@@ -17,7 +17,7 @@ from .graph import Walked, pin_unused, walk
 from .terms import Pin, Terms
 from .tracing import Traced
 
-__all__ = ["Source"]
+__all__ = ["Source", "identities_of"]
 
 _FOLDED = "goes into what reads the norm, and is the same everywhere then"
 
@@ -34,7 +34,7 @@ class Source:
 
     def __init__(self, module: nn.Module, form: Form, state: Mapping[str, Tensor], rotations: bool) -> None:
         self.module, self.form, self.state, self.rotations = module, form, state, rotations
-        self.identities = _identities(module, state)
+        self.identities = identities_of(module, state)
 
     def built(self, traced: Sequence[Traced], refused: Mapping[str, Pin] | None = None) -> PermutationSpec:
         """The spec of several calls of the model: what moves in the graphs of all of them.
@@ -101,7 +101,8 @@ class Source:
         for gain in gains.gains.values():
             if gain.why is not None:
                 continue
-            dims = [walked.gained[output][-1] for output in gain.outputs if output in walked.gained]
+            given = [walked.gained[output][-1] for output in gain.outputs if output in walked.gained]
+            dims = [walked.terms.replaced(term, built.whole) for term in given]
             atoms = [atom for term in dims for atom in walked.terms.atoms(term)]
             if not any(kinds.get(atom, "permutation").startswith("orthogonal") for atom in atoms):
                 whys = [atom.pin or atom.stiff for atom in atoms]
@@ -139,7 +140,7 @@ def _named(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _identities(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Hashable]:
+def identities_of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Hashable]:
     """Equal for names of one tensor."""
     found: dict[str, Hashable] = {name: name for name in state}
     for named in (module.named_parameters, module.named_buffers):

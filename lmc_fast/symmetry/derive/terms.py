@@ -51,31 +51,30 @@ class Term:
         follows: of an atom whose units come in the order of other units' numbers, these others: it moves as they do,
             and stays only if they stay.
         rows: of such an atom dimensions at each of whose indices the order may be another one.
-        is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
-            value may lay it over other units.
         stiff: of an atom, why it may not turn; None where nothing acts on it entry by entry.
         keeps_ones: of an atom, whether what turns it has to keep the vector of ones.
         plane: of an atom of planes that rotary embedding turns, how the two entries of each stand beside it: "outer"
             or "inner"; "" of any other.
+        is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
+            value may lay it over other units.
     """
 
     __slots__ = (
-        *(
-            "at",
-            "follows",
-            "is_alike",
-            "is_loose",
-            "is_sum",
-            "keeps_ones",
-            "number",
-            "of",
-            "parts",
-            "pin",
-            "plane",
-            "rows",
-            "same",
-        ),
-        *("size", "stiff"),
+        "at",
+        "follows",
+        "is_alike",
+        "is_loose",
+        "is_sum",
+        "keeps_ones",
+        "number",
+        "of",
+        "parts",
+        "pin",
+        "plane",
+        "rows",
+        "same",
+        "size",
+        "stiff",
     )
 
     def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
@@ -133,7 +132,7 @@ class Terms:
         loose = {atom for term in dims for atom in self.atoms(term) if atom.is_loose and atom.pin is None}
         if not loose:
             return list(dims)
-        others = {atom: self.loose(atom.size) for atom in loose}
+        others = {atom: self.asked_alike(self.loose(atom.size), [atom]) for atom in loose}
         return [self.replaced(term, others) for term in dims]
 
     def replaced(self, term: Term, others: Mapping[Term, Term]) -> Term:
@@ -213,6 +212,13 @@ class Terms:
                 atom.keeps_ones = True
                 for instance in atom.at.values():
                     self.keep_ones(instance)
+
+    def asked_alike(self, atom: Term, others: Iterable[Term]) -> Term:
+        """An atom, of which is asked what is asked of these."""
+        for other in others:
+            atom.stiff = atom.stiff or other.stiff
+            atom.keeps_ones = atom.keeps_ones or other.keeps_ones
+        return atom
 
     def follow(self, atom: Term, others: Iterable[Term], rows: Iterable[Term] = ()) -> None:
         """An atom's units come in an order that these terms' units decide, at each index of rows in another one."""
@@ -400,9 +406,8 @@ class Terms:
                 return term
             known = term.at.get((picked, index))
             if known is None:
-                known = term.at[picked, index] = self.atom(term.size)
-                known.of = term
-                known.stiff, known.keeps_ones, known.plane = term.stiff, term.keeps_ones, term.plane
+                known = term.at[picked, index] = self.asked_alike(self.atom(term.size), [term])
+                known.of, known.plane = term, term.plane
             return known
         parts = tuple(self.instance(part, picked, index) for part in term.parts)
         return self.sum(parts) if term.is_sum else self.product(parts)

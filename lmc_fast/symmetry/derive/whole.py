@@ -38,20 +38,13 @@ def made_whole(
         others: dict[Term, Term] = {}
         for first, second in pairs:
             if not others.keys() & {first, second}:
-                others |= {first: _joined(terms, first, second), second: terms.atom(1)}
+                both = terms.asked_alike(terms.atom(first.size * second.size), (first, second))
+                others |= {first: both, second: terms.atom(1)}
         found = {atom: terms.replaced(term, others) for atom, term in found.items()} | others
         parameters, values = (
             [[terms.replaced(term, others) for term in dims] for dims in several] for several in (parameters, values)
         )
     return found
-
-
-def _joined(terms: Terms, first: Term, second: Term) -> Term:
-    """The atom of both, which may do what both may."""
-    whole = terms.atom(first.size * second.size)
-    whole.stiff = first.stiff or second.stiff
-    whole.keeps_ones = first.keeps_ones or second.keeps_ones
-    return whole
 
 
 def _pairs(terms: Terms, parameters: Sequence[Dims], values: Sequence[Dims], numbered: set[Term]) -> list[Pair]:
@@ -94,7 +87,7 @@ def _pairs(terms: Terms, parameters: Sequence[Dims], values: Sequence[Dims], num
 
 
 def _is_plain(atom: Term) -> bool:
-    """Whether an atom is free, neither picked from nor picked, in no order that others decide, and no plane."""
+    """Whether an atom is free, and is neither picked from nor picked, nor in an order that others decide."""
     return atom.pin is None and not atom.at and atom.of is None and not atom.follows and not atom.plane
 
 

@@ -290,5 +290,5 @@ def test_a_pre_norm_stream_turns() -> None:
     assert torch.allclose(lmc.Transforms.random(spec).apply(pure)(x), model(x), atol=1e-4)
     told = str(spec.explain())
     assert "12 turn (orthogonal, keeping ones)" in told
-    assert "what is folded:\n   1.layers.0.norm1.weight into 1.layers.0.self_attn.in_proj_weight" in told
+    assert "what is folded:\n   1.layers.0: norm1.weight into self_attn.in_proj_weight" in told
     assert "fold: goes into what reads the norm" in told
