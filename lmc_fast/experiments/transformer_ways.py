@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from .._progress import Progress
@@ -61,8 +62,10 @@ class Setting:
 
     @property
     def training(self) -> Batches:
-        """The training part, in batches of learning."""
-        return Batches(self.data.train_inputs, self.data.train_targets, self.batch)
+        """The training part in batches of learning, in an order drawn once: neighbours in a text are alike."""
+        inputs, targets = self.data.train_inputs, self.data.train_targets
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+        return Batches(inputs[order], targets[order], self.batch)
 
     @property
     def options(self) -> dict[str, Any]:
