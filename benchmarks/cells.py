@@ -315,6 +315,8 @@ CALLS: dict[str, Callable[[_Case], object]] = {
     "vector_cosines": lambda case: lmc.vector_cosines(*case.pair, case.match),
     "input_alignment": lambda case: lmc.input_alignment(case.models[0], case.batches),
     "derive_spec": lambda case: str(lmc.derive_spec(case.models[0], case.batches[0][0]).axes),
+    # Of a spec without folds: a copy.
+    "fold_norms": lambda case: lmc.fold_norms(case.models[0], case.spec),
     "verify_spec": lambda case: lmc.verify_spec(case.models[0], case.spec, case.batches[0][0]),
     "PermutationSpec.bind": lambda case: str(case.spec.bind(case.models[0])),
     "save_checkpoint": _saved,

@@ -35,6 +35,8 @@ WORDS = {
 GRACE = 2.0
 
 _told = False
+# Whoever says why the process ends is let finish; a signal may come to the one who does.
+_saying = threading.RLock()
 # Why the work at hand is to end, and the exit code of that, where a signal is not all there is to it.
 _why: tuple[str, int] | None = None
 
@@ -58,9 +60,9 @@ def stop_of(error: BaseException) -> int:
 def tell(number: int, hint: str = "") -> int:
     """Say on stderr that the command was stopped; return the exit code of that."""
     global _told
-    _told = True
     # The terminal may be what has gone.
-    with suppress(OSError, ValueError):
+    with _saying, suppress(OSError, ValueError):
+        _told = True
         print(f"lmc-fast: {WORDS[number]}{hint}", file=sys.stderr, flush=True)
     return 128 + number
 
@@ -116,13 +118,14 @@ def _watch(heard: int) -> None:
 
 def _last_words(number: int) -> int:
     """Say why the process ends, if that has not been said; the exit code."""
-    if _why is None:
-        return 128 + number if _told else tell(number)
-    sentence, code = _why
-    if not _told:
-        with suppress(OSError, ValueError):
-            print(f"lmc-fast: {sentence}", file=sys.stderr, flush=True)
-    return code
+    with _saying:
+        if _why is None:
+            return 128 + number if _told else tell(number)
+        sentence, code = _why
+        if not _told:
+            with suppress(OSError, ValueError):
+                print(f"lmc-fast: {sentence}", file=sys.stderr, flush=True)
+        return code
 
 
 def _forget() -> None:

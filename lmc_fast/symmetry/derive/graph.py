@@ -19,7 +19,7 @@ from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
 from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
-from .terms import Pin, Terms
+from .terms import Pin, Term, Terms
 from .turning import mark
 
 __all__ = ["Walked", "export", "pin_unused", "walk"]
@@ -136,6 +136,10 @@ def walk(
     return walked
 
 
+def _instances(terms: Terms, atom: Term) -> list[Term]:
+    return [each for instance in atom.at.values() for each in terms.atoms(instance) if each is not atom]
+
+
 def _reach(
     walked: Walked, node: Node, known: Mapping[Node, Any], places: Mapping[str, Any], given: set[Node], made: list[Dims]
 ) -> None:
@@ -163,15 +167,19 @@ def pin_unused(walked: Walked) -> None:
     for takes, gives in walked.summed:
         left = {atom for dims in gives for term in dims for atom in terms.atoms(term)}
         reached |= {atom for dims in takes for term in dims for atom in terms.atoms(term)} - left
-    reached |= {atom.of.found() for atom in reached if atom.of is not None}
+
+    def is_reached(atom: Term) -> bool:
+        """Whether one of its units is, at some index of those that others were picked at."""
+        of = None if atom.of is None else atom.of.found()
+        return atom in reached or of in reached or any(map(is_reached, _instances(terms, atom)))
+
     for dims in walked.parameters.values():
         # Under all of its names, for one that is tied.
         for term in dims:
             if id(term) not in walked.used:
                 terms.pin(term, Pin("nothing", "", "no operation uses it"))
             for atom in terms.atoms(term):
-                of = None if atom.of is None else atom.of.found()
-                if atom not in reached and of not in reached:
+                if not is_reached(atom):
                     terms.pin(atom, Pin("nothing", "", "the example inputs do not reach these entries"))
 
 
