@@ -57,7 +57,11 @@ GOALS = {
 METHODS = (*WAYS, "three learned")
 _COLUMNS = (
     "model",
+    "width",
+    "passes",
     "method",
+    "steps",
+    "points",
     "seeds",
     "barrier",
     "deviation",
@@ -81,6 +85,8 @@ def register(commands: argparse._SubParsersAction) -> None:
         "--batch", type=int, default=128, help="images of a step, and four times the texts (default 128)"
     )
     parser.add_argument("--passes", type=int, help="of training over the data (default: the recipe's)")
+    parser.add_argument("--width", type=int, help="of the models (default: the recipe's)")
+    parser.add_argument("--points", default="excess", help="of the path that learning looks at (default excess)")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help=f"trained models (default {DEFAULT_CACHE})")
     parser.add_argument("--append", action="store_true", help="to the rows that the file has already")
     add_out(parser)
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             for method in arguments.methods:
                 rows = list(bench.rows(method))
                 for row in [*rows, *_summary(rows)]:
-                    report.add(model=kind, method=method, status=_status(kind, method, row), **row)
+                    report.add(model=kind, method=method, status=_status(kind, method, row), **bench.told, **row)
                 print(table(report.rows[-1:], _COLUMNS), flush=True)
         print(table([row for row in report.rows if row["seeds"] == "mean"], (*_COLUMNS, "status")))
         print(f"rows: {report.path}")
@@ -137,12 +143,14 @@ class Bench:
         setting: data, and what judges.
         models: as they were trained.
         pairs: places of two models each.
+        told: what rows say of the models and of learning.
     """
 
     kind: str
     setting: Setting
     models: Sequence[nn.Module]
     pairs: Sequence[tuple[int, int]]
+    told: dict[str, Any]
 
     @classmethod
     def of(cls, kind: str, arguments: argparse.Namespace) -> Bench:
@@ -159,6 +167,8 @@ class Bench:
             recipe = replace(recipe, patch=7 if whole.image_shape[1] % 7 == 0 else 2)
         if arguments.passes is not None:
             recipe = replace(recipe, passes=arguments.passes)
+        if arguments.width is not None:
+            recipe = replace(recipe, width=arguments.width)
         # The same recipe takes about as long whatever the file holds.
         most = (TRAINED if kind.startswith("vit") else CHUNKS) + judging
         whole = replace(whole, train_inputs=whole.train_inputs[:most], train_targets=whole.train_targets[:most])
@@ -169,9 +179,15 @@ class Bench:
         cache = ModelCache(arguments.cache, print)
         return cls(
             kind,
-            Setting(data, judges, batch, {"steps": arguments.steps}),
+            Setting(data, judges, batch, {"steps": arguments.steps, "points": arguments.points}),
             [cache.get(recipe, data, seed) for seed in range(count)],
             list(combinations(range(count), 2))[: arguments.pairs],
+            {
+                "width": recipe.width,
+                "passes": recipe.passes,
+                "steps": arguments.steps,
+                "points": arguments.points,
+            },
         )
 
     def rows(self, method: str) -> Iterator[dict[str, Any]]:
