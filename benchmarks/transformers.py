@@ -212,7 +212,8 @@ class Bench:
             spec,
             method="learned",
             batches=self.setting.training,
-            **self.setting.options,
+            # Of several models steps go to mixtures.
+            **{name: value for name, value in self.setting.options.items() if name != "points"},
         )
         seconds = time.perf_counter() - began
         moved = many.apply(three)
