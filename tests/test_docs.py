@@ -35,6 +35,20 @@ def test_a_page_runs_and_draws_its_figures(path: Path, tmp_path: Path) -> None:
         assert (DOCS / "figures" / name).is_file()
 
 
+def test_the_readme_runs_on_two_networks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pair = [
+        torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.ReLU(), torch.nn.Linear(7, 3))
+        for _ in range(2)
+    ]
+    batches = [(torch.randn(16, 5), torch.arange(16) % 3)]
+    given = {
+        **{"model_a": pair[0], "model_b": pair[1], "example_inputs": torch.randn(4, 5)},
+        **{"train_batches": batches, "test_batches": batches},
+    }
+    assert "weight matching" in run(DOCS.parent / "README.md", tmp_path, given)
+
+
 def test_pages_are_run_as_they_stand(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

@@ -50,7 +50,7 @@ def test_what_turns_is_told_with_what_is_folded(here: Path) -> None:
     assert "what does not turn:\n   aten.relu: acts entry by entry" in result.output
     assert "what is folded:\n   norm.weight into up.weight" in result.output
     shown = result.output.partition("\n")[2].partition("what stays:")[0]
-    assert shown in (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert shown in (Path(__file__).resolve().parents[1] / "docs" / "use" / "specs.md").read_text(encoding="utf-8")
     assert "verified by verify_spec on Net" in result.output
     spec = lmc.PermutationSpec.from_json(here / "spec.json")
     assert not spec.only_permutes

@@ -345,9 +345,9 @@ def test_an_owner_that_is_none_is_caught_by_trying(monkeypatch: pytest.MonkeyPat
     assert any("please report" in note for note in lmc.derive_spec(model, inputs).explain().notes)
 
 
-def test_the_readme_and_the_table_of_rules_say_what_is() -> None:
+def test_the_page_on_specs_and_the_table_of_rules_say_what_is() -> None:
     root = Path(__file__).parent.parent.parent
     told = str(lmc.derive_spec(models.Attention(), torch.randn(2, 5, 6)).explain())
-    assert told in (root / "README.md").read_text(encoding="utf-8")
+    assert told in (root / "docs" / "use" / "specs.md").read_text(encoding="utf-8")
     assert (root / "docs" / "rules.md").read_text(encoding="utf-8") == table()
     assert all((rule.__doc__ or "").strip() for rule in look.RULES.values())
