@@ -1,6 +1,7 @@
 """Builds the native core; everything else about the package is in pyproject.toml."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ HEADERS = [str(path) for path in sorted(Path("csrc").glob("*.hpp"))]
 # depend on where one sees fit to fuse a product with a sum: the core writes that out. (MSVC does so by default.)
 # They come last on the line: where CXXFLAGS is set, setuptools leaves out the flags that Python was built with, and
 # with them all optimisation.
+# LMC_FAST_CFLAGS comes behind even these: for a core with sanitizers, say.
 FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off"]
+FLAGS += os.environ.get("LMC_FAST_CFLAGS", "").split()
 
 
 class BuildCore(build_ext):

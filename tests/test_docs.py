@@ -43,8 +43,11 @@ def test_the_readme_runs_on_two_networks(tmp_path: Path) -> None:
     ]
     batches = [(torch.randn(16, 5), torch.arange(16) % 3)]
     given = {
-        "model_a": pair[0], "model_b": pair[1], "example_inputs": torch.randn(4, 5),
-        "train_batches": batches, "test_batches": batches,
+        "model_a": pair[0],
+        "model_b": pair[1],
+        "example_inputs": torch.randn(4, 5),
+        "train_batches": batches,
+        "test_batches": batches,
     }
     assert "weight matching" in run(DOCS.parent / "README.md", tmp_path, given)
 

@@ -63,6 +63,13 @@ def test_flags_of_the_environment_take_no_optimisation_away(clone: Path) -> None
         assert "-ffp-contract=off" in line
 
 
+def test_a_core_for_the_debugger_can_be_had(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMC_FAST_CFLAGS", "-O1 -fsanitize=address")
+    for line in compiled(clone, "-g"):
+        assert [flag for flag in line if flag.startswith("-O")][-1] == "-O1"
+        assert "-fsanitize=address" in line
+
+
 def test_other_flags_and_headers_compile_anew_and_nothing_else_does(clone: Path) -> None:
     every = len(compiled(clone, "-g"))
     assert compiled(clone, "-g") == []
