@@ -86,6 +86,9 @@ def interrupt() -> None:
 
 def listen() -> None:
     """From now on a signal to stop raises `Stopped`, and ends the process where that is not heard soon."""
+    global _told, _why
+    # Of a command that this process, or the one that it was forked from, has run before.
+    _told, _why = False, None
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         return
     heard, said = os.pipe()
