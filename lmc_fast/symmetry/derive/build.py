@@ -206,6 +206,10 @@ def _picked_apart(terms: Terms, term: Term) -> Term:
             parts = [terms.at(terms.product(rest), factor, index) for index in range(factor.size)]
             inner = terms.sum(_picked_apart(terms, part) for part in parts)
             return _picked_apart(terms, terms.product([*factors[:position], inner]))
+        if factor.is_sum and not picked.isdisjoint(terms.atoms(factor)):
+            # What was picked from stands in parts that are laid end to end: what is behind them goes with each.
+            inner = terms.sum(_picked_apart(terms, terms.product([part, *rest])) for part in terms.parts(factor))
+            return _picked_apart(terms, terms.product([*factors[:position], inner]))
     return terms.product(factors) if factors else term
 
 
