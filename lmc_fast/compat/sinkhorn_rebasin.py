@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,7 +103,7 @@ class RebasinNet(nn.Module):
         self.n_iter = check_int("n_iter", n_iter, 1)
         for name in remove_nodes:
             check_type("remove_nodes", name, str, "names of permutations")
-        self._generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
+        self._rng = np.random.default_rng(check_int("seed", seed, 0))
         inputs = random_inputs("input_shape", input_shape, model)
         self.spec = derived_spec(model, inputs, leave_out=remove_nodes, argument="remove_nodes").whole
         self.names = list(self.spec.groups)
@@ -110,7 +111,7 @@ class RebasinNet(nn.Module):
         self._models = (copied(model), copied(model))
         like = next(model.parameters(), torch.empty(0))
         shapes = [self._shape(name) for name in self.names]
-        noise = [torch.randn(shape, generator=self._generator) * 0.1 for shape in shapes]
+        noise = [torch.from_numpy(0.1 * self._rng.standard_normal(shape)) for shape in shapes]
         self.p = nn.ParameterList(
             [(torch.eye(shape[-1]) + more).to(like) for shape, more in zip(shapes, noise, strict=True)]
         )
@@ -122,7 +123,7 @@ class RebasinNet(nn.Module):
     def random_init(self) -> None:
         """Set all scores to those of random permutations."""
         for p in self.p:
-            order = torch.argsort(torch.rand(p.shape[:-1], generator=self._generator), dim=-1)
+            order = torch.from_numpy(self._rng.random(p.shape[:-1]).argsort(-1))
             p.data = torch.eye(p.shape[-1])[order].to(p.data)
 
     def identity_init(self) -> None:
@@ -198,11 +199,6 @@ class RebasinNet(nn.Module):
     @staticmethod
     def _batched(p: Tensor) -> Tensor:
         return p[None] if p.ndim == 2 else p
-
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        """Forget gradients of the scores, and of what the model was given."""
-        self._models[1].zero_grad(set_to_none)
-        super().zero_grad(set_to_none)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> RebasinNet:
         # The given model goes where the scores go: `to`, `cuda` and their kin all come through here.
@@ -329,7 +325,7 @@ class RndLoss(_OnTheLine):
         self, modela: nn.Module | None = None, criterion: Callable[..., Tensor] | None = None, *, seed: int = 0
     ) -> None:
         super().__init__(modela, criterion)
-        self._generator = torch.Generator().manual_seed(check_int("seed", seed, 0))
+        self._rng = np.random.default_rng(check_int("seed", seed, 0))
 
     def _point(self) -> float:
-        return float(torch.rand((), generator=self._generator))
+        return float(self._rng.random())
