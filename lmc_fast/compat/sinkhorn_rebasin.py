@@ -280,7 +280,8 @@ class DistCosineLoss(_Distance):
 
     def _of(self, a: Tensor, b: Tensor) -> Tensor:
         norms = (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)).clamp_min(1e-8)
-        return 3 - (a * b).sum() / norms
+        cosine: Tensor = (a * b).sum() / norms
+        return 3 - cosine
 
 
 class _OnTheLine(_Loss):
