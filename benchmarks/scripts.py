@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ COLUMNS = (
 )
 
 
+BEGIN, END = "<!-- table of scripts -->", "<!-- end of the table -->"
+
+
 def register(commands: argparse._SubParsersAction) -> None:
     """Add `scripts`."""
     parser = commands.add_parser("scripts", help="searches of research code, with our import line and with their own")
@@ -44,6 +48,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--width", type=int, default=256, help="of the three hidden layers (default 256)")
     parser.add_argument("--pairs", type=int, default=2, help="of trained models; means are told (default 2)")
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument(
+        "--page", type=Path, help=f"a page to write the table into, between the lines {BEGIN!r} and {END!r}"
+    )
     add_out(parser)
     parser.set_defaults(run=run)
 
@@ -94,7 +101,42 @@ def run(arguments: argparse.Namespace) -> int:
             )
         print(table(report.rows, _SHOWN))
         print(f"rows: {report.path}")
+        if arguments.page is not None:
+            put_table(arguments.page, report.rows)
     return int(failed)
+
+
+def put_table(page: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as a table between the two lines of a page that say where; ValueError if it has none."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(f"{BEGIN}\n")
+    _, found, after = rest.partition(f"{END}\n")
+    if not found:
+        raise ValueError(f"--page must have a line {BEGIN!r} and behind it a line {END!r}, and {page} has not")
+    page.write_text(f"{before}{BEGIN}\n{markdown(rows)}{END}\n{after}", encoding="utf-8")
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for a page; numbers may be texts, as a CSV has them."""
+    lines = [
+        "| script, what is called | import line | objective: ours, theirs | processor time: ours, theirs | ratio |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        theirs, ours = row["import_line"].split(" -> ")
+        both = [_two(row, "objective", "{:.2f}"), _two(row, "seconds", "{:.3f} s")]
+        ratio = f"{float(row['ratio']):.2f}" if row["ratio"] not in (None, "") else "-"
+        lines.append(
+            f"| {row['script']}: `{row['what']}` | `{theirs}`, now `{ours}` | {both[0]} | {both[1]} | {ratio} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _two(row: Mapping[str, Any], column: str, form: str) -> str:
+    """Our number and theirs, or that theirs is not there."""
+    theirs = row[f"their_{column}"]
+    other = form.format(float(theirs)) if theirs not in (None, "") else "not there"
+    return f"{form.format(float(row[column]))}, {other}"
 
 
 def _clone(text: str) -> tuple[str, Path]:
