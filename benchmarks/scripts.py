@@ -151,6 +151,11 @@ def _middle(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: a[name].lerp(b[name], 0.5) for name in a}
 
 
+def start(command: Sequence[str]) -> None:
+    """One side, in a process of its own."""
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 def _side(name: str, pairs: list[Any], width: int, clone: Path | None, loss_of: Any) -> dict[str, Any]:
     """Means over the pairs: of <a, pi(b)>, processor time, and the loss half-way; or why there are none."""
     found: dict[str, list[float]] = {"objective": [], "seconds": [], "loss": []}
@@ -161,7 +166,7 @@ def _side(name: str, pairs: list[Any], width: int, clone: Path | None, loss_of: 
             torch.save({"a": a, "b": b, "width": width}, pair)
             command = [sys.executable, "-m", "benchmarks.script_sides", name, str(pair), str(result)]
             command += [] if clone is None else ["--clone", str(clone)]
-            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            start(command)
             told = torch.load(result, weights_only=True)
             if "why" in told:
                 return {"status": f"theirs does not run: {told['why']}"}

@@ -280,3 +280,21 @@ def test_what_stands_for_an_array_is_never_read(monkeypatch: pytest.MonkeyPatch)
         weight_matching(0, FLAX, inside, inside)
     with pytest.raises(TypeError, match=r"perm\['P_0'\] must be known, but is traced by JAX"):
         apply_permutation(SPEC, {"P_0": traced["P_0"], "P_1": traced["P_1"]}, {"layer0.bias": torch.ones(6)})
+
+
+def test_types_that_torch_has_not_are_read_as_what_holds_them() -> None:
+    given = {k: w.numpy().astype(np.longdouble) for k, w in A.items()}
+    other = {k: w.numpy().astype(np.longdouble) for k, w in B.items()}
+    assert same(weight_matching(SPEC, given, other, silent=True), weight_matching(SPEC, A, B, silent=True))
+
+    class Narrow:
+        """As a bfloat16 array of ml_dtypes: numpy holds it under a kind of its own."""
+
+        def __init__(self, inside: np.ndarray) -> None:
+            self.inside, self.shape = inside, inside.shape
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            return self.inside.astype(object)
+
+    narrow = [{k: Narrow(w.numpy()) for k, w in state.items()} for state in (A, B)]
+    assert same(weight_matching(SPEC, *narrow, silent=True), weight_matching(SPEC, A, B, silent=True))

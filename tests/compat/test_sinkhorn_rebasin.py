@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import randomise
+from lmc_fast.compat import sinkhorn_rebasin
 from lmc_fast.compat.sinkhorn_rebasin import (
     DistCosineLoss,
     DistL1Loss,
@@ -235,6 +236,12 @@ def test_losses_are_their_formulas(model: nn.Module) -> None:
     random = RndLoss(model, seed=3)
     assert random(other, x, y) != random(other, x, y)
     assert RndLoss(model, seed=3)(other, x, y) == RndLoss(model, seed=3)(other, x, y)
+
+
+def test_a_loss_of_one_s_own_says_what_it_lacks(model: nn.Module) -> None:
+    for base, call in ((sinkhorn_rebasin._Distance, (model,)), (sinkhorn_rebasin._OnTheLine, (model, 0, 0))):
+        with pytest.raises(NotImplementedError, match="Mine must define _"):
+            type("Mine", (base,), {})(model)(*call)
 
 
 def test_matching_is_an_assignment() -> None:
