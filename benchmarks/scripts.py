@@ -113,22 +113,21 @@ def put_table(page: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     _, found, after = rest.partition(f"{END}\n")
     if not found:
         raise ValueError(f"--page must have a line {BEGIN!r} and behind it a line {END!r}, and {page} has not")
-    page.write_text(f"{before}{BEGIN}\n{markdown(rows)}{END}\n{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n{END}\n{after}", encoding="utf-8")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows for a page; numbers may be texts, as a CSV has them."""
     lines = [
-        "| script, what is called | import line | objective: ours, theirs | processor time: ours, theirs | ratio |",
-        "| --- | --- | --- | --- | --- |",
+        "| script, what is called | import line | objective: ours, theirs | loss half-way | processor time | ratio |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         theirs, ours = row["import_line"].split(" -> ")
-        both = [_two(row, "objective", "{:.2f}"), _two(row, "seconds", "{:.3f} s")]
+        columns = {"objective": "{:.2f}", "midpoint_loss": "{:.3f}", "seconds": "{:.3f} s"}
+        both = " | ".join(_two(row, column, form) for column, form in columns.items())
         ratio = f"{float(row['ratio']):.2f}" if row["ratio"] not in (None, "") else "-"
-        lines.append(
-            f"| {row['script']}: `{row['what']}` | `{theirs}`, now `{ours}` | {both[0]} | {both[1]} | {ratio} |"
-        )
+        lines.append(f"| {row['script']}: `{row['what']}` | `{theirs}`, now `{ours}` | {both} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
