@@ -75,10 +75,11 @@ def test_the_search_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], options: dict[str, Any]
 ) -> None:
     told: dict[str, Any] = {}
+    search = lmc.weight_matching
 
     def matched(*models: Any, **given: Any) -> lmc.Matching:
         told.update(given)
-        return lmc.weight_matching(*models, **given)
+        return search(*models, **given)
 
     monkeypatch.setattr("lmc_fast.matching.weight_matching", matched)
     result = run(*ALIGN, *flags)
@@ -86,7 +87,7 @@ def test_the_search_is_told(
     spec = lmc.PermutationSpec.from_json("spec.json")
     a, b = (load_checkpoint(f"{name}.safetensors") for name in "ab")
     assert {name: list(told[name]) if name == "freeze" else told[name] for name in options} == options
-    assert written_is(lmc.weight_matching(a, b, spec, **options))
+    assert written_is(search(a, b, spec, **options))
 
 
 def save_inputs() -> None:
