@@ -6,7 +6,12 @@ from ._version import __version__ as __version__
 # By the room that has them. They are imported when they are first asked for: this package takes a while, and torch a
 # longer one. `__init__.pyi` says the same to type checkers.
 NAMES = {
-    "_backend": ("backends",),
+    "_backend": (
+        "backends",
+    ),
+    "_progress": (
+        "Logger",
+    ),
     "analysis": (
         "BarrierCurve",
         "DistanceDecomposition",
@@ -48,6 +53,7 @@ NAMES = {
         "weight_matching",
     ),
     "merging": (
+        "fisher_weights",
         "interpolate",
         "merge",
         "rebase",

@@ -3,6 +3,9 @@
 from ._backend import (
     backends,
 )
+from ._progress import (
+    Logger,
+)
 from ._version import (
     __version__,
 )
@@ -47,6 +50,7 @@ from .matching import (
     weight_matching,
 )
 from .merging import (
+    fisher_weights,
     interpolate,
     merge,
     rebase,
@@ -60,8 +64,8 @@ from .symmetry import (
     Explanation,
     Group,
     Inputs,
-    Permutations,
     PermutationSpec,
+    Permutations,
     Segment,
     SymmetryError,
     Transforms,
@@ -80,6 +84,7 @@ __all__ = [
     "Group",
     "InputAlignment",
     "Inputs",
+    "Logger",
     "LossLandscape",
     "ManyMatching",
     "Matching",
@@ -100,6 +105,7 @@ __all__ = [
     "derive_spec",
     "distance_decomposition",
     "evaluate",
+    "fisher_weights",
     "fold_norms",
     "input_alignment",
     "interpolate",

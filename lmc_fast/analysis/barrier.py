@@ -154,7 +154,7 @@ def loss_barrier(
         loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every lambda, the ends
             included, as by `reestimate_batchnorm`; else they are interpolated as weights are.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
 
     Returns:
         A `BarrierCurve`.
@@ -180,7 +180,8 @@ def loss_barrier(
             merged = interpolate(state, model_b, chunk, match)
             found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for lam, score in zip(chunk, found, strict=True):
-                advance(f"lambda {lam:.2f}: loss {score[0]:.4f}")
+                accuracy = {} if score[1] is None else {"accuracy": score[1]}
+                advance(f"lambda {lam:.2f}: loss {score[0]:.4f}", **{"lambda": lam, "loss": score[0], **accuracy})
             scores += found
     accuracies = [accuracy for _, accuracy in scores if accuracy is not None]
     return BarrierCurve(

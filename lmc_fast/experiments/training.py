@@ -70,5 +70,5 @@ def train(
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
-                advance(f"loss {loss.item():.4f}")
+                advance(f"loss {loss.item():.4f}", loss=loss.item())
     return model.eval()

@@ -101,7 +101,7 @@ def sinkhorn_matching(
         seed: of a random start and of the random points. Same inputs and same seed, same result; the global
             generators are neither read nor moved.
         device: where to compute; None: where model a's tensors are. Assignments are solved on the CPU.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: what the spec is derived from, where it is left out and there is no batch that will do.
 
     Returns:
@@ -180,7 +180,8 @@ def sinkhorn_matching(
             optimizer.zero_grad()
             reached = _finite(judge.of_matrices(matrices), step)
             optimizer.step()
-            advance(f"loss {reached:.4g}, of the best permutations {best_loss:.4g}")
+            note = f"loss {reached:.4g}, of the best permutations {best_loss:.4g}"
+            advance(note, loss=reached, best_loss=best_loss)
     return Matching(
         choice=Permutations(spec, best.choices),
         objective=pair.objective(best),
