@@ -6,22 +6,23 @@ from ._version import __version__ as __version__
 # By the room that has them. They are imported when they are first asked for: this package takes a while, and torch a
 # longer one. `__init__.pyi` says the same to type checkers.
 NAMES = {
-    "_backend": (
-        "backends",
-    ),
-    "_progress": (
-        "Logger",
-    ),
+    "_backend": ("backends",),
+    "_progress": ("Logger",),
     "analysis": (
         "BarrierCurve",
         "DistanceDecomposition",
+        "HessianTrace",
         "InputAlignment",
         "LossLandscape",
         "SpectralAlignment",
         "SpectralFactors",
         "TaylorBarrier",
+        "TemperatureFit",
+        "Tempered",
+        "calibrate_temperature",
         "distance_decomposition",
         "evaluate",
+        "hessian_trace",
         "input_alignment",
         "loss_barrier",
         "loss_landscape",
@@ -53,10 +54,13 @@ NAMES = {
         "weight_matching",
     ),
     "merging": (
+        "ZipResult",
+        "Zipped",
         "fisher_weights",
         "interpolate",
         "merge",
         "rebase",
+        "zip_models",
     ),
     "repairing": (
         "reestimate_batchnorm",
@@ -70,6 +74,7 @@ NAMES = {
         "PermutationSpec",
         "Permutations",
         "Segment",
+        "SoftPermutations",
         "SymmetryError",
         "Transforms",
         "architectures",

@@ -14,6 +14,7 @@ from lmc_fast import architectures
 from lmc_fast._progress import tracking
 from lmc_fast.experiments.datasets import Dataset
 from lmc_fast.experiments.training import train
+from lmc_fast.symmetry.transforms import random_choice
 
 
 class Kept:
@@ -73,9 +74,9 @@ METHODS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
         "barrier",
         {"lambda", "loss", "accuracy"},
     ),
-    "barriers": (lambda log: lmc.pairwise_barriers([A, B, C], BATCHES, progress=log), "barriers", {"barrier"}),
+    "barriers": (lambda log: lmc.pairwise_barriers([A, B, C], None, BATCHES, progress=log), "barriers", {"barrier"}),
     "landscape": (
-        lambda log: lmc.loss_landscape([A, B, C], BATCHES, count=3, progress=log),
+        lambda log: lmc.loss_landscape([A, B, C], BATCHES, points=3, progress=log),
         "landscape",
         {"loss"},
     ),
@@ -90,7 +91,11 @@ METHODS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
         {"objective"},
     ),
     "activations": (lambda log: lmc.activation_matching(A, B, BATCHES, SPEC, progress=log), "activations", set()),
-    "training": (lambda log: train(lambda: network(0), DATA, seed=0, epochs=2, batch_size=8, progress=log), "training", {"loss"}),
+    "training": (
+        lambda log: train(lambda: network(0), DATA, seed=0, epochs=2, batch_size=8, progress=log),
+        "training",
+        {"loss"},
+    ),
 }
 
 
@@ -116,21 +121,22 @@ def test_numbers_are_those_of_the_result() -> None:
     assert kept.of("straight-through", "objective") == [sweep.objective for sweep in learned.history]
 
 
-def turning() -> tuple[list[nn.Module], lmc.PermutationSpec]:
-    torch.manual_seed(0)
-    pair: list[nn.Module] = [nn.Sequential(nn.Linear(5, 6, bias=False), nn.Linear(6, 3)) for _ in range(2)]
-    axes = {"0.weight": ("T", None), "1.weight": (None, "T"), "1.bias": (None,)}
-    return pair, lmc.PermutationSpec.from_axes(axes, [lmc.Group("T", kind="orthogonal")])  # type: ignore[arg-type]
-
-
 def test_what_turns_is_told_alike() -> None:
-    pair, spec = turning()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Linear(6, 3))
+    axes = {"0.weight": ("T", None), "1.weight": (None, "T"), "1.bias": (None,)}
+    spec = lmc.PermutationSpec.from_axes(axes, [lmc.Group("T", kind="orthogonal")]).bind(model)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model[1].weight *= 10
+    turned, other = (random_choice(spec, seed).apply(model) for seed in (1, 2))
+    # Answers that both know, and the mean of both does not.
+    known = [(x, model(x).argmax(1)) for x, _ in BATCHES]
     kept = Kept()
-    lmc.weight_matching(*pair, spec, progress=kept)
-    assert len(kept.of("weight matching", "gained")) >= 1
-    lmc.learned_matching(*pair, BATCHES, spec, steps=2, progress=kept)
+    lmc.learned_matching(model, turned, known, spec, init="identity", steps=2, checks=1, progress=kept)
     assert len(kept.of("learning", "loss")) == 2 and min(kept.of("learning", "barrier")) >= 0
-    lmc.match_many([*pair, turning()[0][0]], spec, progress=kept)
+    lmc.weight_matching(model, turned, spec, progress=kept)
+    assert len(kept.of("weight matching", "gained")) >= 1
+    lmc.match_many([model, turned, other], spec, progress=kept)
     assert len(kept.of("many models", "gained")) >= 1
 
 
@@ -160,5 +166,5 @@ def test_an_error_in_a_logger_ends_the_work() -> None:
 
 
 def test_what_is_no_logger_is_named() -> None:
-    with pytest.raises(TypeError, match="progress must be a bool or a function .* or a Logger"):
+    with pytest.raises(TypeError, match=r"progress must be a bool or a function .* or a Logger"):
         lmc.loss_barrier(A, B, BATCHES, progress={"log": print})  # type: ignore[arg-type]
