@@ -38,6 +38,7 @@ NAMES = {
         "linear_sum_assignment",
         "linear_sum_assignment_batched",
     ),
+    "checkpoints": ("save_interpolated",),
     "large": (
         "MergeResult",
         "merge_checkpoints",

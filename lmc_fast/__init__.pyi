@@ -39,6 +39,9 @@ from .assignment import (
     linear_sum_assignment,
     linear_sum_assignment_batched,
 )
+from .checkpoints import (
+    save_interpolated,
+)
 from .large import (
     MergeResult,
     merge_checkpoints,
@@ -139,6 +142,7 @@ __all__ = [
     "rebase_checkpoints",
     "reestimate_batchnorm",
     "repair",
+    "save_interpolated",
     "singular_factors",
     "sinkhorn_matching",
     "spectral_alignment",

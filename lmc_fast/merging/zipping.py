@@ -23,7 +23,16 @@ from .._batches import Batch, check_batches
 from .._calls import Calls, Forward, check_forward, in_eval
 from .._checks import check_finite, check_type
 from .._derived import derived_weights
-from .._models import accumulate_dtype, check_numbers, check_same_tensors, copied, load_tensors, tensors_of, unwrapped
+from .._models import (
+    accumulate_dtype,
+    check_numbers,
+    check_same_tensors,
+    copied,
+    device_of,
+    load_tensors,
+    tensors_of,
+    unwrapped,
+)
 from .._modes import neutral
 from .._nested import leaves as leaves_in
 from .._progress import Progress
@@ -158,7 +167,8 @@ def zip_models(
     load_tensors(trunk, merged)
     model: nn.Module = trunk
     if boundary is not None:
-        heads = [copied(each).eval() for each in (model_a, model_b)]
+        # Both where the trunk is.
+        heads = [copied(model_a).eval(), copied(model_b).eval().to(device_of(model_a))]
         heads_of(heads, boundary.trunk, boundary.up_to, [boundary.gathered(clusters, k) for k in (0, 1)])
         without(trunk, {name: nn.Identity() for name in boundary.behind})
         model = Zipped(trunk, heads, boundary.up_to, boundary.trunk).eval()
@@ -194,7 +204,7 @@ def _summed_axes(model: nn.Module, state: Mapping[str, Tensor], spec: Permutatio
         if not isinstance(layer, KNOWN):
             raise ValueError(
                 f"model_a must be of layers of which it is known how they use their units, but {name!r} is of "
-                f"{'none' if layer is None else type(layer).__name__}"
+                f"{type(layer).__name__}"
             )
         other = uses.setdefault(tensor_identity(state[name]), name)
         if other != name:

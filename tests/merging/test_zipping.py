@@ -195,7 +195,8 @@ class Around(nn.Module):
         super().__init__()
         self.kind = kind
         self.up, self.middle, self.down = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-        self.bare = nn.Parameter(torch.zeros(5))
+        if kind == "bare":
+            self.bare = nn.Parameter(torch.zeros(5))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Any:
@@ -248,7 +249,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "no-module": (around("plain", up_to="sideways"), "up_to must name a module of the models, got 'sideways'"),
     "again": (around("plain", again=1.5), r"again must be in 0..1, got 1.5"),
     "within": (around("plain", within=-1), r"within must be in 0..1, got -1"),
-    "parameter": (lambda x: lmc.zip_models(Bare(), Bare(), [x]), "how they use their units, but 'w' is of none"),
+    "parameter": (lambda x: lmc.zip_models(Bare(), Bare(), [x]), "how they use their units, but 'w' is of Bare"),
     "tied": (lambda x: lmc.zip_models(Tied(), Tied(), [x]), "'first.weight' and 'second.weight' are tied: untie"),
     "owned": (attention, "spec must have groups that nothing owns, but"),
     "weight-norm": (normed, "must have weights of its own, but '0.weight' is weight norm"),
