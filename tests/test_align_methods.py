@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -123,12 +124,14 @@ def test_activations_are_matched(folder: Path, data: str, prepare: object) -> No
     assert match.permutations.moved and written_is(match)
 
 
-def test_activations_on_images_by_name(folder: Path) -> None:
-    assert run(*AM, "--data", "digits", "--batch-size", "800").exit_code == 0
-    from lmc_fast.experiments.datasets import digits
+def test_activations_on_image_files(folder: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez("images.npz", images=images, labels=np.arange(60) % 5)
+    assert run(*AM, "--data", "images.npz", "--batch-size", "20").exit_code == 0
+    from lmc_fast.experiments.datasets import load_dataset
 
     spec = lmc.PermutationSpec.from_json("spec.json")
-    assert written_is(lmc.activation_matching(*pair(), digits().train_batches(800), spec))
+    assert written_is(lmc.activation_matching(*pair(), load_dataset("images.npz").train_batches(20), spec))
 
 
 REFUSED = {

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from .._batches import ABSENT, check_batches
 from .._calls import Calls, Forward, in_eval, logits_of, plain_targets
 from .._checks import check_finite, describe
-from .._derived import derived_weights
-from .._models import copied, tensors_of, unwrapped
+from .._models import copied, unwrapped
 from .._modes import neutral
 from .._results import Result
 
@@ -100,8 +99,6 @@ class TemperatureFit(Result):
         weight = getattr(last, "weight", None)
         if last is None or not isinstance(weight, nn.Parameter):
             raise ValueError(f"layer must name a layer with a weight of its own, got {layer!r}")
-        if any(one.name == f"{layer}.weight" for one in derived_weights(module, tensors_of("model", module))):
-            raise ValueError(f"layer must have a weight of its own, but that of {layer!r} is computed from others")
         users = sum(any(p is weight for p in part.parameters(recurse=False)) for part in parts.values())
         if users > 1:
             raise ValueError(f"layer must have a weight of its own, but that of {layer!r} is another layer's too")
@@ -210,7 +207,7 @@ def _sharpness(logits: Tensor, targets: Tensor) -> float:
         low, high = (s, high) if slope < 0 else (low, s)
         step = s - slope / curvature if curvature > 0 else 0.0
         new = step if low < step < high else 0.5 * (low + high)
-        if abs(new - s) <= 1e-12 * s:
-            return new
-        s = new
+        s, moved = new, abs(new - s)
+        if moved <= 1e-12 * s:
+            break
     return s

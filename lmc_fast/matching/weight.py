@@ -58,7 +58,7 @@ def weight_matching(
     restarts: int = 1,
     weights: Mapping[str, float] | None = None,
     entry_weights: Sequence[Mapping[str, Tensor]] | None = None,
-    entry_weighting: str = "product",
+    entry_weighting: str = "sum",
     similarity: str = "inner",
     freeze: Iterable[str] = (),
     max_sweeps: int = 100,
@@ -99,9 +99,9 @@ def weight_matching(
             is made least then is sum w (theta_a - pi(theta_b))^2 over all entries; its half, below zero, is the
             objective, and its root are the distances. It takes three or four products in place of one and as many times
             the memory, permutations alone, and coordinate descent in place of the spectral search.
-        entry_weighting: "product": w = w_a pi(w_b), to which those entries count that are of weight in both models;
-            or "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both models' losses
-            rise by half-way where the weights are the curvatures.
+        entry_weighting: "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both
+            models' losses rise by half-way where the weights are the curvatures; or "product": w = w_a pi(w_b), to
+            which those entries count that are of weight in both models, and which merges digits worse.
         similarity: "inner": units count by their lengths. Or "cosine": every row of a parameter (the incoming weights
             of one unit) counts by its direction alone, and a bias or another parameter of one axis by its own; the
             objective is that of rows of length 1. For permutations alone.

@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "computed": (
         lambda: FIT.apply(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))), layer="0"),
         ValueError,
-        "layer must name a layer with a weight of its own|is computed from others",
+        "layer must name a layer with a weight of its own",
     ),
     "temperature": (lambda: lmc.Tempered(Given(), 0.0), ValueError, "temperature must be above 0, got 0.0"),
     "no-logits": (lambda: lmc.Tempered(nn.LSTM(2, 2), 2.0)(torch.ones(1, 2)), TypeError, "module must give logits, or"),

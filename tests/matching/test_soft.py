@@ -44,6 +44,7 @@ def test_units_are_mixed_on_every_axis() -> None:
     expected = {"w1": p @ b["w1"], "b1": p @ b["b1"], "w2": q @ b["w2"] @ p.T, "w3": b["w3"] @ q.T, "steps": b["steps"]}
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor)
+    assert torch.equal(soft.bound_to(SPEC)["P"], soft["P"])
     assert len(soft) == 2 and list(soft) == ["P", "Q"] and soft.hardness == pytest.approx(0.625)
     assert "2 groups, 62.5 % hard" in repr(soft)
 

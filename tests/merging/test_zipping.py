@@ -242,7 +242,32 @@ def normed(data: Tensor) -> Any:
     return lmc.zip_models(model, model, [data])
 
 
+class Joined(nn.Module):
+    """Two groups on one dimension, and maybe a norm that never runs."""
+
+    def __init__(self, idle: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(5, 4), nn.Linear(5, 3), nn.Linear(7, 3)
+        self.together = nn.Identity()
+        if idle:
+            self.idle = nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.together(torch.cat([self.one(x), self.two(x)], 1))))
+
+
+def joined(data: Tensor) -> Any:
+    return lmc.zip_models(Joined(False), Joined(False), [data], example_inputs=data[:2], up_to="together")
+
+
+def idle(data: Tensor) -> Any:
+    spec = lmc.PermutationSpec.from_axes({"idle.weight": ("U",), "idle.bias": ("U",)})
+    return lmc.zip_models(Joined(True), Joined(True), [data], spec)
+
+
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "two-groups": (joined, "up_to must give the units of one group along one dimension, but 'together' does not"),
+    "never-seen": (idle, "no operation shows the units of group 'U' alone"),
     "around": (around("around", up_to="middle"), "what is behind 'middle' has other ways to the inputs"),
     "twice": (around("plain", up_to="relu"), "a module that runs once and gives one tensor, but 'relu' runs 2 times"),
     "bare": (around("bare", up_to="middle"), "'bare' belongs to a module that does not run before or behind"),
