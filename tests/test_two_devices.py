@@ -39,13 +39,13 @@ def pair() -> tuple[nn.Module, nn.Module, lmc.PermutationSpec]:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_a_model_without_numbers_is_named(call: Callable[..., Any], pair: tuple[Any, Any, lmc.PermutationSpec]) -> None:
-    with pytest.raises((TypeError, ValueError), match="meta|has no numbers|must hold numbers|without numbers"):
+    with pytest.raises((TypeError, ValueError), match=r"meta|has no numbers|must hold numbers|without numbers"):
         call(pair[0], pair[1].to("meta"), pair[2])
 
 
 def state_of(result: Any) -> dict[str, torch.Tensor]:
     if isinstance(result, lmc.Matching):
-        return {name: order for name, order in result.permutations.items()}
+        return dict(result.permutations)
     if isinstance(result, lmc.BarrierCurve):
         return {"loss": torch.from_numpy(result.loss)}
     model = result.model if isinstance(result, lmc.ZipResult) else result

@@ -44,6 +44,11 @@ class Tempered(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
 
+    @property
+    def reads_as(self) -> nn.Module:
+        """The module whose arguments this one takes."""
+        return self.module
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = self.module(*args, **kwargs)
         logits = logits_of(outputs)

@@ -36,8 +36,8 @@ def clusters_of(
     # Which models have units in a cluster, and how many more may join one of their own.
     holds = np.stack([label < count, label >= count])
     left = [int(within * count + 1e-9)] * 2
-    for of_model in holds:
-        if left[0] == 0:
+    if left[0] == 0:
+        for of_model in holds:
             near[np.ix_(of_model, of_model)] = -np.inf
     best = near.argmax(axis=1)
     value = near[label, best]
@@ -50,13 +50,16 @@ def clusters_of(
         row[[i, j]] = -np.inf
         stale = np.isin(best, (i, j))
         for model, of_model in enumerate(holds):
-            left[model] -= int(of_model[i] and of_model[j])
+            inside = bool(of_model[i] and of_model[j])
+            left[model] -= inside
             of_model[i] |= of_model[j]
             of_model[j] = False
             if left[model] == 0 and of_model[i]:
                 row[of_model] = -np.inf
-                near[np.ix_(of_model, of_model)] = -np.inf
-                stale |= of_model
+                if inside:
+                    # That was the last one.
+                    near[np.ix_(of_model, of_model)] = -np.inf
+                    stale |= of_model
         label[label == j] = i
         near[i], near[:, i] = row, row
         near[j], near[:, j] = -np.inf, -np.inf

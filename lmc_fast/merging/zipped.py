@@ -85,6 +85,11 @@ class Zipped(nn.Module):
         # One for all stand-ins, also in a copy of this module.
         self._tape = next(part.tape for part in heads[0].modules() if isinstance(part, Recalled))
 
+    @property
+    def reads_as(self) -> nn.Module:
+        """The module whose arguments this one takes."""
+        return self.trunk
+
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         records: dict[str, list[Any]] = {name: [] for name in self._names}
         with self._recording(records), contextlib.suppress(_Reached):

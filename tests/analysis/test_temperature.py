@@ -121,7 +121,9 @@ def test_what_is_applied_divides_logits_alone(model: nn.Module) -> None:
     torch.testing.assert_close(logits, x / fit.temperature)
     if not isinstance(outputs, Tensor):
         assert (outputs["hidden"] if isinstance(outputs, dict) else outputs.hidden) is x
-    assert lmc.evaluate(tempered, [(x, y)])[0] == pytest.approx(fit.loss)
+    # Batches are read as for the model inside.
+    for batch in ((x, y), {"x": x, "labels": y}):
+        assert lmc.evaluate(tempered, [batch])[0] == pytest.approx(fit.loss)
     assert "temperature=" in repr(tempered)
 
 

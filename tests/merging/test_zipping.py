@@ -150,7 +150,8 @@ def test_a_zipped_model_is_a_module_like_others() -> None:
     sum(output.square().sum() for output in zipped(x)).backward()
     assert float(zipped.trunk.features[0].weight.grad.abs().max()) > 0
     assert not zipped.training and not any(part.training for part in zipped.modules())
-    fresh = lmc.reestimate_batchnorm(zipped, [x])
+    # Batches are read as for the models: targets are no argument.
+    fresh = lmc.reestimate_batchnorm(zipped, [(x, torch.arange(len(x)))])
     assert not torch.equal(fresh.trunk.features[1].running_mean, zipped.trunk.features[1].running_mean)
 
 
@@ -261,7 +262,9 @@ def joined(data: Tensor) -> Any:
 
 
 def idle(data: Tensor) -> Any:
-    spec = lmc.PermutationSpec.from_axes({"idle.weight": ("U",), "idle.bias": ("U",)})
+    axes: dict[str, Any] = {f"{layer}.weight": (None, None) for layer in ("one", "two", "out")}
+    axes |= {f"{layer}.bias": (None,) for layer in ("one", "two", "out")}
+    spec = lmc.PermutationSpec.from_axes({**axes, "idle.weight": ("U",), "idle.bias": ("U",)})
     return lmc.zip_models(Joined(True), Joined(True), [data], spec)
 
 
