@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -56,11 +56,15 @@ class Tempered(nn.Module):
             raise TypeError(f"module must give logits, or outputs that have them, got {describe(outputs)}")
         if isinstance(outputs, Tensor):
             return logits / self.temperature
+        # A loss that came with the logits is not that of these.
+        changes = {"logits": logits / self.temperature, "loss": None}
+        if is_dataclass(outputs) and not isinstance(outputs, type):
+            names = {field.name for field in fields(outputs)}
+            return replace(outputs, **{name: value for name, value in changes.items() if name in names})
+        if isinstance(outputs, Mapping):
+            return {name: changes.get(name, value) for name, value in outputs.items()}
         tempered = copy(outputs)
-        if isinstance(tempered, MutableMapping):
-            tempered["logits"] = logits / self.temperature
-        else:
-            tempered.logits = logits / self.temperature
+        vars(tempered).update({name: value for name, value in changes.items() if hasattr(outputs, name)})
         return tempered
 
     def extra_repr(self) -> str:

@@ -46,7 +46,7 @@ def clusters_of(
         i, j = sorted((first, int(best[first])))
         # What one of the two may not be joined with, both may not.
         row = np.minimum(near[i], near[j])
-        row = np.where(row > 0, again * row, row)
+        row[row > 0] *= again
         row[[i, j]] = -np.inf
         stale = np.isin(best, (i, j))
         for model, of_model in enumerate(holds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,19 +97,27 @@ def test_targets_that_do_not_count() -> None:
 class Outputs:
     logits: Tensor
     hidden: Tensor
+    loss: Tensor | None = None
 
 
 class Attributed(Given):
     def forward(self, x: Tensor) -> Any:
-        return Outputs(x, x)
+        return Outputs(x, x, x.sum())
+
+
+class Plain(Given):
+    def forward(self, x: Tensor) -> Any:
+        return SimpleNamespace(logits=x, hidden=x)
 
 
 class Named(Given):
     def forward(self, x: Tensor) -> Any:
-        return {"logits": x, "hidden": x}
+        return {"logits": x, "hidden": x, "loss": x.sum()}
 
 
-@pytest.mark.parametrize("model", [Given(), Attributed(), Named()], ids=["tensor", "attribute", "mapping"])
+@pytest.mark.parametrize(
+    "model", [Given(), Attributed(), Plain(), Named()], ids=["tensor", "dataclass", "attribute", "mapping"]
+)
 def test_what_is_applied_divides_logits_alone(model: nn.Module) -> None:
     x, y = drawn(scale=0.4)
     fit = lmc.calibrate_temperature(model, [(x, y)])
@@ -143,6 +152,22 @@ def shared() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     return model
+
+
+def test_a_curve_is_calibrated_at_every_point() -> None:
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).double() for _ in range(2))
+    x, y = drawn()
+    seen, test = [(x[:120], y[:120])], [(x[120:], y[120:])]
+    plain = lmc.loss_barrier(a, b, test, lambdas=3, batchnorm_batches=seen)
+    curve = lmc.loss_barrier(a, b, test, lambdas=3, batchnorm_batches=seen, temperature_batches=seen)
+    assert plain.temperatures is None and curve.temperatures is not None
+    assert np.array_equal(curve.accuracy, plain.accuracy)  # type: ignore[arg-type]
+    for k, lam in enumerate((0.0, 0.5, 1.0)):
+        model = lmc.reestimate_batchnorm(lmc.interpolate(a, b, lam), seen)
+        fit = lmc.calibrate_temperature(model, seen)
+        assert curve.temperatures[k] == pytest.approx(fit.temperature)
+        assert curve.loss[k] == pytest.approx(lmc.evaluate(fit.apply(model), test)[0])
 
 
 FIT = lmc.TemperatureFit(0.5, 1.0, 0.5, 1.0, 1)
