@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._nested import mapped
+
 __all__ = ["Gathered", "Recalled", "Zipped", "heads_of", "without"]
 
 
@@ -58,7 +60,8 @@ class Recalled(nn.Module):
         self.tape, self.name, self.behind = tape, name, behind
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.tape.next_of(self.name)
+        # A copy: what comes next may write to it in place, and the other head is given it too.
+        output = mapped(self.tape.next_of(self.name), lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
         return output if self.behind is None else self.behind(output)
 
 

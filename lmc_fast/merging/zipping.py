@@ -229,7 +229,8 @@ def _merged(
     total = torch.zeros_like(pair[0], dtype=accumulate_dtype(pair[0].dtype))
     for model, tensor in enumerate(pair):
         wide = tensor.to(total)
-        carries, means = _matrices(spec, clusters, model, wide)
+        used = {group: clusters[group] for k in moving for group in axes[k].groups}
+        carries, means = _matrices(spec, used, model, wide)
         part = mixed(spec, name, wide, carries, inputs) if inputs else wide
         # Units that are no group's are the same in both models: their means are halves.
         total += mixed(spec, name, part, means, outputs) if outputs else part / 2
@@ -296,7 +297,8 @@ class _Boundary:
         def end(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if name == self.up_to:
-                    found.append(output)
+                    # What comes next may write to it in place.
+                    found.append(output.detach().clone() if isinstance(output, Tensor) else output)
                 if not found or name == self.up_to:
                     open_.discard(name)
                     ended.add(name)
@@ -316,7 +318,7 @@ class _Boundary:
             raise ValueError(
                 f"up_to must be a module that runs once and gives one tensor, but {self.up_to!r} runs {got}"
             )
-        return found[0].detach().clone(), ended, open_, after
+        return found[0], ended, open_, after
 
     def _outputs(self, model: nn.Module, replaced: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """The tensors that a model gives, and the boundary's output, in whose place another may be put."""
@@ -324,7 +326,7 @@ class _Boundary:
 
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             seen.append(output.detach().clone())
-            return replaced
+            return None if replaced is None else replaced.clone()
 
         handle = model.get_submodule(self.up_to).register_forward_hook(hook)
         try:

@@ -155,6 +155,21 @@ def test_a_zipped_model_is_a_module_like_others() -> None:
     assert not torch.equal(fresh.trunk.features[1].running_mean, zipped.trunk.features[1].running_mean)
 
 
+@pytest.mark.parametrize("up_to", ["0", "2", "6"])
+def test_what_writes_in_place_spoils_nothing(up_to: str, data: Tensor) -> None:
+    a, b = network(0), network(1)
+    plain = lmc.zip_models(a, b, [data], example_inputs=data[:2], up_to=up_to).model(data)
+    for model in (a, b):
+        for k in (1, 3, 5):
+            model[k] = nn.ReLU(inplace=True)
+        # Behind what gives the logits, where no units are gathered.
+        model.append(nn.Sigmoid() if up_to != "6" else nn.Hardtanh(-9, 9, inplace=True))
+    zipped = lmc.zip_models(a, b, [data], architectures.mlp(network(0)), up_to=up_to).model
+    for output, expected in zip(zipped(data), plain, strict=True):
+        torch.testing.assert_close(output, expected.sigmoid() if up_to != "6" else expected)
+    sum(output.sum() for output in zipped(data)).backward()
+
+
 def test_the_trunk_runs_once() -> None:
     a, b, x = convnets()
     zipped = lmc.zip_models(a, b, [x], architectures.vgg(a), up_to="features.6").model
