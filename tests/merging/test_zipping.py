@@ -69,7 +69,7 @@ def test_clusters_are_by_correlation_within_and_across(data: Tensor) -> None:
     with torch.no_grad():
         # Unit 4 of a is unit 2 of a, but for its size.
         a[0].weight[4], a[0].bias[4] = 2 * a[0].weight[2], 2 * a[0].bias[2]
-    found = lmc.zip_models(a, b, [data], example_inputs=data[:2], within=0.2)
+    found = lmc.zip_models(a, b, [data], architectures.mlp(a), within=0.2)
     first = next(iter(found.clusters.values()))
     assert first[0, 4] == first[0, 2]
     shown = torch.cat([a[1](a[0](data)), b[1](b[0](data))], 1).T
@@ -93,7 +93,7 @@ def test_a_permuted_copy_loses_nothing(data: Tensor, up_to: str | None) -> None:
 
 def test_heads_get_what_their_clusters_have(data: Tensor) -> None:
     a, b = network(0), network(1)
-    found = lmc.zip_models(a, b, [data], up_to="3", example_inputs=data[:2])
+    found = lmc.zip_models(a, b, [data], architectures.mlp(a), up_to="3")
     assert isinstance(found.model, nn.Module) and len(found.clusters) == 2
     (s0, m0), (s1, m1) = (stacked(of, 9) for of in found.clusters.values())
     hidden = torch.relu(data @ (m0 @ torch.cat([a[0].weight, b[0].weight])).T + m0 @ torch.cat([a[0].bias, b[0].bias]))
@@ -107,9 +107,7 @@ def convnets() -> tuple[nn.Module, nn.Module, Tensor]:
     return a, b, torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    "up_to", ["features.0", "features.3", "features.6", "features", "classifier.0", "classifier.2"]
-)
+@pytest.mark.parametrize("up_to", ["features.0", "features.3", "features", "classifier.2"])
 def test_maps_norms_and_flattened_units(up_to: str) -> None:
     a, _, x = convnets()
     spec = architectures.vgg(a).bind(a)
@@ -158,7 +156,7 @@ def test_a_zipped_model_is_a_module_like_others() -> None:
 @pytest.mark.parametrize("up_to", ["0", "2", "6"])
 def test_what_writes_in_place_spoils_nothing(up_to: str, data: Tensor) -> None:
     a, b = network(0), network(1)
-    plain = lmc.zip_models(a, b, [data], example_inputs=data[:2], up_to=up_to).model(data)
+    plain = lmc.zip_models(a, b, [data], architectures.mlp(a), up_to=up_to).model(data)
     for model in (a, b):
         for k in (1, 3, 5):
             model[k] = nn.ReLU(inplace=True)
