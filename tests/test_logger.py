@@ -86,7 +86,7 @@ METHODS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
         {"moved", "solved", "gained"},
     ),
     "c2m3": (
-        lambda log: lmc.match_many([A, B, C], SPEC, method="c2m3", progress=log),
+        lambda log: lmc.match_many([A, B, C], SPEC, method="c2m3", max_sweeps=3, progress=log),
         "Frank-Wolfe",
         {"objective"},
     ),
