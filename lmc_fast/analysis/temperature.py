@@ -130,9 +130,9 @@ def calibrate_temperature(
     """The temperature T that makes the cross entropy of softmax(logits / T) least.
 
     Merged classifiers answer with too little confidence: their logits have shrunk, and their loss is above that of the
-    models that they were merged from even where their answers are as good. Of wide networks that were merged without
-    permutations that is most of the barrier (Ito, Yamada, Chijiwa, Kumagai, "Do We Really Need Permutations? Impact of
-    Width Expansion on Linear Mode Connectivity", 2025, arXiv 2510.08023); temperature scaling is Guo et al.'s ("On
+    models that they were merged from even where their answers are as good. Networks that are wide enough connect
+    without permutations once this is put right (Ito, Yamada, Chijiwa, Kumagai, "Do We Really Need Permutations? Impact
+    of Width Expansion on Linear Mode Connectivity", 2025, arXiv 2510.08023); temperature scaling is Guo et al.'s ("On
     Calibration of Modern Neural Networks", ICML 2017). The loss is convex in 1 / T, and its least is found by Newton's
     method in float64, from one pass over the data whose logits are kept.
 
