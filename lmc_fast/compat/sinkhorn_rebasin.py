@@ -204,10 +204,11 @@ class RebasinNet(nn.Module):
         # The given model goes where the scores go: `to`, `cuda` and their kin all come through here.
         self._models[0]._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         for part in self._models[1].modules():
-            for entries in (part._parameters, part._buffers):
-                for name, w in entries.items():
-                    # What has a history is no leaf, and the next call replaces it.
-                    entries[name] = None if w is None else nn.Parameter(fn(w.detach()), requires_grad=False)
+            # What has a history is no leaf, and the next call replaces it.
+            for name, w in part._parameters.items():
+                part._parameters[name] = None if w is None else nn.Parameter(fn(w.detach()), requires_grad=False)
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = None if buffer is None else fn(buffer.detach())
         super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 

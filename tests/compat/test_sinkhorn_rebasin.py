@@ -172,6 +172,8 @@ def test_heads_flattened_maps_and_statistics_move() -> None:
         net.update_batchnorm(other)
         torch.testing.assert_close(net()(x), other(x), rtol=1e-4, atol=1e-4)
     net.train()
+    assert net.to(torch.float32)._models[1].bn.running_var.requires_grad is False
+    assert not isinstance(net._models[1].bn.running_var, nn.Parameter)
     loss = net()(x).square().sum()
     loss.backward()
     assert all(p.grad is not None for p in net.p) and moved.training
