@@ -133,6 +133,7 @@ def _own(**options: Any) -> Callable[..., lmc.Permutations]:
 OWN: dict[str, Callable[..., lmc.Permutations]] = {
     "coordinate_descent": _own(search="coordinate_descent"),
     "spectral": _own(search="spectral"),
+    "leading": _own(search="leading"),
     "frank_wolfe": _own(search="frank_wolfe"),
 }
 # By name. "then whole" ends with descent over the weights as they are, as "spectral" does.

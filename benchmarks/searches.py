@@ -1,4 +1,4 @@
-"""`searches`: the barriers that searches by weights alone leave between trained networks; chosen on some, judged on others.
+"""`searches`: barriers that searches by weights alone leave between trained networks; chosen on some, judged on others.
 
 Rules are chosen by pairs of the first models, all pairs of them, and judged by pairs of others that share no model.
 What a rule is worth is its excess loss half-way less that of the search "spectral" on the same pair.
@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,11 @@ from lmc_fast.experiments.cache import ModelCache
 from lmc_fast.experiments.datasets import Dataset, load_dataset
 from lmc_fast.experiments.processes import one_thread
 from lmc_fast.experiments.recipes import Recipe
-from lmc_fast.repairing import has_batchnorm
 
 from .gains import DEFAULT_CACHE
 from .options import add_out
 from .pairs import smaller
-from .report import Report, machine, table
+from .report import Report, table
 from .search_rules import OWN, RULES
 
 __all__ = ["REFERENCE", "chosen", "register", "seeds_of", "verdicts"]
@@ -40,7 +40,9 @@ PARTS = ("choose", "judge")
 # The seeds of models that judge begin here: those that choose never get so far.
 JUDGES_FROM = 100
 # Of the path, beside its ends.
-LAMBDAS = [0.25, 0.5, 0.75]
+LAMBDAS = (0.25, 0.5, 0.75)
+# Examples of the training part by which BatchNorm statistics are estimated.
+STATISTICS = 256
 # Two standard errors are beyond chance.
 ERRORS = 2.0
 _COLUMNS = (
@@ -128,25 +130,38 @@ class Pair:
     a: nn.Module
     b: nn.Module
 
-    def measured(self, search: str) -> dict[str, float | None]:
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The losses of both, which no permutation changes."""
+        return self.score(self.a)[0], self.score(self.b)[0]
+
+    def score(self, model: nn.Module) -> tuple[float, float]:
+        """Loss and accuracy on test data; BatchNorm statistics are estimated anew."""
+        loss, accuracy = lmc.evaluate(
+            lmc.reestimate_batchnorm(model, self.data.statistics_batches(STATISTICS)), self.data.test_batches()
+        )
+        assert accuracy is not None
+        return loss, accuracy
+
+    def measured(self, search: str) -> dict[str, float]:
         """What a search leaves. `seconds` are of the processor."""
         spec = self.recipe.spec(self.a).bind(self.a)
         a, b = self.a.state_dict(), self.b.state_dict()
         began = time.process_time()
         permutations = (OWN.get(search) or RULES[search])(a, b, spec)
         seconds = time.process_time() - began
-        statistics_of = self.data.statistics_batches(512) if has_batchnorm(self.a) else None
-        curve = lmc.loss_barrier(
-            self.a, self.b, self.data.test_batches(), permutations, lambdas=LAMBDAS, batchnorm_batches=statistics_of
-        )
+        merged = [lmc.interpolate(self.a, self.b, lam, permutations) for lam in LAMBDAS]
+        scores = dict(zip(LAMBDAS, map(self.score, merged), strict=True))
+        excess = {lam: loss - (1 - lam) * self.ends[0] - lam * self.ends[1] for lam, (loss, _) in scores.items()}
         moved = permutations.apply(b)
         counted = [name for name, _ in self.a.named_parameters()]
         return {
             "objective": sum(float(torch.dot(*(t[name].double().flatten() for t in (a, moved)))) for name in counted),
-            "barrier": curve.barrier,
-            "excess": curve.midpoint_barrier,
-            "ends": float(curve.loss[[0, -1]].mean()),
-            "accuracy": curve.midpoint_accuracy,
+            # At the ends it is 0.
+            "barrier": max(0.0, *excess.values()),
+            "excess": excess[0.5],
+            "ends": statistics.fmean(self.ends),
+            "accuracy": scores[0.5][1],
             "seconds": seconds,
         }
 
@@ -180,7 +195,11 @@ def verdicts(rows: Iterable[Row]) -> list[dict[str, Any]]:
         beyond = abs(mean) > ERRORS * error and search != REFERENCE
         found.append(
             {
-                **{"part": part, "data": data, "model": model, "search": search, "pairs": len(mine)},
+                "part": part,
+                "data": data,
+                "model": model,
+                "search": search,
+                "pairs": len(mine),
                 "objective": statistics.fmean(float(row["objective"]) for row in mine),
                 "barrier": statistics.fmean(float(row["barrier"]) for row in mine),
                 "excess": statistics.fmean(excess),

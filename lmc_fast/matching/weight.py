@@ -29,8 +29,9 @@ from ..ops.permuted_dot import overlaps
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, choice_for, random_choice
 from .engine.descent import CoordinateDescent
+from .engine.emphasis import emphasised
 from .engine.frank_wolfe import check_affine, frank_wolfe
-from .engine.measures import distance_between, distance_from
+from .engine.measures import distance_between, distance_from, objective_of
 from .engine.seen import seen
 from .engine.steps import Step
 from .engine.turning import TurningDescent
@@ -40,7 +41,7 @@ from .verification import ensure_verified
 
 __all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
 
-SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+SEARCHES = ("spectral", "leading", "coordinate_descent", "frank_wolfe")
 
 
 @neutral
@@ -142,14 +143,20 @@ def weight_matching(
     both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
     norms = dict(zip(shares, overlaps(both), strict=True))
     inner = sum(weight * norms[name].dot for name, weight in shares.items())
+    # What a search raises the inner product of.
+    raised = (tensors_a, tensors_b)
+    leading = search == "leading" and isinstance(start, Permutations)
+    if leading:
+        raised = (emphasised(tensors_a, shares), emphasised(tensors_b, shares))
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
         how = init if attempt == 0 else "random"
-        pair = (view.spec, tensors_a, tensors_b, shares)
+        pair = (view.spec, *raised, shares)
         if isinstance(begin, Permutations):
-            descent = CoordinateDescent(*pair, begin, frozen, device, norms)
-            reached = inner if how in ("anchored", "identity") else descent.objective()
+            descent = CoordinateDescent(*pair, begin, frozen, device, None if leading else norms)
+            known = not leading and how in ("anchored", "identity")
+            reached = inner if known else descent.objective()
             searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
@@ -158,11 +165,12 @@ def weight_matching(
     moved, identity = choice_for(view.spec, best.choices), choice_for(view.spec)
     squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
     direct = partial(distance_between, tensors_a, tensors_b, shares)
+    objective = objective_of(tensors_a, tensors_b, shares, moved) if leading else best.objective
     return Matching(
         choice=choice_for(spec, best.choices),
-        objective=best.objective,
+        objective=objective,
         l2_before=distance_from(squares, inner, partial(direct, identity)),
-        l2_after=distance_from(squares, best.objective, partial(direct, moved)),
+        l2_after=distance_from(squares, objective, partial(direct, moved)),
         converged=best.converged,
         history=best.history,
         seconds=time.perf_counter() - began,
