@@ -12,13 +12,13 @@ not tell. A permutation of W is one of this matrix too, so that the search is we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from ..._models import accumulate_dtype
+from ...symmetry import PermutationSpec
 
 __all__ = ["emphasised"]
 
@@ -29,23 +29,22 @@ TIMES = 3.0
 MORE = 16
 # Steps of subspace iteration: the vectors of both models must come from their weights, not from where these begin.
 STEPS = 2
-# A singular value beyond so many times the edge of noise is none of its own.
-STANDS_OUT = 1.3
 
 
-def emphasised(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """New tensors in the place of those named that are matrices; a convolution is [out, in * kh * kw].
+def emphasised(spec: PermutationSpec, tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """New tensors in the place of those named that have two axes and more, as the spec splits them.
 
-    Singular values that noise would have as well count once: where all are such, a weight stays.
+    One axis is the matrix's rows, all others its columns: a convolution is [out, in * kh * kw].
 
     Args:
+        spec: bound.
         tensors: of one model, by name; not changed.
         names: floating-point ones.
 
     Returns:
         The named ones; those of two axes and more in the dtype that they are accumulated in.
     """
-    return {name: _emphasised(tensors[name]) for name in names}
+    return {name: _emphasised(spec.view(name, tensors[name])).reshape(tensors[name].shape) for name in names}
 
 
 def _emphasised(tensor: Tensor) -> Tensor:
@@ -66,27 +65,18 @@ def _side(tensor: Tensor, axis: int) -> int:
 
 
 def _leading(matrix: Tensor) -> Tensor:
-    """[rows, RANK at most]: the left singular vectors of the largest singular values, those of noise left out.
+    """[rows, RANK at most]: the left singular vectors of the largest singular values.
 
     From a randomised range (Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011,
-    algorithm 4.4); all of the range where the matrix has no more sides than that.
+    algorithm 4.4), which is all of the range where one side is no longer than that.
     """
-    rows, columns = matrix.shape
-    width = min(rows, columns, RANK + MORE)
+    width = min(*matrix.shape, RANK + MORE)
     # Same weights, same vectors.
-    probes = torch.randn(columns, width, generator=torch.Generator().manual_seed(0))
+    probes = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0))
     q = torch.linalg.qr(matrix @ probes.to(matrix.device, matrix.dtype)).Q
     for _ in range(STEPS):
         # By columns of one length, or the products would leave the largest singular vector alone.
         q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q).Q).Q
     c = q.T @ matrix
-    squares, turns = torch.linalg.eigh((c @ c.T).double())  # rising
-    leading = squares[-RANK:]
-    # Independent entries of variance s^2 make singular values up to about s (sqrt(rows) + sqrt(columns)) (Marchenko
-    # and Pastur, 1967); s is that of what is not leading.
-    left = (rows - len(leading)) * (columns - len(leading))
-    rest = (matrix.double().square().sum() - leading.sum()).clamp_min(0) / max(1, left)
-    edge = STANDS_OUT * (math.sqrt(rows) + math.sqrt(columns)) * rest.sqrt()
-    clear = leading > edge.square()
-    # Not by a mask of the vectors: a device would be waited for.
-    return (q @ turns[:, -RANK:].to(q.dtype)) * clear.to(q.dtype)
+    turns = torch.linalg.eigh((c @ c.T).double()).eigenvectors  # of rising eigenvalues
+    return q @ turns[:, -RANK:].to(q.dtype)
