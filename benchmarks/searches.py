@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be 2 at least, got {getattr(arguments, name)}")
     if arguments.data is not None and not arguments.data.is_file():
         raise FileNotFoundError(f"--data must be an .npz file, got {str(arguments.data)!r}")
+    pairs = [(part, seeds_of(part, arguments.choosing, arguments.judging)) for part in arguments.parts]
     recipes = {name: recipe_of(name) for name in arguments.models}
     whole = load_dataset("digits" if arguments.data is None else arguments.data)
     cache = ModelCache(arguments.cache, print)
@@ -88,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     with Report(arguments.out, "searches", _COLUMNS, arguments.append) as report, one_thread():
         for name, recipe in recipes.items():
             data = whole if recipe.kind == "mlp" else smaller(whole)
-            for part in arguments.parts:
-                for seeds in seeds_of(part, arguments.choosing, arguments.judging):
+            for part, found in pairs:
+                for seeds in found:
                     pair = Pair(recipe, data, *(cache.get(recipe, data, seed) for seed in seeds))
                     told = {"model": name, "data": whole.name, "part": part, "seeds": "{},{}".format(*seeds)}
                     for search in searches:
@@ -98,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
                     print(table(shown, ("model", "data", "part", "seeds", "search", "excess", "barrier")), flush=True)
     with report.path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    found = verdicts(rows)
-    print(table(found, list(found[0])))
+    judged = verdicts(rows)
+    print(table(judged, list(judged[0])))
     print(f"chosen: {chosen(rows)}; rows: {report.path}; figure: {figure(rows, arguments.out / 'searches.png')}")
     return 0
 
