@@ -79,4 +79,5 @@ def _leading(matrix: Tensor) -> Tensor:
         q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q).Q).Q
     c = q.T @ matrix
     turns = torch.linalg.eigh((c @ c.T).double()).eigenvectors  # of rising eigenvalues
-    return q @ turns[:, -RANK:].to(q.dtype)
+    vectors: Tensor = q @ turns[:, -RANK:].to(q.dtype)
+    return vectors
