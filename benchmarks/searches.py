@@ -261,7 +261,7 @@ def figure(rows: Iterable[Row], path: Path) -> Path:
         axes.errorbar(x, y, yerr=error, fmt="o", markersize=4, capsize=2, label=name)
     axes.axhline(1, color="0.5", linewidth=1)
     axes.set_xticks(range(len(kinds)), [f"{model}\n{data}" for data, model in kinds])
-    axes.set_ylabel(f'excess loss half-way over that of "{REFERENCE}"')
+    axes.set_ylabel(f'excess half-way over that of "{REFERENCE}"')
     axes.set_ylim(bottom=0)
     drawn.legend(loc="outside lower center", ncols=4, frameon=False)
     drawn.savefig(path, dpi=120)

@@ -56,7 +56,9 @@ def train(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, seed: i
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--concentration", type=float, default=1.0, help="of the Dirichlet draw; small: few classes each")
+    parser.add_argument(
+        "--concentration", type=float, default=1.0, help="of the Dirichlet draw; small: few classes each"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of training on every client and averaging")
     parser.add_argument("--steps", type=int, default=200, help="of Adam on every client in each round")
     parser.add_argument("--width", type=int, default=512)
