@@ -1,9 +1,9 @@
 """Federated averaging of ten clients, each from a start of its own, with matching and without.
 
 Every client sees its own share of the digits (a Dirichlet distribution over classes, as is usual in this field), starts
-from its own seed, and sends its weights once. Averaging them as they are gives nothing, since their hidden units come in
-different orders; laid over each other first, they make one model. Then further rounds go on from it, where all clients
-start from the same weights.
+from its own seed, and sends its weights once. Averaging them as they are gives little, since their hidden units come in
+other orders; laid over each other first, they make one model. Further rounds go on from it, where all clients start
+from the same weights.
 
     python examples/federated.py --clients 10 --concentration 1.0 --rounds 3
 """
