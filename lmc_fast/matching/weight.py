@@ -30,8 +30,9 @@ from ..ops.permuted_dot import Overlap, overlaps
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, choice_for, random_choice
 from .engine.descent import CoordinateDescent
+from .engine.emphasis import emphasised
 from .engine.frank_wolfe import check_affine, frank_wolfe
-from .engine.measures import distance_between, distance_from
+from .engine.measures import distance_between, distance_from, objective_of
 from .engine.reweighted import Searched, by_direction, by_entries, weighted_distance
 from .engine.seen import seen
 from .engine.steps import Step
@@ -42,7 +43,7 @@ from .verification import ensure_verified
 
 __all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
 
-SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe", "leading")
 WEIGHTINGS = ("product", "sum")
 SIMILARITIES = ("inner", "cosine")
 
@@ -88,10 +89,14 @@ def weight_matching(
             another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
             matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
             times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
-            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds
-            than permutations take part it is coordinate descent that runs, for "spectral", too.
-        restarts: how many searches to make; those after the first start at random. The best objective is kept,
-            of equal ones the first.
+            parameter and groups inside their owners alone. None of these ends below its start. Or "leading":
+            coordinate descent over copies of both models' weights in which the 16 largest singular values of each
+            matrix count three times. The objective is lower, and so may the barrier be; `docs/benchmarks.md` tells
+            where it was. It is the inner product of these copies that does not end below its start. Where groups of
+            other kinds than permutations take part it is coordinate descent that runs, for "spectral" and "leading",
+            too.
+        restarts: how many searches to make; those after the first start at random. The best objective (of
+            "leading", that of its copies) is kept, of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
             left out. Others than 0 and 1 take a copy of the parameter.
         entry_weights: how much each entry of each model counts, as `fisher_weights` gives it: (of model a, of model b),
@@ -175,19 +180,25 @@ def weight_matching(
     if entries is not None:
         looked = by_entries(*plain.parts, *entries)
         # Leading parts are those of weights, not of their squares.
-        search = "coordinate_descent" if search == "spectral" else search
+        search = "coordinate_descent" if search in ("spectral", "leading") else search
     elif similarity == "cosine":
         looked = by_direction(*plain.parts)
     norms = _norms(looked)
     inner = sum(weight * norms[name].dot for name, weight in looked.shares.items())
+    # What a search raises the inner product of.
+    raised = looked
+    if search == "leading" and isinstance(start, Permutations):
+        a, b = (emphasised(looked.spec, side, shares) for side in (looked.tensors_a, looked.tensors_b))
+        raised = Searched(looked.spec, a, b, shares)
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
         how = init if attempt == 0 else "random"
-        pair = looked.parts
+        pair = raised.parts
         if isinstance(begin, Permutations):
-            descent = CoordinateDescent(*pair, begin, frozen, device, norms)
-            reached = inner if how in ("anchored", "identity") else descent.objective()
+            descent = CoordinateDescent(*pair, begin, frozen, device, norms if raised is looked else None)
+            is_known = raised is looked and how in ("anchored", "identity")
+            reached = inner if is_known else descent.objective()
             searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
@@ -199,6 +210,8 @@ def weight_matching(
     else:
         direct = partial(weighted_distance, *plain.parts[1:], *entries)
     objective, history = best.objective, best.history
+    if raised is not looked:
+        objective = objective_of(looked.tensors_a, looked.tensors_b, shares, moved)
     if looked is plain:
         squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
         before, after = (
@@ -229,7 +242,7 @@ def _named(search: str, entries: object, similarity: str) -> str:
     parts = ["weight matching"]
     parts += ["by weighted entries"] if entries is not None else []
     parts += ["by directions"] if similarity == "cosine" else []
-    return " ".join(parts) + (", Frank-Wolfe" if search == "frank_wolfe" else "")
+    return " ".join(parts) + {"frank_wolfe": ", Frank-Wolfe", "leading": ", leading parts"}.get(search, "")
 
 
 def _norms(pair: Searched) -> dict[str, Overlap]:
