@@ -103,7 +103,7 @@ def weight_matching(
             by the names of all weights, each of its parameter's shape, 0 or more; those of b move with its units. What
             is made least then is sum w (theta_a - pi(theta_b))^2 over all entries; its half, below zero, is the
             objective, and its root are the distances. It takes three or four products in place of one and as many times
-            the memory, permutations alone, and coordinate descent in place of the spectral search.
+            the memory, permutations alone, and coordinate descent in place of "spectral" and "leading".
         entry_weighting: "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both
             models' losses rise by half-way where the weights are the curvatures; or "product": w = w_a pi(w_b), to
             which those entries count that are of weight in both models, and which merges digits worse.
