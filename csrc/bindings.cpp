@@ -565,8 +565,9 @@ class Descent {
         for (const std::int64_t group : groups) core_->stale()[static_cast<std::size_t>(group)] = 1;
     }
 
-    // Of every gain that was corrected (group, how far it is off, its share of corrections).
-    std::vector<std::tuple<std::int64_t, double, double>> check(int threads) {
+    // Of every gain that was corrected (group, how far a block is off, what its sides come to, its share of
+    // corrections).
+    std::vector<std::tuple<std::int64_t, double, double, double>> check(int threads) {
         check_threads(threads);
         std::vector<lmc::DescentRest> found;
         bool done = false;
@@ -575,8 +576,10 @@ class Descent {
             done = core_->check(found, threads);
         }
         if (!done) throw std::bad_alloc();
-        std::vector<std::tuple<std::int64_t, double, double>> rests;
-        for (const lmc::DescentRest& one : found) rests.emplace_back(one.group, one.rest, one.corrected);
+        std::vector<std::tuple<std::int64_t, double, double, double>> rests;
+        for (const lmc::DescentRest& one : found) {
+            rests.emplace_back(one.group, one.rest, one.bound, one.corrected);
+        }
         return rests;
     }
 

@@ -58,10 +58,12 @@ struct DescentSweep {
     std::int64_t solved = 0;
 };
 
-// How far a gain is from what its parameters say (see `Descent::check`), and its share of corrections.
+// How far a block of a gain is from what its parameters say (see `Descent::check`), what the sides of that block
+// come to at most, and the gain's share of corrections.
 struct DescentRest {
     std::int64_t group;
     double rest;
+    double bound;
     double corrected;
 };
 
@@ -94,7 +96,8 @@ class Descent {
     // Groups whose gains or neighbours have changed since they were last solved.
     std::vector<char>& stale() { return stale_; }
 
-    // Of every gain that has been corrected ||gain r - A (B^T r)||, for signs r, in double. False: no memory.
+    // Of every gain that has been corrected ||gain r - A (B^T r)||, for signs r, over a tile's rows and columns,
+    // and ||A|| ||B||, in double. A wrong correction is of all rows and columns. False: no memory.
     bool check(std::vector<DescentRest>& found, int threads) noexcept;
 
     // The next gain of the group is summed anew.
@@ -136,7 +139,7 @@ class Descent {
     LapOutcome solve_all(const std::vector<std::int64_t>& visited,
                          const std::vector<const std::vector<std::int64_t>*>& which,
                          const LapInterrupt& interrupt, int threads);
-    double rest(std::int64_t g, Scratch& scratch) const;
+    void look(DescentRest& found, Scratch& scratch) const;
 
     const std::vector<DescentParameter> parameters_;
     const std::vector<DescentGroup> groups_;

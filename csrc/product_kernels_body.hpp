@@ -27,6 +27,33 @@ inline float scattered(const ScatteredColumns& from, const float* unit, std::int
     return unit[from.offsets[k]];
 }
 
+// Four columns of four units, where the columns follow one another.
+template <bool kMinus>
+inline bool turned(const ScatteredColumns& from, const float* x0, std::int64_t k, float* to, std::int64_t width) {
+#if LMC_X86 && LMC_LANES > 1
+    const auto follow = [k](const std::int64_t* offsets) {
+        const std::int64_t first = offsets[k];
+        return ((offsets[k + 1] - first - 1) | (offsets[k + 2] - first - 2) | (offsets[k + 3] - first - 3)) == 0;
+    };
+    if (!follow(from.offsets)) return false;
+    if constexpr (kMinus) {
+        if (!follow(from.minus)) return false;
+    }
+    __m128 found[4];
+    for (int u = 0; u < 4; ++u) {
+        const float* const x = x0 + u * from.stride;
+        found[u] = _mm_loadu_ps(x + from.offsets[k]);
+        if constexpr (kMinus) found[u] = _mm_sub_ps(found[u], _mm_loadu_ps(x + from.minus[k]));
+    }
+    _MM_TRANSPOSE4_PS(found[0], found[1], found[2], found[3]);
+    for (int c = 0; c < 4; ++c) _mm_storeu_ps(to + c * width, found[c]);
+    return true;
+#else
+    (void)from, (void)x0, (void)k, (void)to, (void)width;
+    return false;
+#endif
+}
+
 template <bool kMinus>
 void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t first, std::int64_t count,
                 std::int64_t width, std::int64_t panel, float* to) {
@@ -39,6 +66,10 @@ void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t f
             const float* const x2 = x1 + from.stride;
             const float* const x3 = x2 + from.stride;
             for (std::int64_t k = 0; k < depth; ++k) {
+                if (k + 4 <= depth && turned<kMinus>(from, x0, k, place + k * width, width)) {
+                    k += 3;
+                    continue;
+                }
                 store_four(place + k * width, scattered<kMinus>(from, x0, k), scattered<kMinus>(from, x1, k),
                            scattered<kMinus>(from, x2, k), scattered<kMinus>(from, x3, k));
             }

@@ -108,8 +108,11 @@ class Descent:
     def set_stale(self, groups: Sequence[int]) -> None:
         """Make these groups stale, and no others."""
 
-    def check(self, *, threads: int = 0) -> list[tuple[int, float, float]]:
-        """(group, ||gain r - A (B^T r)|| for a vector r of signs, its share of corrections) of gains corrected."""
+    def check(self, *, threads: int = 0) -> list[tuple[int, float, float, float]]:
+        """Of each gain that was corrected (group, ||gain r - A (B^T r)||, ||A|| ||B||, its share of corrections).
+
+        Over a few rows and columns, for a vector r of signs, in float64.
+        """
 
     def forget(self, group: int) -> None:
         """Sum the next gain of a group anew."""

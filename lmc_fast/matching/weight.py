@@ -133,14 +133,16 @@ def weight_matching(
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
-    check_finite_weights("model_a", tensors_a, shares)
-    check_finite_weights("model_b", tensors_b, shares)
+    both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
+    norms = dict(zip(shares, overlaps(both), strict=True))
+    # Norms are finite only if all entries are; else these are looked at.
+    odd = [name for name, of in norms.items() if not (math.isfinite(of.a) and math.isfinite(of.b))]
+    check_finite_weights("model_a", tensors_a, odd)
+    check_finite_weights("model_b", tensors_b, odd)
     if example_inputs is not None:
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
-    norms = dict(zip(shares, overlaps(both), strict=True))
     inner = sum(weight * norms[name].dot for name, weight in shares.items())
     searches = []
     for attempt in range(restarts):

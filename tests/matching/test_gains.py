@@ -251,7 +251,8 @@ def test_gains_at_once_keep_to_the_room(at_once: Counted, monkeypatch: pytest.Mo
 
 def test_gains_at_once_are_so_many_as_fit(at_once: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     moving = Moving(*KINDS["resnet"])
-    sizes = [use[0].count ** 2 + sum(2 * one.a.numel() for one in use) for use in moving.cache._uses.values() if use]
+    uses = [moving.cache.uses(name) for name in moving.leaves]
+    sizes = [use[0].count ** 2 + sum(2 * one.a.numel() for one in use) for use in uses if use]
     monkeypatch.setattr(gains, "TOGETHER", sizes[0] + sizes[1])
     for group, gain in moving.cache.gains(moving.spec.groups):
         torch.testing.assert_close(gain, moving.fresh().gain(group), rtol=1e-10, atol=1e-10)

@@ -114,6 +114,20 @@ class _Plan:
     is_new: bool = False
 
 
+class _Uses(dict[Units, list[Use]]):
+    """Where each group's entries are, looked at when first asked for: searches in the core ask for none."""
+
+    def __init__(
+        self, leaves: Mapping[Units, Sequence[Leaf]], a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self._leaves, self._a, self._b = leaves, a, b
+
+    def __missing__(self, group: Units) -> list[Use]:
+        found = self[group] = [_use(leaf, self._a, self._b) for leaf in self._leaves[group]]
+        return found
+
+
 class GainCache:
     """Gains of groups between two models, as many as there is room for.
 
@@ -138,8 +152,8 @@ class GainCache:
         room: int | None = None,
         workspace: Workspace | None = None,
     ) -> None:
-        self._a, self._b, self._index_of = a, b, index_of
-        self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
+        self._a, self._b, self._leaves, self._index_of = a, b, leaves, index_of
+        self._uses = _Uses(leaves, a, b)
         self._kept: dict[Units, _Kept] = {}
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
@@ -147,7 +161,7 @@ class GainCache:
         # Called on a CPU after each product with the operations that it took.
         self.told: Callable[[float], None] = lambda operations: None
         self._workspace = Workspace(come_back=room == 0) if workspace is None else workspace
-        largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
+        largest = max((leaf.unit_count**2 for found in leaves.values() for leaf in found), default=0)
         self.room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
 
     def gain(self, group: Units) -> Tensor | None:
@@ -325,7 +339,7 @@ class GainCache:
 
     def _makes_room(self, entries: int) -> bool:
         free = self.room - sum(kept.gain.numel() for kept in self._kept.values())
-        idle = [name for name, kept in self._kept.items() if self._calls - kept.asked > len(self._uses)]
+        idle = [name for name, kept in self._kept.items() if self._calls - kept.asked > len(self._leaves)]
         for name in sorted(idle, key=lambda name: self._kept[name].asked):
             if free >= entries:
                 break

@@ -8,7 +8,6 @@ come to, but for the order in which products are added.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -101,14 +100,16 @@ class SmallDescent:
         return self._core.sweep([[self._numbers[name] for name in batch] for batch in batches], threads=self._threads)
 
     def forget_off(self) -> set[str]:
-        """Forget the gains that are not what their parameters say, as `GainCache.off` looks for them; which they are."""
+        """Forget the corrected gains that are not what their parameters say, beyond rounding; which they are.
+
+        As `GainCache.off` looks for them, but over a block of each: a correction that is wrong is of all rows and
+        columns.
+        """
         off = set()
-        for k, rest, corrected in self._core.check(threads=self._threads):
-            name = self._names[k]
-            bound = sum(math.sqrt(math.prod(self._layout.norms[leaf.parameter])) for leaf in self._layout.leaves[name])
+        for k, rest, bound, corrected in self._core.check(threads=self._threads):
             if not rest <= rounding_of(torch.float32, bound, corrected):
                 self._core.forget(k)
-                off.add(name)
+                off.add(self._names[k])
         return off
 
     def _segment(self, segment: Segment, size: int) -> tuple[int, int, int]:
