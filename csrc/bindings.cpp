@@ -468,7 +468,8 @@ void permuted_lerp(std::vector<PartFields> fields, const std::vector<std::vector
     }
 }
 
-// (group or -1, outer, inner); (size, stride in a, stride in b, segments); (address of a, address of b, axes).
+// (group or -1, outer, inner); (size, stride in a, stride in b, segments); (address of a, address of b,
+// axes).
 using SegmentFields = std::array<std::int64_t, 3>;
 using AxisFields = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::vector<SegmentFields>>;
 using ParameterFields = std::tuple<std::uintptr_t, std::uintptr_t, std::vector<AxisFields>>;
@@ -529,7 +530,8 @@ class Descent {
             const auto count = static_cast<std::int64_t>(core_->group(checked(group)).leaves.size());
             std::int64_t least = 0;
             for (const std::int64_t leaf : leaves) {
-                if (leaf < least || leaf >= count) throw py::value_error("leaves must ascend below their number");
+                if (leaf < least || leaf >= count)
+                    throw py::value_error("leaves must ascend below their number");
                 least = leaf + 1;
             }
             checked_visits.push_back({group, leaves});
@@ -652,7 +654,8 @@ PYBIND11_MODULE(_native, module) {
                py::arg("threads") = 0);
     py::class_<Descent>(module, "Descent")
         .def(py::init<const std::vector<ParameterFields>&, const std::vector<GroupFields>&, double, double>(),
-             py::arg("parameters"), py::arg("groups"), py::arg("worth_correcting"), py::arg("most_corrections"))
+             py::arg("parameters"), py::arg("groups"), py::arg("worth_correcting"),
+             py::arg("most_corrections"))
         .def("choice", &Descent::choice, py::arg("group"))
         .def("choose", &Descent::choose, py::arg("group"), py::arg("choice"))
         .def("anchor", &Descent::anchor, py::arg("visits"), py::kw_only(), py::arg("threads") = 0)

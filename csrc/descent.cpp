@@ -64,7 +64,8 @@ const char* Descent::problem_of(const std::vector<DescentParameter>& parameters,
     }
     for (const DescentGroup& group : groups) {
         for (const DescentLeaf& leaf : group.leaves) {
-            if (leaf.parameter < 0 || leaf.parameter >= static_cast<Index>(parameters.size())) return "leaves";
+            if (leaf.parameter < 0 || leaf.parameter >= static_cast<Index>(parameters.size()))
+                return "leaves";
             const DescentParameter& parameter = parameters[at(leaf.parameter)];
             if (leaf.axis < 0 || leaf.axis >= static_cast<Index>(parameter.axes.size())) return "leaves";
             if (leaf.start < 0 || leaf.outer < 1 || leaf.tail < 0 || leaf.length < 0) return "leaves";
@@ -275,10 +276,10 @@ LapOutcome Descent::solve(Index g, const LapInterrupt& interrupt, int threads) {
         state.column_duals.resize(at(units));
         state.pick.resize(at(units));
     }
-    const LapOutcome outcome = solve_lap<float>(
-        {state.gain.data(), units, units, units}, LapSense::maximise,
-        {state.row_duals.data(), state.column_duals.data(), state.pick.data(), state.solved}, interrupt,
-        threads);
+    const LapOutcome outcome =
+        solve_lap<float>({state.gain.data(), units, units, units}, LapSense::maximise,
+                         {state.row_duals.data(), state.column_duals.data(), state.pick.data(), state.solved},
+                         interrupt, threads);
     state.solved = outcome.status == LapStatus::ok;
     return outcome;
 }
@@ -297,7 +298,8 @@ double Descent::gained(Index g) const {
 }
 
 // Sums the gains of groups that are no neighbours, and solves their assignments.
-LapOutcome Descent::solve_all(const std::vector<Index>& visited, const std::vector<const std::vector<Index>*>& which,
+LapOutcome Descent::solve_all(const std::vector<Index>& visited,
+                              const std::vector<const std::vector<Index>*>& which,
                               const LapInterrupt& interrupt, int threads) {
     const Index count = static_cast<Index>(visited.size());
     struct Job {
@@ -309,7 +311,8 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited, const std::vect
         plan(visited[k], which[k]);
         const Index units = groups_[at(visited[k])].units;
         Index columns = 0;
-        for (const Piece& piece : states_[at(visited[k])].pieces) columns += static_cast<Index>(piece.a.size());
+        for (const Piece& piece : states_[at(visited[k])].pieces)
+            columns += static_cast<Index>(piece.a.size());
         work += columns * units * units;
         // Rows of one group go to several threads; all that is packed for more than one is the other side.
         const Index share =
@@ -319,7 +322,8 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited, const std::vect
         }
     }
     const int used = work < kAlone ? 1 : threads;
-    if (scratch_.size() < static_cast<std::size_t>(threads)) scratch_.resize(static_cast<std::size_t>(threads));
+    if (scratch_.size() < static_cast<std::size_t>(threads))
+        scratch_.resize(static_cast<std::size_t>(threads));
     std::atomic<bool> no_memory{false};
     for_each_index(static_cast<Index>(jobs.size()), used, [&](int worker, Index k) {
         const Job& job = jobs[at(k)];
@@ -330,7 +334,8 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited, const std::vect
         }
     });
     if (no_memory) return {LapStatus::no_memory};
-    if (interrupt.requested != nullptr && interrupt.requested(interrupt.context)) return {LapStatus::interrupted};
+    if (interrupt.requested != nullptr && interrupt.requested(interrupt.context))
+        return {LapStatus::interrupted};
     std::vector<LapOutcome> outcomes(visited.size());
     // Assignments that are done before a thread has begun.
     Index entries = 0;
@@ -463,10 +468,10 @@ void Descent::look(DescentRest& found, Scratch& scratch) const {
         const auto count = static_cast<Index>(now.size());
         for (Index k = 0; k < count; k += kDepth) {
             const Index depth = std::min(kDepth, count - k);
-            kernels.pack({parameter.a, axis.a_stride * leaf.inner, held.a.data() + k, nullptr}, depth, row, height,
-                         kernels.rows, kernels.rows * kDepth, scratch.a.data());
-            kernels.pack({parameter.b, axis.b_stride * leaf.inner, now.data() + k, nullptr}, depth, column, width,
-                         kernels.columns, kernels.columns * kDepth, scratch.b.data());
+            kernels.pack({parameter.a, axis.a_stride * leaf.inner, held.a.data() + k, nullptr}, depth, row,
+                         height, kernels.rows, kernels.rows * kDepth, scratch.a.data());
+            kernels.pack({parameter.b, axis.b_stride * leaf.inner, now.data() + k, nullptr}, depth, column,
+                         width, kernels.columns, kernels.columns * kDepth, scratch.b.data());
             std::fill(columns.begin(), columns.end(), 0.0);
             kernels.over_units(scratch.b.data(), signs, depth, kernels.columns, columns.data());
             kernels.over_columns(scratch.a.data(), columns.data(), depth, kernels.rows, sums);

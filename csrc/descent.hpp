@@ -12,8 +12,8 @@
 
 namespace lmc {
 
-// A run of an axis: `outer` times the units of a group, `inner` entries each; or, of group -1, `inner` entries
-// that stay.
+// A run of an axis: `outer` times the units of a group, `inner` entries each; or, of group -1, `inner`
+// entries that stay.
 struct DescentSegment {
     std::int64_t group, outer, inner;
 };
@@ -40,7 +40,7 @@ struct DescentLeaf {
 
 struct DescentGroup {
     std::int64_t units;
-    double scale;                  // what is no more than this is no gain
+    double scale;  // what is no more than this is no gain
     std::vector<DescentLeaf> leaves;
     std::vector<std::int64_t> neighbours;  // groups whose gains it changes
 };
@@ -58,8 +58,8 @@ struct DescentSweep {
     std::int64_t solved = 0;
 };
 
-// How far a block of a gain is from what its parameters say (see `Descent::check`), what the sides of that block
-// come to at most, and the gain's share of corrections.
+// How far a block of a gain is from what its parameters say (see `Descent::check`), what the sides of that
+// block come to at most, and the gain's share of corrections.
 struct DescentRest {
     std::int64_t group;
     double rest;
@@ -76,14 +76,16 @@ class Descent {
                                   const std::vector<DescentGroup>& groups);
 
     // Throws std::bad_alloc. All units are in place.
-    Descent(std::vector<DescentParameter> parameters, std::vector<DescentGroup> groups, double worth_correcting,
-            double most_corrections);
+    Descent(std::vector<DescentParameter> parameters, std::vector<DescentGroup> groups,
+            double worth_correcting, double most_corrections);
 
     const std::vector<std::int64_t>& choice(std::int64_t group) const { return choices_[at(group)]; }
     std::int64_t group_count() const { return static_cast<std::int64_t>(groups_.size()); }
     const DescentGroup& group(std::int64_t g) const { return groups_[at(g)]; }
     // Of a permutation.
-    void choose(std::int64_t group, std::vector<std::int64_t> choice) { choices_[at(group)] = std::move(choice); }
+    void choose(std::int64_t group, std::vector<std::int64_t> choice) {
+        choices_[at(group)] = std::move(choice);
+    }
 
     // Groups one after another, each put where the leaves that count say.
     LapOutcome anchor(const std::vector<DescentVisit>& visits, const LapInterrupt& interrupt,
@@ -96,8 +98,8 @@ class Descent {
     // Groups whose gains or neighbours have changed since they were last solved.
     std::vector<char>& stale() { return stale_; }
 
-    // Of every gain that has been corrected ||gain r - A (B^T r)||, for signs r, over a tile's rows and columns,
-    // and ||A|| ||B||, in double. A wrong correction is of all rows and columns. False: no memory.
+    // Of every gain that has been corrected ||gain r - A (B^T r)||, for signs r, over a tile's rows and
+    // columns, and ||A|| ||B||, in double. A wrong correction is of all rows and columns. False: no memory.
     bool check(std::vector<DescentRest>& found, int threads) noexcept;
 
     // The next gain of the group is summed anew.

@@ -1,5 +1,5 @@
-// Products of small matrices whose columns lie scattered in tensors: packed a few columns at a time, multiplied
-// tile by tile.
+// Products of small matrices whose columns lie scattered in tensors: packed a few columns at a time,
+// multiplied tile by tile.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,16 @@ struct ScatteredColumns {
 struct ProductKernels {
     std::int64_t rows;     // of a tile
     std::int64_t columns;  // of a tile
-    // Writes units [first, first + count) of `depth` columns as panels of `width` units (`rows` or `columns`):
-    // unit u of column k at to[u / width * panel + k * width + u % width]. The last panel ends with zeros.
+    // Writes units [first, first + count) of `depth` columns as panels of `width` units (`rows` or
+    // `columns`): unit u of column k at to[u / width * panel + k * width + u % width]. The last panel ends
+    // with zeros.
     void (*pack)(const ScatteredColumns& from, std::int64_t depth, std::int64_t first, std::int64_t count,
                  std::int64_t width, std::int64_t panel, float* to);
-    // c [rows, columns] (rows `stride` apart) = a b^T over packed panels of `depth` columns; plus what is there,
-    // if `add`. Every entry is summed in the order of the columns.
+    // c [rows, columns] (rows `stride` apart) = a b^T over packed panels of `depth` columns; plus what is
+    // there, if `add`. Every entry is summed in the order of the columns.
     void (*tile)(const float* a, const float* b, std::int64_t depth, float* c, std::int64_t stride, bool add);
-    // y[k] = sum over u of x[u, k] * r[u], of one packed panel `width` units wide; plus what is there. In double.
+    // y[k] = sum over u of x[u, k] * r[u], of one packed panel `width` units wide; plus what is there. In
+    // double.
     void (*over_units)(const float* x, const double* r, std::int64_t depth, std::int64_t width, double* y);
     // r[u] += sum over k of x[u, k] * y[k], likewise.
     void (*over_columns)(const float* x, const double* y, std::int64_t depth, std::int64_t width, double* r);

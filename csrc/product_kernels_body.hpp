@@ -7,6 +7,10 @@ constexpr std::int64_t kTileColumns = kTileVectors * kFloats;
 
 // Units that are packed at a time: what they are read from stays in the cache until all its columns are.
 constexpr std::int64_t kPackUnits = 4;
+// How many units later what is asked for now is read.
+constexpr std::int64_t kAhead = 8;
+// Numbers in a line of memory.
+constexpr std::int64_t kLine = 16;
 
 // One write in place of four, which are what packing would wait for.
 inline void store_four(float* to, float x0, float x1, float x2, float x3) {
@@ -29,11 +33,13 @@ inline float scattered(const ScatteredColumns& from, const float* unit, std::int
 
 // Four columns of four units, where the columns follow one another.
 template <bool kMinus>
-inline bool turned(const ScatteredColumns& from, const float* x0, std::int64_t k, float* to, std::int64_t width) {
+inline bool turned(const ScatteredColumns& from, const float* x0, std::int64_t k, float* to,
+                   std::int64_t width) {
 #if LMC_X86 && LMC_LANES > 1
     const auto follow = [k](const std::int64_t* offsets) {
         const std::int64_t first = offsets[k];
-        return ((offsets[k + 1] - first - 1) | (offsets[k + 2] - first - 2) | (offsets[k + 3] - first - 3)) == 0;
+        return ((offsets[k + 1] - first - 1) | (offsets[k + 2] - first - 2) | (offsets[k + 3] - first - 3)) ==
+               0;
     };
     if (!follow(from.offsets)) return false;
     if constexpr (kMinus) {
@@ -65,7 +71,17 @@ void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t f
             const float* const x1 = x0 + from.stride;
             const float* const x2 = x1 + from.stride;
             const float* const x3 = x2 + from.stride;
+            const float* const ahead = x0 + kAhead * from.stride;
+            const bool more = u + kAhead + kPackUnits <= count;
+            std::int64_t asked = 0;
             for (std::int64_t k = 0; k < depth; ++k) {
+                // Of the units after these, each line of memory about once: there are too many for the
+                // processor to follow by itself.
+                if (more && k >= asked) {
+                    for (std::int64_t v = 0; v < kPackUnits; ++v)
+                        prefetch(ahead + v * from.stride + from.offsets[k]);
+                    asked = k + kLine;
+                }
                 if (k + 4 <= depth && turned<kMinus>(from, x0, k, place + k * width, width)) {
                     k += 3;
                     continue;
@@ -127,7 +143,8 @@ void over_units(const float* x, const double* r, std::int64_t depth, std::int64_
 void over_columns(const float* x, const double* y, std::int64_t depth, std::int64_t width, double* r) {
     for (std::int64_t u = 0; u < width; u += kDoubles) {
         Doubles sum = load(r + u);
-        for (std::int64_t k = 0; k < depth; ++k) sum = plus_times(sum, load_wide(x + k * width + u), all(y[k]));
+        for (std::int64_t k = 0; k < depth; ++k)
+            sum = plus_times(sum, load_wide(x + k * width + u), all(y[k]));
         store(r + u, sum);
     }
 }

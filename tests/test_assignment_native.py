@@ -94,7 +94,9 @@ def test_core(folder: Path, flags: list[str]) -> None:
     lap, *others = programs(folder, COMPILER, flags)
     lanes = [1, 2, 4, 8] if X86 else [1, 2]
     # Sanitizers watch the assignment solver in its widest form alone, as they make it slow.
-    jobs = [(lap, n) for n in (lanes if flags != SANITIZED else lanes[-1:])] + [(other, n) for other in others for n in lanes]
+    jobs = [(lap, n) for n in (lanes if flags != SANITIZED else lanes[-1:])] + [
+        (other, n) for other in others for n in lanes
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda job: run(*job).strip(), jobs))
     # Wider forms than the processor runs are left out: what ran is told, and the narrow ones always do.

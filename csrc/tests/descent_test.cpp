@@ -1,5 +1,8 @@
-// Every form of the product kernels against loops, and a descent over small groups against its own definition:
-// each gain summed from nothing, each assignment an optimum of it. The numbers are such that no sum is rounded.
+// Every form of the product kernels against loops, and a descent over small groups against its own
+// definition: each gain summed from nothing, each assignment an optimum of it. The numbers are such that no
+// sum is rounded.
+#include "descent.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -9,7 +12,6 @@
 #include <random>
 #include <vector>
 
-#include "descent.hpp"
 #include "product_kernels.hpp"
 #include "simd.hpp"
 
@@ -45,8 +47,8 @@ void test_kernels(int lanes, Index n, Index depth) {
         const Index panels = (n + width - 1) / width;
         for (const bool less : {false, true}) {
             std::vector<float> packed(at(panels * depth * width), 77.0F);
-            kernels.pack({data.data(), depth, offsets.data(), less ? minus.data() : nullptr}, depth, 0, n, width,
-                         depth * width, packed.data());
+            kernels.pack({data.data(), depth, offsets.data(), less ? minus.data() : nullptr}, depth, 0, n,
+                         width, depth * width, packed.data());
             for (Index u = 0; u < panels * width; ++u) {
                 for (Index k = 0; k < depth; ++k) {
                     float wanted = u < n ? data[at(u * depth + offsets[at(k)])] : 0;
@@ -65,7 +67,8 @@ void test_kernels(int lanes, Index n, Index depth) {
     for (Index i = 0; i < kernels.rows; ++i) {
         for (Index j = 0; j < kernels.columns; ++j) {
             float wanted = 0;
-            for (Index k = 0; k < depth; ++k) wanted += a[at(k * kernels.rows + i)] * b[at(k * kernels.columns + j)];
+            for (Index k = 0; k < depth; ++k)
+                wanted += a[at(k * kernels.rows + i)] * b[at(k * kernels.columns + j)];
             CHECK(c[at(i * stride + j)] == 2 * wanted);
         }
         for (Index j = kernels.columns; j < stride; ++j) CHECK(c[at(i * stride + j)] == 1.0F);
@@ -77,12 +80,14 @@ void test_kernels(int lanes, Index n, Index depth) {
     kernels.over_columns(b.data(), y.data(), depth, kernels.columns, s.data());
     for (Index k = 0; k < depth; ++k) {
         double wanted = 1;
-        for (Index u = 0; u < kernels.columns; ++u) wanted += 2.0 * static_cast<double>(b[at(k * kernels.columns + u)]);
+        for (Index u = 0; u < kernels.columns; ++u)
+            wanted += 2.0 * static_cast<double>(b[at(k * kernels.columns + u)]);
         CHECK(y[at(k)] == wanted);
     }
     for (Index u = 0; u < kernels.columns; ++u) {
         double wanted = 1;
-        for (Index k = 0; k < depth; ++k) wanted += static_cast<double>(b[at(k * kernels.columns + u)]) * y[at(k)];
+        for (Index k = 0; k < depth; ++k)
+            wanted += static_cast<double>(b[at(k * kernels.columns + u)]) * y[at(k)];
         CHECK(s[at(u)] == wanted);
     }
 }
@@ -131,7 +136,8 @@ struct Net {
         for (Index r = 0; r < 5; ++r) {
             for (Index k = 0; k < 2; ++k) add(a3[at(r * wide + k)], b3[at(r * wide + k)]);
             for (Index i = 0; i < n; ++i) add(a3[at(r * wide + 2 + i)], b3[at(r * wide + 2 + p[at(i)])]);
-            for (Index j = 0; j < m; ++j) add(a3[at(r * wide + 2 + n + j)], b3[at(r * wide + 2 + n + q[at(j)])]);
+            for (Index j = 0; j < m; ++j)
+                add(a3[at(r * wide + 2 + n + j)], b3[at(r * wide + 2 + n + q[at(j)])]);
         }
         return sum;
     }

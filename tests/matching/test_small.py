@@ -110,7 +110,7 @@ def test_threads_change_nothing(name: str, search: str) -> None:
 
 @pytest.mark.parametrize("name", NOT_TAKEN)
 def test_groups_inside_others_go_by_torch(name: str, asked: list[bool]) -> None:
-    a, b, spec = pair_of(NOT_TAKEN[name])
+    a, _, spec = pair_of(NOT_TAKEN[name])
     truth = lmc.Permutations.random(spec, 1)
     match = lmc.weight_matching(a, truth.inverse().apply(a), spec)
     assert asked == [False] and match.permutations == truth
@@ -191,9 +191,7 @@ def test_a_gain_that_is_off_is_summed_anew(asked: list[bool], monkeypatch: pytes
     [((256, 256), 4, True), ((128, 128, 3, 3), 4, False), ((130, 400), 400, True), ((512, 512, 3, 3), 4, True)],
     ids=["mlp", "convolutions", "few-columns", "wide-convolutions"],
 )
-def test_leading_parts_are_left_out_where_factoring_takes_long(
-    shape: tuple[int, ...], fixed: int, worth: bool
-) -> None:
+def test_leading_parts_are_left_out_where_factoring_takes_long(shape: tuple[int, ...], fixed: int, worth: bool) -> None:
     """Told by sizes alone: by what gains and assignments take."""
     shapes = {"in": (shape[0], fixed), "w": shape, "v": (shape[1], shape[0], *shape[2:])}
     still = (None,) * (len(shape) - 2)
@@ -255,7 +253,12 @@ def test_what_does_not_fit_is_refused(
 
 def test_calls_are_checked(held: list[Tensor]) -> None:
     core = tiny(held)
-    for call in (lambda: core.choice(1), lambda: core.sweep([[-1]]), lambda: core.set_stale([3]), lambda: core.forget(1)):
+    for call in (
+        lambda: core.choice(1),
+        lambda: core.sweep([[-1]]),
+        lambda: core.set_stale([3]),
+        lambda: core.forget(1),
+    ):
         with pytest.raises(IndexError, match="group must be below 1"):
             call()
     with pytest.raises(ValueError, match="permutation"):

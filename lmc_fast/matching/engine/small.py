@@ -128,7 +128,10 @@ def small_descent(layout: Layout, room: int) -> SmallDescent | None:
         room: entries of all gains that may be kept.
     """
     spec = layout.spec
-    if any(group.owner is not None for group in spec.groups.values()) or max(spec.sizes.values(), default=0) > MOST_UNITS:
+    if (
+        any(group.owner is not None for group in spec.groups.values())
+        or max(spec.sizes.values(), default=0) > MOST_UNITS
+    ):
         return None
     if sum(size**2 for size in spec.sizes.values()) > room:
         return None
