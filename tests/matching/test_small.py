@@ -33,7 +33,7 @@ NOT_TAKEN: dict[str, Build] = {
     "experts": (models.Experts, lambda m: models.Experts.spec()),
     "groupnorm": (models.GroupNormNet, lambda m: models.GroupNormNet.spec()),
 }
-SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+SEARCHES = ("coordinate_descent", "frank_wolfe")
 INITS = ("anchored", "identity", "random")
 
 
@@ -61,7 +61,7 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("search", SEARCHES[1:])
+@pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("name", TAKEN)
 def test_the_core_goes_where_torch_goes(
     name: str, search: str, init: str, asked: list[bool], monkeypatch: pytest.MonkeyPatch
@@ -94,14 +94,13 @@ def test_options_are_those_of_torch(name: str, asked: list[bool], monkeypatch: p
 
 
 @pytest.mark.parametrize("name", TAKEN)
-@pytest.mark.parametrize("search", SEARCHES[:2])
-def test_threads_change_nothing(name: str, search: str) -> None:
+def test_threads_change_nothing(name: str) -> None:
     a, b, spec = pair_of(TAKEN[name])
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(lmc.weight_matching(a, b, spec, search=search))
+            found.append(lmc.weight_matching(a, b, spec, search="coordinate_descent"))
     finally:
         torch.set_num_threads(before)
     assert found[0].permutations == found[1].permutations == found[2].permutations
