@@ -80,10 +80,7 @@ class PermutationSpec:
         _check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
-            {
-                name: tuple(_with_owners(axis, groups, name) for axis in entries)
-                for name, entries in some.items()
-            }
+            {name: tuple(_with_owners(axis, groups, name) for axis in entries) for name, entries in some.items()}
             for some in (axes, unsaved)
         )
         used = {name for entries in axes.values() for axis in entries for name in axis.groups}

@@ -236,7 +236,10 @@ class CoordinateDescent(Layout):
             title: what progress is told of.
         """
         if self._small is not None:
-            return self._run_small(self._small, order, max_sweeps, progress, title)
+            self._small.choose_all(self.choices)
+            found = self._small.run(lambda: self.apart(order()), max_sweeps, progress, title)
+            self.choose_all(self._small.choices)
+            return found
         stale = set(self.open)
         steps: list[Step] = []
         with tracking(progress, title, max_sweeps) as advance, SideBySide() as workers:
@@ -261,33 +264,6 @@ class CoordinateDescent(Layout):
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
                 advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
-        return steps, not stale
-
-    def _run_small(
-        self,
-        small: SmallDescent,
-        order: Callable[[], Sequence[str]],
-        max_sweeps: int,
-        progress: Progress,
-        title: str,
-    ) -> tuple[list[Step], bool]:
-        """`run`, every sweep of it in one call."""
-        small.choose_all(self.choices)
-        small.set_stale(self.open)
-        stale = bool(self.open)
-        steps: list[Step] = []
-        with tracking(progress, title, max_sweeps) as advance:
-            while len(steps) < max_sweeps:
-                if not stale:
-                    off = small.forget_off()
-                    if not off:
-                        break
-                    small.set_stale(off)
-                began = time.perf_counter()
-                gained, moved, solved, stale = small.sweep(self.apart(order()))
-                steps.append(Step(gained, moved, solved, time.perf_counter() - began))
-                advance(f"sweep {len(steps)}: {moved} units moved, objective {gained:+.4g}")
-        self.choose_all(small.choices)
         return steps, not stale
 
     def improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:

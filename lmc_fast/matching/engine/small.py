@@ -8,7 +8,8 @@ come to, but for the order in which products are added.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _native
+from ..._progress import Progress, tracking
 from ..._tensors import addresses, obstacle_of
 from ...symmetry import Segment
 from ...symmetry.groups import axis_size
 from ...symmetry.views import Leaf, Units
 from .gains import MOST_CORRECTIONS, WORTH_CORRECTING, rounding_of
 from .layout import Layout
+from .steps import Step
 
 __all__ = ["SmallDescent", "small_descent"]
 
@@ -87,17 +90,31 @@ class SmallDescent:
         self._core.anchor(told, threads=self._threads)
         return order
 
-    def set_stale(self, names: Collection[str]) -> None:
-        """Which groups the next pass is to visit."""
-        self._core.set_stale([self._numbers[name] for name in names])
+    def run(
+        self, batches: Callable[[], Sequence[Sequence[str]]], max_sweeps: int, progress: Progress, title: str
+    ) -> tuple[list[Step], bool]:
+        """Sweep over stale groups until none is left, as `CoordinateDescent.run` does, each sweep in one call.
 
-    def sweep(self, batches: Iterable[Iterable[str]]) -> tuple[float, int, int, bool]:
-        """One pass over the groups that are stale, those of a batch at once.
-
-        Returns:
-            What was gained, how many units moved, how many groups were solved, whether any is stale again.
+        Args:
+            batches: gives the groups of the next sweep, those that are no neighbours together.
         """
-        return self._core.sweep([[self._numbers[name] for name in batch] for batch in batches], threads=self._threads)
+        stale = self._set_stale(self._layout.open)
+        steps: list[Step] = []
+        with tracking(progress, title, max_sweeps) as advance:
+            while len(steps) < max_sweeps:
+                if not stale and not self._set_stale(self.forget_off()):
+                    break
+                began = time.perf_counter()
+                numbers = [[self._numbers[name] for name in batch] for batch in batches()]
+                gained, moved, solved, stale = self._core.sweep(numbers, threads=self._threads)
+                steps.append(Step(gained, moved, solved, time.perf_counter() - began))
+                advance(f"sweep {len(steps)}: {moved} units moved, objective {gained:+.4g}")
+        return steps, not stale
+
+    def _set_stale(self, names: Collection[str]) -> bool:
+        """Which groups the next pass is to visit; whether there are any."""
+        self._core.set_stale([self._numbers[name] for name in names])
+        return bool(names)
 
     def forget_off(self) -> set[str]:
         """Forget the corrected gains that are not what their parameters say, beyond rounding; which they are.
