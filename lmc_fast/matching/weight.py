@@ -76,14 +76,14 @@ def weight_matching(
             "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
             than the identity is.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
-            singular values, for they say where most units go, and goes on from there by coordinate descent over all
-            of the weights; small weights are matched whole from the beginning, and so are all where finding these
-            parts would take long beside the rest (convolutions a few hundred channels wide). "coordinate_descent", one
-            group after another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
-            matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
-            times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
-            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds
-            than permutations take part it is coordinate descent that runs, for "spectral", too.
+            singular values, for they say where most units go, and goes on from there by coordinate descent over all of
+            the weights; small weights are matched whole from the beginning, and so are all where finding these parts
+            would take long beside the rest (convolutions a few hundred channels wide). "coordinate_descent", one group
+            after another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly
+            stochastic matrices, from between the start and the mean of all permutations, rounds, and goes on likewise:
+            some times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
+            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds than
+            permutations take part it is coordinate descent that runs, for "spectral", too.
         restarts: how many searches to make; those after the first start at random. The best objective is kept,
             of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
