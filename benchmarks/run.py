@@ -24,6 +24,7 @@ from . import (
     planted,
     plot,
     scripts,
+    searches,
     spectral,
     startup,
     transformers,
@@ -37,7 +38,7 @@ __all__ = ["main"]
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
-    *(startup, transformers, scripts),
+    *(startup, transformers, scripts, searches),
 )
 
 

@@ -30,8 +30,9 @@ from ..ops.permuted_dot import Overlap, overlaps
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, choice_for, random_choice
 from .engine.descent import CoordinateDescent
+from .engine.emphasis import emphasised
 from .engine.frank_wolfe import check_affine, frank_wolfe
-from .engine.measures import distance_between, distance_from
+from .engine.measures import distance_between, distance_from, objective_of
 from .engine.reweighted import Searched, by_direction, by_entries, weighted_distance
 from .engine.seen import seen
 from .engine.steps import Step
@@ -42,7 +43,7 @@ from .verification import ensure_verified
 
 __all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
 
-SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe", "leading")
 WEIGHTINGS = ("product", "sum")
 SIMILARITIES = ("inner", "cosine")
 
@@ -83,22 +84,27 @@ def weight_matching(
             "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
             than the identity is.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
-            singular values, for they say where most units go, and goes on from there by coordinate descent over all
-            of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
-            another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
-            matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
-            times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
-            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds
-            than permutations take part it is coordinate descent that runs, for "spectral", too.
-        restarts: how many searches to make; those after the first start at random. The best objective is kept,
-            of equal ones the first.
+            singular values, for they say where most units go, and goes on from there by coordinate descent over all of
+            the weights; small weights are matched whole from the beginning, and so are all where finding these parts
+            would take long beside the rest (convolutions a few hundred channels wide). "coordinate_descent", one group
+            after another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly
+            stochastic matrices, from between the start and the mean of all permutations, rounds, and goes on likewise:
+            some times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
+            parameter and groups inside their owners alone. None of these ends below its start. Or "leading":
+            coordinate descent over copies of both models' weights in which the 16 largest singular values of each
+            matrix count three times. The objective is lower, and so may the barrier be; `docs/benchmarks.md` tells
+            where it was. It is the inner product of these copies that does not end below its start. Where groups of
+            other kinds than permutations take part it is coordinate descent that runs, for "spectral" and "leading",
+            too.
+        restarts: how many searches to make; those after the first start at random. The best objective (of
+            "leading", that of its copies) is kept, of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
             left out. Others than 0 and 1 take a copy of the parameter.
         entry_weights: how much each entry of each model counts, as `fisher_weights` gives it: (of model a, of model b),
             by the names of all weights, each of its parameter's shape, 0 or more; those of b move with its units. What
             is made least then is sum w (theta_a - pi(theta_b))^2 over all entries; its half, below zero, is the
             objective, and its root are the distances. It takes three or four products in place of one and as many times
-            the memory, permutations alone, and coordinate descent in place of the spectral search.
+            the memory, permutations alone, and coordinate descent in place of "spectral" and "leading".
         entry_weighting: "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both
             models' losses rise by half-way where the weights are the curvatures; or "product": w = w_a pi(w_b), to
             which those entries count that are of weight in both models, and which merges digits worse.
@@ -163,31 +169,40 @@ def weight_matching(
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
-    check_finite_weights("model_a", tensors_a, shares)
-    check_finite_weights("model_b", tensors_b, shares)
+    plain = Searched(view.spec, tensors_a, tensors_b, shares)
+    norms = _norms(plain)
+    # Norms are finite only if all entries are; else these are looked at.
+    odd = [name for name, of in norms.items() if not (math.isfinite(of.a) and math.isfinite(of.b))]
+    check_finite_weights("model_a", tensors_a, odd)
+    check_finite_weights("model_b", tensors_b, odd)
     if example_inputs is not None:
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    plain = Searched(view.spec, tensors_a, tensors_b, shares)
     entries = None if entry_weights is None else _entries(plain, entry_weights, view.renamed, entry_weighting)
     looked = plain
     if entries is not None:
         looked = by_entries(*plain.parts, *entries)
         # Leading parts are those of weights, not of their squares.
-        search = "coordinate_descent" if search == "spectral" else search
+        search = "coordinate_descent" if search in ("spectral", "leading") else search
     elif similarity == "cosine":
         looked = by_direction(*plain.parts)
-    norms = _norms(looked)
+    norms = norms if looked is plain else _norms(looked)
     inner = sum(weight * norms[name].dot for name, weight in looked.shares.items())
+    # What a search raises the inner product of.
+    raised = looked
+    if search == "leading" and isinstance(start, Permutations):
+        a, b = (emphasised(looked.spec, side, shares) for side in (looked.tensors_a, looked.tensors_b))
+        raised = Searched(looked.spec, a, b, shares)
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
         how = init if attempt == 0 else "random"
-        pair = looked.parts
+        pair = raised.parts
         if isinstance(begin, Permutations):
-            descent = CoordinateDescent(*pair, begin, frozen, device, norms)
-            reached = inner if how in ("anchored", "identity") else descent.objective()
+            descent = CoordinateDescent(*pair, begin, frozen, device, norms if raised is looked else None)
+            is_known = raised is looked and how in ("anchored", "identity")
+            reached = inner if is_known else descent.objective()
             searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
@@ -199,6 +214,8 @@ def weight_matching(
     else:
         direct = partial(weighted_distance, *plain.parts[1:], *entries)
     objective, history = best.objective, best.history
+    if raised is not looked:
+        objective = objective_of(looked.tensors_a, looked.tensors_b, shares, moved)
     if looked is plain:
         squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
         before, after = (
@@ -229,7 +246,7 @@ def _named(search: str, entries: object, similarity: str) -> str:
     parts = ["weight matching"]
     parts += ["by weighted entries"] if entries is not None else []
     parts += ["by directions"] if similarity == "cosine" else []
-    return " ".join(parts) + (", Frank-Wolfe" if search == "frank_wolfe" else "")
+    return " ".join(parts) + {"frank_wolfe": ", Frank-Wolfe", "leading": ", leading parts"}.get(search, "")
 
 
 def _norms(pair: Searched) -> dict[str, Overlap]:

@@ -30,7 +30,8 @@ class Sweep:
     """One pass over the groups.
 
     Attributes:
-        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since.
+        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since. Of
+            search="leading", that of the copies that it looks at.
         moved: how many units it put elsewhere.
         solved: how many groups it solved (a group whose neighbours stood still is not solved again).
         seconds: wall-clock time.
