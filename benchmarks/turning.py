@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,21 +97,26 @@ def _fold(norm: str, *readers: str) -> Fold:
 
 @contextlib.contextmanager
 def polar_seconds() -> Iterator[list[float]]:
-    """A list of the seconds that each polar factor takes meanwhile."""
+    """A list of the seconds that each polar factor takes meanwhile, or each value of one alone."""
     taken: list[float] = []
-    real = orthogonal.polar_factor
+    reals = {name: getattr(orthogonal, name) for name in ("polar_factor", "nuclear_norm")}
 
-    def timed(gain: Tensor) -> tuple[Tensor, Tensor]:
-        began = time.perf_counter()
-        found = real(gain)
-        taken.append(time.perf_counter() - began)
-        return found
+    def timed(real: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def call(gain: Tensor) -> Any:
+            began = time.perf_counter()
+            found = real(gain)
+            taken.append(time.perf_counter() - began)
+            return found
 
-    orthogonal.polar_factor = timed
+        return call
+
+    for name, real in reals.items():
+        setattr(orthogonal, name, timed(real))
     try:
         yield taken
     finally:
-        orthogonal.polar_factor = real
+        for name, real in reals.items():
+            setattr(orthogonal, name, real)
 
 
 def register(commands: argparse._SubParsersAction) -> None:
