@@ -69,6 +69,7 @@ from .symmetry import (
     derive_spec,
     fold_norms,
     verify_spec,
+    with_signs,
 )
 
 __all__ = [
@@ -124,4 +125,5 @@ __all__ = [
     "vector_cosines",
     "verify_spec",
     "weight_matching",
+    "with_signs",
 ]

@@ -8,6 +8,7 @@ from .folds import Centre, Fold, Reader
 from .groups import Axis, Group, Segment
 from .permutations import Permutations
 from .pure import PureForm, check_pure, fold_norms
+from .signs import with_signs
 from .spec import PermutationSpec
 from .transforms import Transforms
 from .verify import SymmetryError, verify_spec
@@ -31,4 +32,5 @@ __all__ = [
     "derive_spec",
     "fold_norms",
     "verify_spec",
+    "with_signs",
 ]
