@@ -43,21 +43,22 @@ def with_signs(model: nn.Module, spec: PermutationSpec, example_inputs: Any) -> 
         example_inputs: as of `verify_spec`.
 
     Returns:
-        The spec with the groups that were found, verified; one in which nothing was found as it is, bound.
+        The spec with the groups that were found, verified; one without units to look at as it is, bound.
 
     Raises:
         TypeError: `model` is no module, or `spec` no spec.
         ValueError: the spec does not fit the model, or the model cannot be run.
-        SymmetryError: the spec does not keep the model's function.
+        SymmetryError: the spec as it is does not keep the model's function.
     """
     check_type("spec", spec, PermutationSpec, "a PermutationSpec")
     module = unwrapped("model", model)
     found = spec.bind(module)
-    verify_spec(module, found, example_inputs)
     # Layers that differ in numbers alone are tried at once.
     patterns: dict[str, list[tuple[str, list[_Place]]]] = {}
     for group, writer, places in _candidates(found):
         patterns.setdefault(alike(f"{group} {writer}"), []).append((group, places))
+    if patterns:
+        verify_spec(module, found, example_inputs)
     for several in patterns.values():
         new = {group: places for group, places in several if SIGN.format(group) not in found.groups}
         if not new:

@@ -136,6 +136,7 @@ def test_errors() -> None:
     model = Gated()
     with pytest.raises(TypeError, match="spec must be a PermutationSpec, got"):
         lmc.with_signs(model, {}, X)  # type: ignore[arg-type]
-    wrong = PermutationSpec.from_axes({"plain.weight": ("plain", None)}, model=model, rest="fixed")
-    with pytest.raises(lmc.SymmetryError, match="plain"):
+    right = spec_of(model)
+    wrong = right.edit({"layers.0.gate.bias": (None,)})
+    with pytest.raises(lmc.SymmetryError, match="unit"):
         lmc.with_signs(model, wrong, X)
