@@ -47,8 +47,7 @@ SPEC = PermutationSpec.from_axes(
 State = dict[str, Tensor]
 
 
-@pytest.fixture
-def models() -> tuple[State, State, Transforms]:
+def two() -> tuple[State, State, Transforms]:
     """Two models of one function with gains and biases of their own, and what brings the first over the second."""
     generator = torch.Generator().manual_seed(1)
     base = {n: torch.randn(x.shape, generator=generator) for n, x in Net().state_dict().items()}
@@ -59,6 +58,11 @@ def models() -> tuple[State, State, Transforms]:
     new["up.bias"] = new["up.bias"] - new["up.weight"] @ bias
     new["norm.weight"], new["norm.bias"] = gain, bias
     return base, new, choice
+
+
+@pytest.fixture
+def models() -> tuple[State, State, Transforms]:
+    return two()
 
 
 def adapter(**more: Tensor) -> State:
