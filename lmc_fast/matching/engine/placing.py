@@ -59,7 +59,7 @@ class Placing:
         roots = placed_roots(spec)
         on = [name for name in names if not set(roots).isdisjoint(chain(*spec.roots_of(name)))]
         self.spec = spec
-        self.hat = {name: start[name].detach().clone() for name in on}
+        self.hat = {name: start[name].detach().clone(memory_format=torch.contiguous_format) for name in on}
         layout = Layout(spec, self.hat, tensors, dict.fromkeys(on, 1.0), (), device)
         of_roots = {root: [leaf for units in layout.units[root] for leaf in layout.leaves[units]] for root in roots}
         self.leaves: dict[str, list[Leaf]] = {
