@@ -109,6 +109,14 @@ def test_what_has_no_gate_stays_as_it_is() -> None:
     assert lmc.with_signs(model, spec, X) == spec
 
 
+def test_one_sign_of_two_that_would_do_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "silu", lambda x: x)
+    model = Gated(1)
+    found = lmc.with_signs(model, spec_of(model), X)
+    signed = [name for name, axes in found.axes.items() for axis in axes if "unit0:sign" in axis.groups]
+    assert sorted(signed) == ["layers.0.down.weight", "layers.0.gate.bias", "layers.0.gate.weight"]
+
+
 def test_what_is_more_than_single_units_is_left_alone() -> None:
     model = Gated(1)
     spec = PermutationSpec.from_axes(
