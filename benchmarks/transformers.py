@@ -81,7 +81,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--models", nargs="+", choices=KINDS, default=list(KINDS), metavar="MODEL", help=str(KINDS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="M", help=str(METHODS))
     parser.add_argument("--pairs", type=int, default=6, help="pairs of trained models, of as few as do (default 6)")
-    parser.add_argument("--steps", type=int, default=300, help="of learning (default 300)")
+    parser.add_argument("--steps", type=int, default=600, help="of learning (default 600)")
     parser.add_argument(
         "--batch", type=int, default=128, help="images of a step, and four times the texts (default 128)"
     )
