@@ -310,7 +310,7 @@ def train_turnings(
                 if history[-1].rank < best.rank:
                     best, choices, waited = history[-1], [turning.choice() for turning in turnings], 0
                 ended = best.barrier <= enough or waited >= patience
-            advance(f"loss {loss:.4g}, barrier {best.barrier:.4g}")
+            advance(f"loss {loss:.4g}, barrier {best.barrier:.4g}", loss=loss, barrier=best.barrier)
     return choices, history, ended
 
 
