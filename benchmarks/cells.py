@@ -123,6 +123,7 @@ CALLS: dict[str, Callable[[_Case], object]] = {
     # Of a spec without folds: a copy.
     "fold_norms": lambda case: lmc.fold_norms(case.models[0], case.spec),
     "verify_spec": lambda case: lmc.verify_spec(case.models[0], case.spec, case.batches[0][0]),
+    "with_signs": lambda case: str(lmc.with_signs(case.models[0], case.spec, case.batches[0][0]).axes),
     "PermutationSpec.bind": lambda case: str(case.spec.bind(case.models[0])),
     "fisher_weights": lambda case: lmc.fisher_weights(case.models[0], case.batches),
     "weight_matching, entry weights": lambda case: lmc.weight_matching(

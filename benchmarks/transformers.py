@@ -62,6 +62,7 @@ _COLUMNS = (
     "method",
     "steps",
     "points",
+    "discrete",
     "seeds",
     "barrier",
     "deviation",
@@ -80,13 +81,16 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--models", nargs="+", choices=KINDS, default=list(KINDS), metavar="MODEL", help=str(KINDS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="M", help=str(METHODS))
     parser.add_argument("--pairs", type=int, default=6, help="pairs of trained models, of as few as do (default 6)")
-    parser.add_argument("--steps", type=int, default=300, help="of learning (default 300)")
+    parser.add_argument("--steps", type=int, default=600, help="of learning (default 600)")
     parser.add_argument(
         "--batch", type=int, default=128, help="images of a step, and four times the texts (default 128)"
     )
     parser.add_argument("--passes", type=int, help="of training over the data (default: the recipe's)")
     parser.add_argument("--width", type=int, help="of the models (default: the recipe's)")
     parser.add_argument("--points", default="excess", help="of the path that learning looks at (default excess)")
+    parser.add_argument(
+        "--discrete", default="frozen", help="what learning does with places and signs (default frozen)"
+    )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help=f"trained models (default {DEFAULT_CACHE})")
     parser.add_argument("--append", action="store_true", help="to the rows that the file has already")
     add_out(parser)
@@ -177,9 +181,16 @@ class Bench:
         while count * (count - 1) // 2 < arguments.pairs:
             count += 1
         cache = ModelCache(arguments.cache, print)
+        # To the end of the steps, for the loss half-way, wherever the barrier is.
+        learning = {
+            "steps": arguments.steps,
+            "points": arguments.points,
+            "discrete": arguments.discrete,
+            "tolerance": None,
+        }
         return cls(
             kind,
-            Setting(data, judges, batch, {"steps": arguments.steps, "points": arguments.points}),
+            Setting(data, judges, batch, learning),
             [cache.get(recipe, data, seed) for seed in range(count)],
             list(combinations(range(count), 2))[: arguments.pairs],
             {
@@ -187,6 +198,7 @@ class Bench:
                 "passes": recipe.passes,
                 "steps": arguments.steps,
                 "points": arguments.points,
+                "discrete": arguments.discrete,
             },
         )
 
@@ -213,7 +225,7 @@ class Bench:
             method="learned",
             batches=self.setting.training,
             # Of several models steps go to mixtures.
-            **{name: value for name, value in self.setting.options.items() if name != "points"},
+            **{name: self.setting.options[name] for name in ("loss_fn", "validation", "steps")},
         )
         seconds = time.perf_counter() - began
         moved = many.apply(three)

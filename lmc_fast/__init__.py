@@ -82,6 +82,7 @@ NAMES = {
         "derive_spec",
         "fold_norms",
         "verify_spec",
+        "with_signs",
     ),
 }
 

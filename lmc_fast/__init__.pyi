@@ -85,6 +85,7 @@ from .symmetry import (
     derive_spec,
     fold_norms,
     verify_spec,
+    with_signs,
 )
 
 __all__ = [
@@ -151,5 +152,6 @@ __all__ = [
     "vector_cosines",
     "verify_spec",
     "weight_matching",
+    "with_signs",
     "zip_models",
 ]

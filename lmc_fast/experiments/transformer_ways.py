@@ -11,7 +11,7 @@ from torch import nn
 
 from .._progress import Progress
 from ..matching import Matching, activation_matching, learned_matching, weight_matching
-from ..symmetry import PermutationSpec, derive_spec, fold_norms, verify_spec
+from ..symmetry import PermutationSpec, derive_spec, fold_norms, verify_spec, with_signs
 from .datasets import Batches, Dataset
 from .transformers import mean_loss
 
@@ -57,6 +57,8 @@ class Setting:
                 verify_spec(model, found, inputs)
             else:
                 found = derive_spec(model, inputs, rotations=name != "permutations")
+                if name == "all that turns":
+                    found = with_signs(model, found, inputs)
             self.specs[name] = found
         return self.specs[name]
 
@@ -107,10 +109,10 @@ def laid_over(
 def with_heads_permuted(spec: PermutationSpec) -> PermutationSpec:
     """The spec with what turns inside of heads permuted alone.
 
-    Planes of rotary embedding, whose order tells their frequency, turn all the same.
+    Planes of rotary embedding, whose order tells their frequency, turn all the same, and units keep their signs.
     """
     groups = {
-        name: replace(group, kind="permutation") if group.owner is not None and group.kind != "phases" else group
+        name: replace(group, kind="permutation") if group.kind == "orthogonal" and group.owner is not None else group
         for name, group in spec.groups.items()
     }
     return PermutationSpec(groups, spec.axes, spec.unsaved, spec.folds)

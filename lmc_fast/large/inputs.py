@@ -73,6 +73,7 @@ class Input:
         raw: Mapping[str, Tensor] = self.held if self.held else self._mapped[0]
         self.raw = raw
         self.tensors: dict[str, Tensor] = {}
+        self.stored_tensors: Mapping[str, Tensor] = self.tensors
         if scratch is not None:
             self.put_together(scratch)
         for number, each in enumerate(self.conversions):
@@ -109,8 +110,9 @@ class Input:
         return scratch / f"{self.label}-{number}.safetensors"
 
     def read_instead(self, mapped: MappedTensors) -> None:
-        """Take some of the `tensors` from another file from now on."""
+        """Take some of the `tensors` from another file from now on; `stored_tensors` are as they were."""
         self._mapped.append(mapped)
+        self.stored_tensors = {**self.tensors}
         self.tensors |= mapped
 
     def let_go(self) -> None:

@@ -71,7 +71,8 @@ def rebase_checkpoints(
 
     Args:
         tuned: a model directory or file like the other two; or a LoRA adapter of PEFT's (a directory with
-            adapter_config.json, or its safetensors file), whose factors are permuted and never multiplied out.
+            adapter_config.json, or its safetensors file), whose factors are moved and never multiplied out. With
+            rotations it is of the base as it lies on disk, and what is written of the new model as it does.
         base: what it was made from.
         new: what it is to be a fine-tune of.
         out: as of `merge_checkpoints`. For an adapter an adapter is written. A directory gets the new model's
@@ -103,11 +104,6 @@ def rebase_checkpoints(
         )
         check_kinds(options, bound)
         check_freeze(options.freeze, bound)
-        if adapter is not None and bound.folds:
-            raise ValueError(
-                f"adapter {str(tuned)!r} cannot be carried over with a spec of models in pure form: its factors are of "
-                "the weights as they were before norms are folded"
-            )
         needed = sum(scratch_bytes(each, bound) for each in inputs)
         if adapter is None:
             third = open_input(
@@ -217,6 +213,7 @@ class _Adapter:
             new.tensors,
             alpha=alpha,
             fan_in_fan_out=bool(self.config.get("fan_in_fan_out")),
+            stored=(base.stored_tensors, new.stored_tensors),
         )
         out = run.staging.out
         metadata = {**self.metadata, "format": "pt", "lmc_fast.version": __version__}
@@ -231,13 +228,15 @@ class _Adapter:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_aside(out / name, partial(shutil.copyfile, path))
         config = {**self.config, "base_model_name_or_path": str(new.path)}
+        if any(name.endswith(".lora_B.bias") for name in carried):
+            config["lora_bias"] = True
         write_text(out / ADAPTER, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         card = card_of(
             [new, base],
             [1.0, alpha],
             [None, match],
             title=f"{self.path.name} on {new.path.name}",
-            what=f"The adapter {self.path.name} of {base.path.name}, its factors permuted so that they fit "
+            what=f"The adapter {self.path.name} of {base.path.name}, its factors moved so that they fit "
             f"{new.path.name}.",
             options=lines,
         )

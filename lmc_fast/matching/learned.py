@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 POINTS = ("excess", "midpoint", "random", "grid")
+DISCRETE = ("frozen", "straight_through")
 STARTS = ("activations", "weights", "identity")
 # Of the batches, those that judge where no others are given.
 JUDGING = 4
@@ -66,10 +67,11 @@ def learned_matching(
     steps: int = 300,
     lr: float = 1e-2,
     points: str = "excess",
+    discrete: str = "frozen",
     lambdas: int = 9,
     checks: int = 10,
     patience: int = 5,
-    tolerance: float = 0.0,
+    tolerance: float | None = 0.0,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -77,7 +79,9 @@ def learned_matching(
     """Turn model b's units, by the loss between the models, so that the line from model a to it has no barrier.
 
     Groups of continuous kinds ("orthogonal", "orthogonal_keeping_ones", "phases") learn; the others stay where the
-    start has them. The path is what is judged, at the start and `checks` times on the way, and the best one is kept.
+    start has them, unless `discrete` says otherwise. The path is what is judged, at the start and `checks` times on the
+    way, and the best one is kept: the one with the lowest barrier, of those without any the one whose points lie lowest
+    in the mean.
 
     Args:
         model_a: a module in pure form (`fold_norms`), whose forward is used; not changed, nor are its modes and
@@ -96,10 +100,15 @@ def learned_matching(
         points: where on the line the loss of a step is taken: "excess" (a point that is judged, drawn by how far it
             lay above the line between the ends at the last look), "midpoint", "random" (any), or "grid" (the points
             that are judged, in random order); by `seed`.
+        discrete: groups that change places and signs alone: "frozen", as the start has them; or "straight_through",
+            which lets those whose units own nothing that turns follow the loss, where a free copy of the moved model
+            that goes down its gradients has them (Ainsworth et al., "Git Re-Basin", ICLR 2023, section 3.3). It costs
+            a gain and an assignment a group and step, and one more model in memory.
         lambdas: how many evenly spaced points inside the path are judged.
         checks: how often, the start apart.
         patience: end after so many looks in a row without a better one.
-        tolerance: end as soon as no point of the path lies by more than this above the line between its ends.
+        tolerance: end as soon as no point of the path lies by more than this above the line between its ends; None: go
+            on, for a lower loss half-way.
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where model a's tensors are.
@@ -124,6 +133,7 @@ def learned_matching(
         steps=steps,
         lr=lr,
         points=points,
+        discrete=discrete,
         lambdas=lambdas,
         checks=checks,
         patience=patience,
@@ -159,6 +169,7 @@ def learned_matching(
         tolerance=tolerance,
         seed=seed,
         progress=progress,
+        discrete=discrete,
     )
     weights = dict.fromkeys(names, 1.0)
     objective = objective_of(tensors_a, tensors_b, weights, best)
@@ -170,7 +181,7 @@ def learned_matching(
         converged=ended,
         history=sweeps_of_checks(history, [turning]),
         seconds=time.perf_counter() - began,
-        method=f"learned matching, {points} points",
+        method=f"learned matching, {points} points" + (", straight through" if discrete != "frozen" else ""),
         **verified._asdict(),
     )
 
@@ -209,18 +220,22 @@ def check_learning(
     points: str,
     patience: int,
     seed: int,
+    discrete: str = "frozen",
     lambdas: int = 1,
     checks: int = 1,
-    tolerance: float = 0.0,
+    tolerance: float | None = 0.0,
 ) -> None:
     """Raise TypeError or ValueError unless these options are what `learned_matching` takes."""
     for name, count in {"steps": steps, "lambdas": lambdas, "checks": checks, "patience": patience}.items():
         check_int(name, count, 1)
     if not check_finite("lr", lr) > 0:
         raise ValueError(f"lr must be above 0, got {lr}")
-    check_finite("tolerance", tolerance)
+    if tolerance is not None:
+        check_finite("tolerance", tolerance)
     if points not in POINTS:
         raise ValueError(f"points must be one of {', '.join(map(repr, POINTS))}, got {points!r}")
+    if discrete not in DISCRETE:
+        raise ValueError(f"discrete must be one of {', '.join(map(repr, DISCRETE))}, got {discrete!r}")
     check_int("seed", seed, 0)
 
 

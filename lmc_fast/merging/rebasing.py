@@ -34,7 +34,8 @@ def rebase(
     Args:
         tuned: the fine-tune: a module or state dict of the same architecture; or the state dict of a LoRA adapter as
             PEFT keeps it (``base_model.model.{module}.lora_A.weight``), whose factors are moved and never multiplied
-            out.
+            out. Where norms are folded it is one of the base in pure form, as the models are that are given here;
+            `rebase_checkpoints` takes one of the base as it lies on disk.
         base: what it was made from.
         new: what it is to be a fine-tune of.
         match: from ``weight_matching(new, base, spec)``.

@@ -9,6 +9,7 @@ from .groups import Axis, Group, Segment
 from .mixing import SoftPermutations
 from .permutations import Permutations
 from .pure import PureForm, check_pure, fold_norms
+from .signs import with_signs
 from .spec import PermutationSpec
 from .transforms import Transforms
 from .verify import SymmetryError, verify_spec
@@ -33,4 +34,5 @@ __all__ = [
     "derive_spec",
     "fold_norms",
     "verify_spec",
+    "with_signs",
 ]

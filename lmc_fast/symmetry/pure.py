@@ -8,6 +8,7 @@ LayerNorms stay LayerNorms, and permit the rotations that keep the vector of one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -110,6 +111,35 @@ class PureForm:
             exact = result.to(torch.float64)
             result = (exact - exact.mean(centre.axis, keepdim=True)).to(result.dtype)
         return result
+
+    def scale(self, name: str, axis: int, size: int, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """What a weight is multiplied by along one of its axes: float64 [size]; None where it is nothing.
+
+        Args:
+            tensors: with the norms' weights as they were before they were folded.
+        """
+        found: Tensor | None = None
+        for fold, reader in self._reading.get(name, ()):
+            if reader.axis == axis:
+                found = torch.ones(size, dtype=torch.float64) if found is None else found
+                gain = _gain(fold, tensors).to("cpu", torch.float64)
+                along = _along(gain, replace(reader, axis=0), fold.weight, found)
+                found[reader.offset : reader.offset + len(along)] *= along
+        return found
+
+    def added(self, name: str, axis: int, size: int, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """What the biases of norms add along the axis of a weight that is summed over: float64 [size], or None."""
+        found: Tensor | None = None
+        for fold, reader in self._reading.get(name, ()):
+            if fold.bias is not None and reader.axis == axis:
+                found = torch.zeros(size, dtype=torch.float64) if found is None else found
+                along = _along(tensors[fold.bias].to("cpu", torch.float64), replace(reader, axis=0), fold.weight, found)
+                found[reader.offset : reader.offset + len(along)] += along
+        return found
+
+    def is_folded(self, name: str) -> bool:
+        """Whether a tensor is a norm's gain, or a bias, that goes into what reads it."""
+        return name in self._own
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of a model in pure form: those that are as they were, as they are; untied ones added."""

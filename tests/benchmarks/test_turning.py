@@ -27,7 +27,10 @@ def test_rows_tell_times_and_shares(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["pair"] for row in rows] == ["apart", "noisy"]
     for row in rows:
-        assert float(row["polar_share"]) == pytest.approx(float(row["polar_seconds"]) / float(row["seconds"]), rel=1e-4)
+        solution = float(row["solution_seconds"])
+        assert float(row["polar_share"]) == pytest.approx(float(row["polar_seconds"]) / solution, rel=1e-4)
+        # By weights nothing is looked at first.
+        assert solution == pytest.approx(float(row["seconds"]))
         assert 0 < float(row["polar_share"]) < 1
     assert code == int(any(row["status"] != "ok" for row in rows))
 
@@ -43,6 +46,16 @@ def test_polar_factors_are_counted_and_left_as_they_were() -> None:
         lmc.symmetry.kinds.KINDS["orthogonal"].best(torch.eye(3)[:, None, :, None])
     assert len(taken) == 1 and taken[0] > 0
     assert orthogonal.polar_factor is before
+
+
+def test_what_models_show_is_no_part_of_the_solution() -> None:
+    a, b, spec = turning.made((1, 8, 4, 32), 0.0)
+    with turning.statistics_seconds() as taken, turning.polar_seconds() as polar:
+        match = turning.matched("activations", a, b, spec)
+    # The check of the spec, and the moments; of 4 x 4 pairs of heads twice the values, then twice what is chosen; the
+    # stream.
+    assert len(taken) == 2 and len(polar) == 5
+    assert 0 < sum(polar) < match.seconds - sum(taken) < match.seconds
 
 
 def test_the_spec_keeps_the_function() -> None:

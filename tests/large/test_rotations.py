@@ -144,11 +144,37 @@ def test_a_fine_tune_is_carried_over(two: tuple[Path, Path], tmp_path: Path) -> 
     assert "by permutation and rotation" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_adapters_of_weights_that_are_folded_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
-    path = tmp_path / "lora.safetensors"
-    save_file({"base_model.model.0.q.lora_A.weight": torch.zeros(2, models.HIDDEN)}, path)
-    with pytest.raises(ValueError, match="before norms are folded"):
-        lmc.rebase_checkpoints(path, *two, out=tmp_path / "out.safetensors", spec=turning_spec())
+def test_an_adapter_goes_from_one_norms_gain_to_anothers(two: tuple[Path, Path], tmp_path: Path) -> None:
+    base, new = two
+    generator = torch.Generator().manual_seed(3)
+    sizes = {"0.q": (models.HIDDEN, models.HIDDEN), "1.down": (models.UNITS, models.HIDDEN), "head": (12, models.WORDS)}
+    factors = {}
+    for name, (fan_in, fan_out) in sizes.items():
+        factors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, fan_in, generator=generator)
+        factors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(fan_out, 2, generator=generator)
+    (tmp_path / "lora").mkdir()
+    save_file(factors, tmp_path / "lora" / "adapter_model.safetensors")
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    result = lmc.rebase_checkpoints(tmp_path / "lora", base, new, out=tmp_path / "out", spec=turning_spec())
+    carried = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert carried.keys() == factors.keys()
+
+    def added(path: Path, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What an adapter adds to the model on disk, in pure form."""
+        state = models.read_directory(path)
+        for name in sizes:
+            at = f"base_model.model.{name}.lora_"
+            state[f"{name}.weight"] = state[f"{name}.weight"] + of[f"{at}B.weight"] @ of[f"{at}A.weight"]
+        pure, before = lmc.fold_norms(state, turning_spec()), folded(path)
+        return {f"{name}.weight": pure[f"{name}.weight"] - before[f"{name}.weight"] for name in sizes}
+
+    wanted, found = added(base, factors), added(new, carried)
+    for name, tensor in wanted.items():
+        assert torch.allclose(found[name], result.matches[0].choice.apply_to(name, tensor), atol=1e-4), name
+    # Factors that were turned alone would add something else.
+    assert not torch.allclose(added(new, factors)["0.q.weight"], found["0.q.weight"], atol=0.1)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == str(new) and "lora_bias" not in config
 
 
 def test_what_takes_permutations_alone_says_so(two: tuple[Path, Path], tmp_path: Path) -> None:

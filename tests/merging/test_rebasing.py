@@ -174,7 +174,7 @@ def test_a_spec_of_the_model_without_its_head_is_met(models: tuple[Net, Net, lmc
     [
         ({"other.lora_A.weight": torch.zeros(2, 6)}, {}, "belongs to 'other.weight', which is no parameter"),
         ({"up.lora_A.weight": torch.zeros(2, 5)}, {}, "must have 6 entries along dimension 1"),
-        ({"up.lora_B.bias": torch.zeros(10), "up.lora_A.weight": torch.zeros(2, 6)}, {}, "is a bias of a low-rank"),
+        ({"up.lora_A.bias": torch.zeros(2), "up.lora_A.weight": torch.zeros(2, 6)}, {}, "is a bias of a low-rank"),
         ({"norm.lora_A.weight": torch.zeros(2, 10)}, {}, "whose axes are not those of a matrix"),
         (
             {"up.lora_A.weight": torch.zeros(2, 6), "down.bias": torch.zeros(5)},

@@ -25,6 +25,8 @@ from .trees import Factors, Picks
 __all__ = ["Elements", "best_elements", "best_elements_together", "worth"]
 
 Elements = Mapping[str, Tensor]
+# Units of an owner of which most pairs are no pair in the end.
+FEW = 2
 
 
 def best_elements(
@@ -96,6 +98,8 @@ class _Search:
         own = factors.get((group,))
         gain = None if own is None else own.gain
         inside: Picks = {}
+        # What is looked for in the owner's chosen pairs alone: of the others its value will do.
+        later: list[tuple[str, Factors, Tensor]] = []
         by_pairs = {groups[1:]: factor.by_pairs() for groups, factor in factors.items() if len(groups) > 1}
         units = torch.arange(size, device=self.device)
         for children, of_children in owned_together(self.spec, group, by_pairs):
@@ -104,13 +108,18 @@ class _Search:
                 for child in children:
                     inside |= self.held(child, below)
                 continue
-            if len(children) == 1:
+            most = self.most(children, of_children) if size > FEW else None
+            if most is not None:
+                value = most
+                later.append((children[0], of_children, below))
+            elif len(children) == 1:
                 value, found = self.solve(children[0], of_children, below)
+                inside |= found
             else:
                 value, found = alternated(self, children, of_children, below)
+                inside |= found
             of_units = value.reshape(pairs, size, 1, size, 1)
             gain = of_units if gain is None else gain + of_units
-            inside |= found
         if gain is None:
             return torch.zeros(pairs, dtype=torch.float64, device=self.device), self.held(group, owners)
         if group in self.frozen:
@@ -123,7 +132,19 @@ class _Search:
         for name, of_pairs in inside.items():
             # An owner's element is the unit at each place.
             picks[name] = of_pairs.reshape(pairs, size, size, *of_pairs.shape[1:])[rows, units, pick]
+        for child, of_child, below in later:
+            chosen = ((rows * size + units) * size + pick).reshape(-1)
+            some = {groups: factor.of(chosen) for groups, factor in of_child.items()}
+            for name, of_pairs in self.solve(child, some, below[chosen])[1].items():
+                picks[name] = of_pairs.reshape(pairs, size, *of_pairs.shape[1:])
         return total, picks
+
+    def most(self, children: Sequence[str], factors: Factors) -> Tensor | None:
+        """Best values of a group that owns nothing, where its kind has them for less than its elements."""
+        if len(children) > 1 or children[0] in self.frozen or self.spec.owned_by(children[0]):
+            return None
+        (factor,) = factors.values()
+        return self.kind(children[0]).most(factor.gain)
 
     def kind(self, group: str) -> Kind:
         return KINDS[self.spec.groups[group].kind]

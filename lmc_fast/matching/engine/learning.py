@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,15 @@ from ..._progress import Progress, tracking
 from ...symmetry.kinds import KINDS, Learned
 from ...symmetry.spec import PermutationSpec
 from ...symmetry.transforms import Choice, choice_for, moved
+from .placing import Placing
 from .task import TaskLoss
 
 __all__ = ["Check", "Path", "Points", "Turning", "paths_between", "train_turnings"]
 
 # Of the mean excess of a path's points, what each is drawn by in addition to its own; and where there is none.
 SEEN, TINY = 0.2, 1e-12
+# The rate of weights that discrete groups follow, in units of their root mean square, over that of what turns.
+HAT_RATE = 3.0
 
 
 class Turning:
@@ -44,7 +48,8 @@ class Turning:
         start: Choice,
         device: torch.device,
     ) -> None:
-        self.spec, self.names = spec, list(names)
+        self.spec, self.names, self.device = spec, list(names), device
+        self.tensors = {name: tensors[name].detach() for name in self.names}
         self.learned: dict[str, Learned] = {}
         self.still: dict[str, Tensor] = {}
         placed: dict[str, Tensor] = {}
@@ -59,10 +64,7 @@ class Turning:
                 self.learned[name] = learned
         self.placed = {name: element for name, element in placed.items() if name in self.still}
         # What turns within units that change places does so at its new place: the places once, the turns every time.
-        self.base = {
-            name: moved(spec, name, tensors[name].detach().to(device, accumulate_dtype(tensors[name].dtype)), placed)
-            for name in self.names
-        }
+        self.base = {name: self._based(name, placed) for name in self.names}
         self.axes = {
             name: [
                 place
@@ -72,6 +74,24 @@ class Turning:
             for name in self.names
             if name in spec.axes
         }
+
+    def _based(self, name: str, placed: Mapping[str, Tensor]) -> Tensor:
+        tensor = self.tensors[name]
+        return moved(self.spec, name, tensor.to(self.device, accumulate_dtype(tensor.dtype)), placed)
+
+    def place(self, elements: Mapping[str, Tensor]) -> None:
+        """Put groups of discrete kinds elsewhere: those whose units own nothing that turns."""
+        self.placed |= {name: element.cpu() for name, element in elements.items()}
+        turns = {name: KINDS[self.spec.groups[name].kind].identity(self.spec.shape(name)) for name in self.learned}
+        for name in self.names:
+            if any(group in elements for axis in self.spec.axes_of(name) for group in axis.groups):
+                self.base[name] = self._based(name, {**self.placed, **turns})
+
+    @torch.no_grad()
+    def elements(self) -> dict[str, Tensor]:
+        """Of all groups, as they are now, on the device; what turns in float32."""
+        turns = {name: learned.make(torch.float32) for name, learned in self.learned.items()}
+        return {name: turns[name] if name in turns else self.placed[name].to(self.device) for name in self.spec.groups}
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -137,6 +157,13 @@ class Check:
     def barrier(self) -> float:
         """The largest excess of each path, the mean over these; below 0 where all points are better than the line."""
         return math.fsum(max(of_path) for of_path in self.excess) / len(self.excess)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What a look is better by than another one, the lower the better: the barrier, and where neither has one the
+        mean excess of all points, which goes on falling half-way when the points beside the ends no longer can."""
+        points = [value for of_path in self.excess for value in of_path]
+        return max(self.barrier, 0.0), math.fsum(points) / len(points)
 
 
 def paths_between(models: int, lambdas: Sequence[float]) -> list[Path]:
@@ -221,9 +248,10 @@ def train_turnings(
     lambdas: Sequence[float],
     checks: int,
     patience: int,
-    tolerance: float,
+    tolerance: float | None,
     seed: int,
     progress: Progress,
+    discrete: str = "frozen",
 ) -> tuple[list[Choice], list[Check], bool]:
     """Turn all models but the first by the loss on the lines between all; keep what has the lowest barrier.
 
@@ -235,7 +263,8 @@ def train_turnings(
         lambdas: the inner points.
         checks: how often the judge looks, the start apart.
         patience: end after so many looks in a row without a better one.
-        tolerance: end as soon as the barrier is no more than this.
+        tolerance: end as soon as the barrier is no more than this; None: it does not end it.
+        discrete: "frozen", or "straight_through": discrete groups follow, as `Placing` has them.
 
     Returns:
         The best choices, one for each turning; what the judge saw, the start first; whether the search ended by
@@ -247,8 +276,18 @@ def train_turnings(
     models = len(turnings) + 1
     paths = paths_between(models, lambdas)
     between = _Between(tensors, turnings, task)
-    parameters = [parameter for turning in turnings for parameter in turning.parameters]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    placings = [
+        Placing(turning.spec, turning.tensors, turning.names, turning.weights(), turning.device)
+        for turning in turnings
+        if discrete == "straight_through"
+    ]
+    free = [parameter for turning in turnings for parameter in turning.parameters]
+    sets: list[dict[str, Any]] = [{"params": free}]
+    for placing in placings:
+        for tensor in placing.hat.values():
+            size = float(tensor.square().mean().sqrt())
+            sets.append({"params": [tensor], "lr": HAT_RATE * size * learning_rate})
+    optimizer = torch.optim.Adam(sets, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     look = _Judge(judge, between, paths)
     history = [look(0)]
@@ -256,28 +295,34 @@ def train_turnings(
     where, batches = Points(points, paths, models, seed), _again(task.once)
     where.see(best)
     looks = {round(steps * (k + 1) / checks) for k in range(checks)}
-    ended = best.barrier <= tolerance
+    enough = -math.inf if tolerance is None else tolerance
+    ended = best.barrier <= enough
     with tracking(progress, "learning", steps) as advance:
         for step in range(1, steps + 1):
             if ended:
                 break
-            loss = _step(task, between, where.draw(), next(batches), optimizer)
+            loss = _step(task, between, where.draw(), next(batches), optimizer, placings)
             schedule.step()
             if step in looks:
                 history.append(look(step))
                 where.see(history[-1])
                 waited += 1
-                if history[-1].barrier < best.barrier:
+                if history[-1].rank < best.rank:
                     best, choices, waited = history[-1], [turning.choice() for turning in turnings], 0
-                ended = best.barrier <= tolerance or waited >= patience
+                ended = best.barrier <= enough or waited >= patience
             advance(f"loss {loss:.4g}, barrier {best.barrier:.4g}", loss=loss, barrier=best.barrier)
     return choices, history, ended
 
 
 def _step(
-    task: TaskLoss, between: _Between, shares: Sequence[float], batch: Batch, optimizer: torch.optim.Optimizer
+    task: TaskLoss,
+    between: _Between,
+    shares: Sequence[float],
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    placings: Sequence[Placing] = (),
 ) -> float:
-    """One step down the gradient at one point; the loss there."""
+    """One step down the gradient at one point, with the groups that follow straight through; the loss there."""
     optimizer.zero_grad()
     with torch.enable_grad():
         others = [turning.weights() for turning in between.turnings]
@@ -292,7 +337,12 @@ def _step(
                 weights.append((share * grads[name]).to(other[name]))
     if ends:
         torch.autograd.backward(ends, weights)
-        optimizer.step()
+    for share, placing in zip(shares[1:], placings, strict=False):
+        if share:
+            placing.see(grads, share)
+    optimizer.step()
+    for turning, placing in zip(between.turnings, placings, strict=False):
+        turning.place(placing.best(turning.elements()))
     return loss
 
 

@@ -66,6 +66,11 @@ class Kind(ABC):
             Elements [..., *], and values, float64 [...], on the gain's device.
         """
 
+    def most(self, gain: Tensor) -> Tensor | None:
+        """The largest inner product with each gain, as `best` gives it, where it is to be had for less than the element
+        that reaches it; None where it is not."""
+        return None
+
     @abstractmethod
     def value(self, gain: Tensor, element: Tensor) -> Tensor:
         """The inner product of gains with elements: float64 [...]."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..._checks import fail_type
 from .kind import Kind
 from .learned import Learned, cayley
-from .polar import polar_factor
+from .polar import nuclear_norm, polar_factor
 
 __all__ = ["Orthogonal", "OrthogonalKeepingOnes"]
 
@@ -44,6 +44,9 @@ class Orthogonal(Kind):
 
     def best(self, gain: Tensor) -> tuple[Tensor, Tensor]:
         return polar_factor(gain[..., 0, :, 0])
+
+    def most(self, gain: Tensor) -> Tensor | None:
+        return nuclear_norm(gain[..., 0, :, 0])
 
     def value(self, gain: Tensor, element: Tensor) -> Tensor:
         return (gain[..., 0, :, 0].double() * element.to(gain.device)).sum((-2, -1))
@@ -86,6 +89,9 @@ class OrthogonalKeepingOnes(Orthogonal):
         inner = (basis.T @ flat @ basis).to(gain.dtype)
         turn = _with_ones(polar_factor(inner)[0])
         return turn, (turn * flat).sum((-2, -1))
+
+    def most(self, gain: Tensor) -> Tensor | None:
+        return None
 
     def learned(self, element: Tensor, device: torch.device) -> Learned:
         basis = _complement(element.shape[-1])

@@ -45,7 +45,8 @@ class Signed(Kind):
 
     def best(self, gain: Tensor) -> tuple[Tensor, Tensor]:
         flat = gain[..., 0, :, 0]
-        places = assigned(flat.abs())
+        # Signs alone have no places to be assigned.
+        places = assigned(flat.abs()) if flat.shape[-1] > 1 else torch.zeros_like(flat[..., 0], dtype=torch.int64)
         chosen = flat.gather(-1, places[..., None])[..., 0]
         return torch.where(chosen < 0, -1 - places, places), chosen.abs().double().sum(-1)
 
