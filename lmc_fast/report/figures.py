@@ -187,7 +187,7 @@ def _draw(axis: Any, line: Line) -> None:
 
 def _tip(axis: Any, x: float, y: float, text: str) -> None:
     """Something unseen that says `text` where a mouse points at it."""
-    (drawn,) = axis.plot([x], [y], "o", markersize=12, alpha=0, markeredgewidth=0, gid=TIP + text)
+    (drawn,) = axis.plot([x], [y], "o", color=INK, markersize=12, alpha=0, markeredgewidth=0, gid=TIP + text)
     drawn.set_in_layout(False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...report.tables import Cell, Stat, Table
-from .claims import CLAIMS
+from .claims import BEYOND, CLAIMS
 from .comparisons import input_ratio
 from .results import Results, Trials
 from .settings import METHODS
@@ -47,7 +47,7 @@ def tables_of(results: Results) -> dict[int, list[Table]]:
 
 def verdict_table(verdicts: dict[int, list[Verdict]]) -> Table:
     """Every part of every verdict."""
-    titles = {claim.number: claim.title for claim in CLAIMS}
+    titles = {claim.number: claim.title for claim in (*CLAIMS, BEYOND)}
     rows: list[tuple[Cell, ...]] = []
     for number, found in verdicts.items():
         for verdict in found:

@@ -49,12 +49,12 @@ class Pace:
         taken, cost = (sum(part) for part in zip(*self._taken.values(), strict=True))
         paces = {sort: of[0] / of[1] for sort, of in self._taken.items()}
         now = self._clock()
-        each = []
+        each: list[float] = []
         for stage in stages:
             whole = stage.cost * paces.get(stage.sort, taken / cost)
             each.append(max(0.0, whole - (now - self._began.get(stage.name, now))))
         # No shorter than the longest, however many are worked on side by side.
-        return max(math.fsum(each) / self._beside, *each, 0.0)
+        return max(math.fsum(each) / self._beside, max(each, default=0.0))
 
 
 def _said(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from ...report.page import Check, Picture, Quote, Section, Summary, page
 from ...report.tables import Stat, Table
 from .claims import BEYOND, CLAIMS, Claim, judge
 from .figures import Drawn, figures_of, transformer_figures
-from .results import Results
+from .results import Results, Trials
 from .store import ResultsFolder
 from .tables import tables_of, transformer_tables, verdict_table
 from .verdicts import LEVEL, Verdict
@@ -107,13 +107,18 @@ def write_report(
 
 
 def _lead(results: Results) -> str:
-    counts = ", ".join(f"{len(trials.trials)} triples of {trials.name}" for trials in results.networks)
+    counts = ", ".join(_count(trials, "triple") for trials in results.networks)
     if results.transformers is not None:
-        counts += f", {len(results.transformers.trials)} pairs of {results.transformers.name}"
+        counts += f", {_count(results.transformers, 'pair')}"
     return (
         f"Networks trained apart on {results.data}, and what laying one over another does: {counts}. Numbers are means "
         "± one standard deviation; verdicts are by Student's t."
     )
+
+
+def _count(trials: Trials, what: str) -> str:
+    n = len(trials.trials)
+    return f"{n} {what if n == 1 else what + 's'} of {trials.name}"
 
 
 def _summary(results: Results) -> Summary:
