@@ -132,6 +132,8 @@ def intervals_figure(
         axis.set_yticks(range(len(groups)), groups)
         axis.set_ylim(len(groups) - 0.5, -0.5)
         axis.set_xlabel(x_label)
+        # More would run into each other on a phone.
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="x", alpha=0.4)
         _finish(figure, len(series))
     return figure

@@ -54,7 +54,7 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .2re
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 44rem) {
   h1 { font-size: 1.45rem; } .lead { font-size: .94rem; line-height: 1.4; }
-  .summary table, .summary thead, .summary tbody { display: block; }
+  .summary table, .summary caption, .summary thead, .summary tbody { display: block; }
   .summary tr { display: grid; grid-template-columns: repeat(3, 1fr); border-bottom: 1px solid var(--line); }
   .summary td, .summary th { padding: .2rem .4rem .2rem 0; border: 0; font-size: .84rem; }
   .summary b { font-size: .92rem; } .summary thead th:first-child { display: none; }

@@ -214,7 +214,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def small_cli(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Iterator[None]:
-    monkeypatch.setattr(paper, "quick_settings", lambda seed: replace(ONE, seed=seed))
+    monkeypatch.setattr(paper, "quick_settings", lambda seed, transformers: replace(ONE, seed=seed))
     yield
 
 
