@@ -1,7 +1,7 @@
 """How long stages take, roughly, before any has been done: what is left is told from these and from what was done.
 
-Seconds of one thread of a processor that does `SPEED` multiplications and additions a second. Only how stages of one
-sort compare with each other matters: their pace is learned from those that are done.
+Seconds of one thread of a processor that does `SPEED` multiplications and additions a second, and twice as many in
+training. Only how stages of one sort compare with each other matters: their pace is learned from those that are done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["measuring_pair", "measuring_trial", "training", "transformers"]
 
 SPEED = 2e10
 # Of one step of training beside its products, of one model evaluated, and of one assignment of a projection.
-STEP, CALL, PROJECTION = 1.5e-3, 1.5e-3, 5e-3
+STEP, CALL, PROJECTION = 0.75e-3, 1.5e-3, 5e-3
 # A step of training is a pass forward and two backward; a product of the Taylor estimate is about two steps.
 STEPS_IN_TAYLOR = 4
 
@@ -31,7 +31,7 @@ def _work(recipe: Recipe, data: Dataset) -> float:
 
 
 def _step(recipe: Recipe, data: Dataset) -> float:
-    return STEP + 3 * recipe.batch_size * _work(recipe, data) / SPEED
+    return STEP + 3 * recipe.batch_size * _work(recipe, data) / (2 * SPEED)
 
 
 def _evaluation(recipe: Recipe, data: Dataset) -> float:
