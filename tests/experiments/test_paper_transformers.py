@@ -149,10 +149,24 @@ def test_patches_are_about_four_a_side(side: int, patch: int) -> None:
     assert recipe.patch == patch and recipe.width == 8 and recipe.layers == 1
 
 
-def test_images_that_are_not_square_are_refused() -> None:
-    images = torch.zeros(3, 1, 4, 6)
-    with pytest.raises(ValueError, match="data 'oblong' must have square images for transformers, got 4 x 6"):
-        recipe_for(PART, Dataset("oblong", images, torch.zeros(3).long(), images, torch.zeros(3).long()))
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((300, 1, 4, 6), "must have square images for transformers, got 4 x 6"),
+        ((103, 1, 4, 4), "must have 104 images to train transformers on at least, got 103"),
+    ],
+    ids=["oblong", "few"],
+)
+def test_images_that_will_not_do_are_refused_before_any_work(
+    shape: tuple[int, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = torch.zeros(shape), torch.zeros(shape[0]).long()
+    monkeypatch.setattr(
+        "lmc_fast.experiments.paper.run.load_dataset", lambda data: Dataset("mine", images, labels, images, labels)
+    )
+    with pytest.raises(ValueError, match=message):
+        run_paper(tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 def way(barrier: float, distance: float, r: float) -> dict[str, Any]:

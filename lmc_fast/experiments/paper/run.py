@@ -18,6 +18,7 @@ from .results import Results, Trials
 from .settings import Settings
 from .stages import Hook, Stage, Workshop, work
 from .store import ResultsFolder
+from .transformers import check_images
 from .verdicts import Verdict
 from .writing import write_report
 
@@ -77,11 +78,14 @@ def run_paper(
     Raises:
         FileNotFoundError: no such data, or no folder to put the results in.
         FileExistsError: `folder` holds other things, or results of other settings.
+        ValueError: data that cannot be read, or that are not for transformers where these are asked for.
         ImportError: an optional package is missing; the message names the extra.
     """
     for module, extra in (("matplotlib", "demo"), ("scipy", "demo"), ("safetensors", "cli")):
         require(module, extra)
     images = load_dataset(data).thinned(settings.examples, settings.test_examples)
+    if settings.transformers is not None:
+        check_images(settings.transformers, images)
     folder = Path(folder)
     store = ResultsFolder(folder, {**settings.described(), "data": [images.name, images.fingerprint]}, say)
     models = (folder / "models" if cache is None else cache).absolute()

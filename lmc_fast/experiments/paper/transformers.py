@@ -26,7 +26,7 @@ from .results import Results, Trials
 from .settings import Settings, Transformers
 from .verdicts import Part
 
-__all__ = ["measure_transformers", "rank_correlation", "recipe_for", "remark", "rotations"]
+__all__ = ["check_images", "measure_transformers", "rank_correlation", "recipe_for", "remark", "rotations"]
 
 Numbers = dict[str, Any]
 # The ways between which R is compared: nothing moved, and what is learned.
@@ -37,15 +37,19 @@ PATCHES = 4
 BATCH = 64
 
 
-def recipe_for(part: Transformers, data: Dataset) -> TransformerRecipe:
-    """A vision transformer with LayerNorm, and its training, for images of any size.
-
-    Raises:
-        ValueError: images that are not square.
-    """
+def check_images(part: Transformers, data: Dataset) -> None:
+    """ValueError for images that are not square, or for too few to train on beside those that judge."""
     _, height, width = data.image_shape
     if height != width:
         raise ValueError(f"data {data.name!r} must have square images for transformers, got {height} x {width}")
+    least, got = part.judging + BATCH, len(data.train_inputs)
+    if got < least:
+        raise ValueError(f"data {data.name!r} must have {least} images to train transformers on at least, got {got}")
+
+
+def recipe_for(part: Transformers, data: Dataset) -> TransformerRecipe:
+    """A vision transformer with LayerNorm, and its training, for square images of any size."""
+    _, height, _ = data.image_shape
     patch = min(
         (side for side in range(1, height) if height % side == 0), key=lambda side: abs(height // side - PATCHES)
     )
