@@ -269,8 +269,8 @@ def transformer_figures(trials: Trials, gamma: float) -> list[Drawn]:
                 ],
                 height=3.6,
             ),
-            "Loss barriers against distances, and against R, a point for each pair and way: of these ways the one that "
-            "leaves the weights nearest is not the one that merges.",
+            "Loss barriers against distances, and against R, a point for each pair and way. Were one of them a guide, "
+            "the points would lie along a line.",
         ),
     ]
 

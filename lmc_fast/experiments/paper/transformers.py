@@ -31,6 +31,7 @@ __all__ = ["check_images", "measure_transformers", "rank_correlation", "recipe_f
 Numbers = dict[str, Any]
 # The ways between which R is compared: nothing moved, and what is learned.
 BARE, BY_LOSS = "nothing", "learned"
+SIGN = "which is larger"
 # Steps of training, whatever the data; patches along a side of an image.
 STEPS = 400
 PATCHES = 4
@@ -133,8 +134,8 @@ def rotations(results: Results, trials: Trials) -> list[Part]:
         return float(lowest["distance"]) / min(float(way["distance"]) for way in ways)
 
     return [
-        Part("barrier by the better permutations less that by learned rotations", trials.stat(less), 0.0),
-        Part(f"rise of R({results.settings.gammas[last]:g}) by learned rotations", trials.stat(rise), 0.0),
+        Part("barrier by the better permutations less that by learned rotations", trials.stat(less), 0.0, why=SIGN),
+        Part(f"rise of R({results.settings.gammas[last]:g}) by learned rotations", trials.stat(rise), 0.0, why=SIGN),
         Part(
             "distance by the way of the lowest barrier over the least distance of all ways",
             trials.stat(farther),
