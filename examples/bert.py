@@ -1,7 +1,7 @@
 """A BERT of transformers: what may be permuted in it, a second one matched, and their mean.
 
-    python examples/bert.py
-    python examples/bert.py --a DIRECTORY --b DIRECTORY    # two model directories of your own
+python examples/bert.py
+python examples/bert.py --a DIRECTORY --b DIRECTORY    # two model directories of your own
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Federated averaging of ten clients, each from a start of its own, with matching and without.
 
 Every client sees its own share of the digits (a Dirichlet distribution over classes, as is usual in this field), starts
-from its own seed, and sends its weights once. Averaging them as they are gives nothing, since their hidden units come in
-different orders; laid over each other first, they make one model. Then further rounds go on from it, where all clients
-start from the same weights.
+from its own seed, and sends its weights once. Averaging them as they are gives little, since their hidden units come in
+other orders; laid over each other first, they make one model. Further rounds go on from it, where all clients start
+from the same weights.
 
     python examples/federated.py --clients 10 --concentration 1.0 --rounds 3
 """
@@ -56,7 +56,9 @@ def train(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, seed: i
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--concentration", type=float, default=1.0, help="of the Dirichlet draw; small: few classes each")
+    parser.add_argument(
+        "--concentration", type=float, default=1.0, help="of the Dirichlet draw; small: few classes each"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of training on every client and averaging")
     parser.add_argument("--steps", type=int, default=200, help="of Adam on every client in each round")
     parser.add_argument("--width", type=int, default=512)

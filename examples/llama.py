@@ -1,7 +1,7 @@
 """Two Llamas with grouped queries, merged on disk: directories in, a directory out that `from_pretrained` reads.
 
-    python examples/llama.py
-    python examples/llama.py --a DIRECTORY --b DIRECTORY --out merged    # checkpoints of your own, larger than memory
+python examples/llama.py
+python examples/llama.py --a DIRECTORY --b DIRECTORY --out merged    # checkpoints of your own, larger than memory
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> lmc.MergeResult:
         with torch.no_grad():
             ours, theirs = merged(tokens).logits, first(tokens).logits
         # Near 1 for two that are the same but for noise; of models trained apart, ask your own evaluation.
-        print(f"cosine of the logits of the mean and of the first: {torch.cosine_similarity(ours, theirs, -1).mean():.3f}")
+        print(
+            f"cosine of the logits of the mean and of the first: {torch.cosine_similarity(ours, theirs, -1).mean():.3f}"
+        )
     return result
 
 

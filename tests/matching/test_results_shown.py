@@ -37,9 +37,7 @@ def many(three) -> lmc.ManyMatching:
 def test_a_matching_is_plain_data(match: lmc.Matching) -> None:
     data = json.loads(json.dumps(match.to_dict()))
     assert data["l2_reduction"] == pytest.approx(match.l2_reduction)
-    assert {name: found for name, found in data["choice"].items()} == {
-        name: order.tolist() for name, order in match.permutations.items()
-    }
+    assert data["choice"] == {name: order.tolist() for name, order in match.permutations.items()}
     assert [row["objective"] for row in match.rows()] == [sweep.objective for sweep in match.history]
     assert [row["sweep"] for row in match.rows()] == list(range(1, len(match.history) + 1))
 
