@@ -98,7 +98,7 @@ def test_numbers_are_those_of_the_ways(result: PaperResult, data: Path) -> None:
     assert found["r"] == pytest.approx(lmc.spectral_alignment(a2, b2, gammas=SMALL.gammas).overall, abs=1e-4)
     # Distances and R of every way are of pure form.
     pure = [lmc.fold_norms(model, setting.spec("learned", a)) for model in (a, b)]
-    square = sum(float((x - y).square().sum()) for x, y in zip(*(m.parameters() for m in pure), strict=True))
+    square = sum(float((x - y).detach().square().sum()) for x, y in zip(*(m.parameters() for m in pure), strict=True))
     nothing = measured(result)["nothing"]
     assert nothing["distance"] == pytest.approx(square**0.5, rel=1e-4)
     assert nothing["r"] == pytest.approx(lmc.spectral_alignment(*pure, gammas=SMALL.gammas).overall, abs=1e-4)
