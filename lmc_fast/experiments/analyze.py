@@ -16,6 +16,7 @@ from ..analysis import (
 )
 from ..checkpoints.files import read_checkpoint
 from ..matching import Matching, weight_matching
+from ..report.colours import LAYERS, colour_of
 from ..report.figures import Line, Panel, Series, intervals_figure, lines_figure, save_figure
 from ..report.tables import Cell, Stat, Table
 from ..symmetry import PermutationSpec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointAnalysis", "analyze_checkpoints"]
 
 # Lines of one panel that can be told apart.
-MOST_LINES = 6
+MOST_LINES = len(LAYERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +137,8 @@ def _write(out: Path, analysis: CheckpointAnalysis, values: dict[str, list[list[
     spectra = Table("singular-values", "Singular values", ("weight", "rank", "a", "b"), tuple(rows))
     names = sorted(sorted(values, key=lambda name: -len(values[name][0]))[:MOST_LINES], key=list(values).index)
     lines = [
-        Line(f"{name}, {model}", range(1, len(s) + 1), s, style=style, colour=colour)
-        for colour, name in enumerate(names)
+        Line(f"{name}, {model}", range(1, len(s) + 1), s, style=style, colour=LAYERS[place])
+        for place, name in enumerate(names)
         for model, style, s in zip("ab", ("-", ":"), values[name], strict=True)
     ]
     panel = Panel("", "rank", "singular value", lines, x_scale="log")
@@ -156,6 +157,9 @@ def _alignment_figure(analysis: CheckpointAnalysis) -> Figure:
     shown = {"as they are": analysis.before}
     if analysis.after is not None:
         shown["b permuted"] = analysis.after
-    series = [Series(label, [Stat.of([layer.r[last]]) for layer in found.layers]) for label, found in shown.items()]
+    series = [
+        Series(label, [Stat.of([layer.r[last]]) for layer in found.layers], colour_of(label))
+        for label, found in shown.items()
+    ]
     groups = [layer.name for layer in analysis.before.layers]
     return intervals_figure(groups, series, f"R({analysis.before.gammas[last]:g})")

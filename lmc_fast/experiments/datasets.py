@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,6 +72,23 @@ class Dataset:
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
         return digest.hexdigest()
+
+    def thinned(self, examples: int | None = None, test_examples: int | None = None) -> Dataset:
+        """The data set with so many examples of each part at most; None: all.
+
+        They are evenly spaced: of classes that stand in a row all stay.
+        """
+
+        def some(of: Tensor, wanted: int | None) -> Tensor:
+            return of if wanted is None or wanted >= len(of) else of[torch.arange(wanted) * len(of) // wanted]
+
+        return replace(
+            self,
+            train_inputs=some(self.train_inputs, examples),
+            train_targets=some(self.train_targets, examples),
+            test_inputs=some(self.test_inputs, test_examples),
+            test_targets=some(self.test_targets, test_examples),
+        )
 
     def train_batches(self, size: int = 64, examples: int | None = None) -> Batches:
         """The first `examples` (None: all) of the training part, in its order."""

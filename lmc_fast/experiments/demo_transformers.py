@@ -17,6 +17,7 @@ from .._files import check_new_folder, write_folder, write_text
 from .._progress import Progress
 from ..analysis import BarrierCurve, loss_barrier
 from ..checkpoints import save_checkpoint
+from ..report.colours import colour_of
 from ..report.figures import Line, Panel, lines_figure, save_png
 from .datasets import Dataset, digits
 from .environment import versions
@@ -195,8 +196,8 @@ def _panels(curves: Mapping[str, BarrierCurve]) -> list[Panel]:
 
     def panel(quantity: str, values: Callable[[BarrierCurve], Sequence[float]]) -> Panel:
         lines = [
-            Line(way, curve.lambdas.tolist(), values(curve), style=style, colour=k)
-            for k, ((way, curve), style) in enumerate(zip(curves.items(), styles, strict=True))
+            Line(way, curve.lambdas.tolist(), values(curve), style=style, colour=colour_of(way))
+            for (way, curve), style in zip(curves.items(), styles, strict=True)
         ]
         return Panel("", "from model a (0) to model b (1)", quantity, lines)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._extras import require
 from .._files import write_bytes, write_text
+from .colours import COLOURS, GRID, INK, declared, themed
 from .tables import Stat
 
 if TYPE_CHECKING:
@@ -30,35 +31,50 @@ __all__ = [
     "svg_text",
 ]
 
-# Told apart by lightness as well as by hue (after Okabe and Ito).
-COLOURS = ("#1f5f99", "#d1700a", "#2f8f5b", "#8b3f8f", "#6b6b6b", "#b3452c")
-WIDTH = 6.4
-STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+WIDTH = 5.6
+STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "grid.color": GRID,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+# Of series that share the colours of their groups.
+MARKERS = ("o", "s", "^", "D")
+# A line of no more points says what each is; a longer one says what it is.
+FEW = 40
+# What the ids of artists begin with that say something when they are pointed at.
+TIP = "tip:"
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one kind, one for each group of an intervals figure."""
+    """Values of one kind, one for each group of an intervals figure, in a colour (`COLOURS`, by place, if None)."""
 
     label: str
     values: Sequence[Stat]
+    colour: str | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a panel; `error` is drawn as bars, `style` is matplotlib's."""
+    """One line of a panel: `error` is drawn as bars; `style` is matplotlib's; `colour` may be a place in `COLOURS`."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float] | None = None
     style: str = "-"
-    colour: int = 0
+    colour: int | str = 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with lines; `scale` is "linear", "log" or "symlog" for each axis."""
+    """Axes with lines; `scale` is "linear", "log" or "symlog" for each axis.
+
+    Lines of one label stand in the legend once.
+    """
 
     title: str
     x_label: str
@@ -69,8 +85,16 @@ class Panel:
     x_ticks: Sequence[float] | None = None
 
 
-def intervals_figure(groups: Sequence[str], series: Sequence[Series], x_label: str) -> Figure:
+def intervals_figure(
+    groups: Sequence[str], series: Sequence[Series], x_label: str, colours: Sequence[str] | None = None
+) -> Figure:
     """Means with bars of one standard deviation: groups from top to bottom, series side by side in each.
+
+    Args:
+        groups: names; a line break stays one.
+        series: told apart by colour, or by marker where groups have colours.
+        x_label: what is drawn.
+        colours: one for each group.
 
     Returns:
         A matplotlib Figure, known to no window.
@@ -83,18 +107,41 @@ def intervals_figure(groups: Sequence[str], series: Sequence[Series], x_label: s
         figure: Figure = require("matplotlib.figure", "demo").Figure(figsize=(WIDTH, 1.2 + 0.3 * rows))
         axis = figure.subplots()
         for k, one in enumerate(series):
-            places = [g + (k + 0.5) / len(series) * 0.8 - 0.4 for g in range(len(groups))]
-            spread = [0.0 if stat.n == 1 else stat.deviation for stat in one.values]
-            means = [stat.mean for stat in one.values]
-            colour = COLOURS[k % len(COLOURS)]
-            axis.errorbar(means, places, xerr=spread, fmt="o", color=colour, capsize=3, label=one.label)
-        axis.axvline(0, color="0.7", linewidth=1, zorder=0)
+            own = COLOURS[k % len(COLOURS)] if one.colour is None else one.colour
+            marker = "o" if colours is None else MARKERS[k % len(MARKERS)]
+            # For the legend alone.
+            axis.plot(
+                [], [], marker, color=own if colours is None else INK, label=one.label, fillstyle=_fill(k, colours)
+            )
+            for g, stat in enumerate(one.values):
+                place = g + (k + 0.5) / len(series) * 0.8 - 0.4
+                spread = 0.0 if stat.n == 1 else stat.deviation
+                colour = own if colours is None else colours[g]
+                axis.errorbar(
+                    [stat.mean],
+                    [place],
+                    xerr=[spread],
+                    fmt=marker,
+                    color=colour,
+                    capsize=3,
+                    fillstyle=_fill(k, colours),
+                )
+                name = " ".join(groups[g].split())
+                _tip(axis, stat.mean, place, f"{name}, {one.label}: {stat}" if len(series) > 1 else f"{name}: {stat}")
+        axis.axvline(0, color=GRID, linewidth=1, zorder=0)
         axis.set_yticks(range(len(groups)), groups)
         axis.set_ylim(len(groups) - 0.5, -0.5)
         axis.set_xlabel(x_label)
-        axis.grid(axis="x", alpha=0.25)
+        # More would run into each other on a phone.
+        axis.locator_params(axis="x", nbins=6)
+        axis.grid(axis="x", alpha=0.4)
         _finish(figure, len(series))
     return figure
+
+
+def _fill(series: int, colours: Sequence[str] | None) -> str:
+    """Whether the markers of a series are full: of those that share colours every second one is empty."""
+    return "none" if colours is not None and series % 2 else "full"
 
 
 def lines_figure(panels: Sequence[Panel], height: float = 2.9) -> Figure:
@@ -108,12 +155,7 @@ def lines_figure(panels: Sequence[Panel], height: float = 2.9) -> Figure:
         shown = 0
         for axis, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
             for line in panel.lines:
-                colour = COLOURS[line.colour % len(COLOURS)]
-                common: dict[str, Any] = {"color": colour, "label": line.label, "linewidth": 1.6}
-                if line.error is None:
-                    axis.plot(line.x, line.y, line.style, **common)
-                else:
-                    axis.errorbar(line.x, line.y, yerr=line.error, fmt=f"o{line.style}", capsize=3, **common)
+                _draw(axis, line)
             axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
             axis.title.set_fontsize(11)
             # Before the ticks, which a change of scale would replace.
@@ -122,10 +164,33 @@ def lines_figure(panels: Sequence[Panel], height: float = 2.9) -> Figure:
             if panel.x_ticks is not None:
                 axis.set_xticks(panel.x_ticks, [f"{tick:g}" for tick in panel.x_ticks])
                 axis.minorticks_off()
-            axis.grid(alpha=0.25)
+            axis.grid(alpha=0.4)
             shown = max(shown, len({line.label for line in panel.lines}))
         _finish(figure, shown)
     return figure
+
+
+def _draw(axis: Any, line: Line) -> None:
+    colour = COLOURS[line.colour % len(COLOURS)] if isinstance(line.colour, int) else line.colour
+    common: dict[str, Any] = {"color": colour, "label": line.label, "linewidth": 1.6}
+    few = len(line.x) <= FEW
+    if line.error is None:
+        (drawn,) = axis.plot(line.x, line.y, line.style, **common)
+        if not few:
+            drawn.set_gid(TIP + line.label)
+    else:
+        axis.errorbar(line.x, line.y, yerr=line.error, fmt=f"o{line.style}", capsize=3, **common)
+    if few:
+        errors = line.error or [0.0] * len(line.x)
+        for x, y, error in zip(line.x, line.y, errors, strict=True):
+            spread = f" ± {error:.2g}" if error else ""
+            _tip(axis, x, y, f"{line.label} at {x:.4g}: {y:.4g}{spread}")
+
+
+def _tip(axis: Any, x: float, y: float, text: str) -> None:
+    """Something unseen that says `text` where a mouse points at it."""
+    (drawn,) = axis.plot([x], [y], "o", color=INK, markersize=12, alpha=0, markeredgewidth=0, gid=TIP + text)
+    drawn.set_in_layout(False)
 
 
 def plane_figure(planes: Sequence[tuple[str, dict[str, Any]]], names: Sequence[str]) -> Figure:
@@ -147,11 +212,18 @@ def plane_figure(planes: Sequence[tuple[str, dict[str, Any]]], names: Sequence[s
             drawn = axis.contourf(plane["x"], plane["y"], plane["loss"], levels=levels, cmap="viridis", extend="both")
             for name, (x, y) in zip(names, plane["positions"], strict=True):
                 axis.plot(x, y, "o", color="white", markeredgecolor="black")
+                _tip(axis, x, y, f"{title}, {name}: {_nearest(plane, x, y):.3g}")
                 axis.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", color="white", weight="bold")
             axis.set(title=title, xlabel="distance between weights", aspect="equal")
             axis.title.set_fontsize(11)
             figure.colorbar(drawn, ax=axis, label="test loss", format="%.2g")
     return figure
+
+
+def _nearest(plane: dict[str, Any], x: float, y: float) -> float:
+    """The loss at the point of the grid that is nearest to (x, y)."""
+    column, row = (int(np.argmin(np.abs(np.asarray(plane[axis]) - at))) for axis, at in (("x", x), ("y", y)))
+    return float(np.asarray(plane["loss"])[row, column])
 
 
 def _finish(figure: Figure, labels: int) -> None:
@@ -166,20 +238,25 @@ def _finish(figure: Figure, labels: int) -> None:
 
 
 def svg_text(figure: Figure, name: str) -> str:
-    """The figure as an svg element whose ids all begin with `name`: several can stand in one page."""
+    """The figure as an svg element, on no ground, that takes the page's colours and says what is pointed at.
+
+    Its ids all begin with `name`: several can stand in one page.
+    """
     out = io.StringIO()
     with require("matplotlib", "demo").rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(rf'<g id="{TIP}([^"]*)">', r'<g class="tip"><title>\1</title>', text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
-    return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text)
+    return themed(re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text))
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write ``name.svg`` and ``name.png`` to `folder`; return the svg element."""
+    """Write ``name.svg``, which brings its colours along, and ``name.png`` to `folder`; return the svg element."""
     text = svg_text(figure, name)
-    write_text(folder / f"{name}.svg", text)
+    ground = f"{declared()}svg {{ background: var(--paper); }}"
+    write_text(folder / f"{name}.svg", re.sub(r"(<svg [^>]*>)", rf"\1<style>{ground}</style>", text, count=1))
     save_png(figure, folder / f"{name}.png")
     return text
 
@@ -188,5 +265,5 @@ def save_png(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure as PNG."""
     # Drawn in memory: what writes images to a file has errors of its own for a full disk.
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi)
+    figure.savefig(out, format="png", dpi=dpi, facecolor="white")
     write_bytes(path, out.getvalue())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._extras import require
 from ..analysis import BarrierCurve, SpectralAlignment
+from .colours import colour_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +27,10 @@ class CurveStyle:
 
 # Told apart by lightness and by line as well as by hue.
 STYLES = (
-    CurveStyle("not permuted", "#b3452c"),
-    CurveStyle("not permuted, BatchNorm re-estimated", "#b3452c", "--"),
-    CurveStyle("permuted", "#1f5f99"),
-    CurveStyle("permuted, BatchNorm re-estimated", "#1f5f99", "--"),
+    CurveStyle("not permuted", colour_of("not permuted")),
+    CurveStyle("not permuted, BatchNorm re-estimated", colour_of("not permuted"), "--"),
+    CurveStyle("permuted", colour_of("permuted")),
+    CurveStyle("permuted, BatchNorm re-estimated", colour_of("permuted"), "--"),
 )
 
 

@@ -13,7 +13,7 @@ __all__ = ["Cell", "Stat", "Table", "stacked"]
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean, standard deviation and standard error over independent trials.
+    """Mean, standard deviation and standard error over independent trials; it prints mean ± deviation.
 
     Attributes:
         mean: of the values.
@@ -42,11 +42,11 @@ class Stat:
     def __str__(self) -> str:
         if self.n == 1:
             return f"{self.mean:.4g}"
-        if self.error == 0 or abs(self.mean) < 1e-4:
+        if self.deviation == 0 or abs(self.mean) < 1e-4:
             return f"{self.mean:.2g}"
-        # Two digits of the error tell how many of the mean mean something.
-        digits = min(6, max(0, 1 - math.floor(math.log10(self.error))))
-        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f}"
+        # Two digits of the deviation tell how many of the mean mean something.
+        digits = min(6, max(0, 1 - math.floor(math.log10(self.deviation))))
+        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
 
 Cell = str | int | float | Stat

@@ -20,7 +20,7 @@ from lmc_fast.report.figures import (
     save_figure,
     svg_text,
 )
-from lmc_fast.report.page import Check, Picture, Section, page
+from lmc_fast.report.page import Check, Picture, Quote, Section, Summary, page
 from lmc_fast.report.tables import Stat, Table
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -79,13 +79,32 @@ def text() -> str:
             "claims",
             "Claims",
             ("First <b>.",),
-            checks=[Check("MLP: holds (margin 3)", True, ["x > 1"]), Check("MLP: does not hold here", False)],
+            checks=[
+                Check("MLP", "holds", "yes", "p = 0.01", ["x > 1"]),
+                Check("ResNet", "is not settled here", "open"),
+                Check("ViT", "does not hold here", "no"),
+            ],
             note="Why.",
-            pictures=[Picture(f"figure-{name}", svg, f'Caption of "{name}"') for name, svg in figures().items()],
+            pictures=[
+                Picture(f"figure-{name}", svg, f'Caption of "{name}"', [("SVG", f"figures/{name}.svg")])
+                for name, svg in figures().items()
+            ],
             tables=(table,),
-        )
+            quote=Quote("It <says> so.", "section 3"),
+            terms={"R": "how <far>"},
+        ),
+        Section("wide", "Wide", (), tables=[wide()]),
     ]
-    return page("Title & more", "Lead", sections, {"torch": "2.x <y>"}, (("Paper", "https://arxiv.org/abs/1"),))
+    summary = Summary("Before & after", ("barrier",), [("MLP", [("1 → 0", "<all> gone")])], "Words.")
+    sources = (("Paper", "https://arxiv.org/abs/1"),)
+    return page("Title & more", "Lead", sections, {"torch": "2.x <y>"}, sources, summary=summary, csv="tables")
+
+
+def wide() -> Table:
+    """As many columns as the widest of a report, of its widest cells."""
+    heads = ("network", "changed", *(f"L2 distance, share removed {k}" for k in range(7)))
+    row = ("ResNet", "learning rate", *(Stat.of([0.1234 + k, 0.1236 + k]) for k in range(7)))
+    return Table("wide", "Wide", heads, (row, row))
 
 
 def test_tags_close_in_order_and_ids_are_unique(text: str) -> None:
@@ -98,7 +117,9 @@ def test_it_needs_no_network_and_no_scripts(text: str) -> None:
     reader = Reader(text)
     assert "script" not in reader.tags and "@import" not in text and not re.search(r"url\((?!#)", text)
     outside = [found for found in reader.addresses if not found[2].startswith(("#", "data:"))]
-    assert outside == [("a", "href", "https://arxiv.org/abs/1")]
+    files = [("a", "href", f"figures/{name}.svg") for name in ("one", "two", "three")]
+    files += [("a", "href", f"tables/{name}.csv") for name in ("numbers", "wide")]
+    assert sorted(outside) == sorted([*files, ("a", "href", "https://arxiv.org/abs/1")])
 
 
 def test_links_inside_lead_somewhere(text: str) -> None:
@@ -122,8 +143,10 @@ def test_it_is_readable_on_a_phone_and_said_to_be_english(text: str) -> None:
 
 def test_text_is_escaped_and_verdicts_marked(text: str) -> None:
     assert "a &amp; b" in text and "Numbers &lt;all&gt;" in text and "First &lt;b&gt;." in text
-    assert '<div class="verdict yes">MLP: <b>holds</b>' in text
-    assert '<div class="verdict">MLP: <b>does not hold here</b>' in text
+    assert '<div class="verdict yes">MLP: <b>holds</b> (p = 0.01)<ul><li>x &gt; 1</li></ul>' in text
+    assert '<div class="verdict open">ResNet: <b>is not settled here</b></div>' in text
+    assert '<div class="verdict no">ViT: <b>does not hold here</b>' in text
+    assert "It &lt;says&gt; so." in text and "how &lt;far&gt;" in text and "&lt;all&gt; gone" in text
 
 
 def test_one_name_for_two_things_is_refused() -> None:
@@ -139,28 +162,31 @@ def test_figures_are_the_same_every_time_and_carry_no_date() -> None:
 
 def test_a_figure_is_written_as_svg_and_png(tmp_path: Path) -> None:
     svg = save_figure(intervals_figure(["g"], [Series("a", [Stat.of([1.0, 2.0])])], "R"), tmp_path, "mine")
-    assert (tmp_path / "mine.svg").read_text() == svg and svg.startswith("<svg")
+    assert (tmp_path / "mine.svg").read_text().endswith(svg[svg.index(">") + 1 :]) and svg.startswith("<svg")
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, text: str, width: int) -> None:
     file = tmp_path / "page.html"
     # The page itself has no scripts: this one, for the test alone, tells what is wider than a phone or not to be seen.
     probe = (
         "<script>addEventListener('load', () => { const w = document.documentElement.scrollWidth;"
         "const seen = [...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect())"
         ".filter(r => r.width > 100 && r.height > 50 && r.right <= innerWidth).length;"
-        "document.title = `wide=${w <= innerWidth} seen=${seen}`; });</script></body>"
+        "const cut = [...document.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth).length;"
+        "document.title = `wide=${w <= innerWidth} seen=${seen} cut=${cut}`; });</script></body>"
     )
     file.write_text(text.replace("</body>", probe), encoding="utf-8")
     assert CHROMIUM is not None
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", "--window-size=500,900"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]
+    command += [f"--window-size={width},900"]
     done = subprocess.run(
         [*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, check=False, timeout=120
     )
-    assert "<title>wide=true seen=3</title>" in done.stdout, done.stdout[:500]
+    assert "<title>wide=true seen=3 cut=0</title>" in done.stdout, done.stdout[:500]
     assert "CONSOLE" not in done.stderr

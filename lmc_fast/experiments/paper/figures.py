@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...report.colours import LAYERS, colour_of
 from ...report.figures import Line, Panel, Series, intervals_figure, lines_figure, plane_figure
 from ...report.tables import Stat
 from .results import Results, Trials
-from .tables import method_name
+from .tables import layer_names, method_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Drawn", "figures_of"]
+__all__ = ["Drawn", "figures_of", "transformer_figures"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,6 @@ def figures_of(results: Results) -> dict[int, list[Drawn]]:
     }
 
 
-def _short(layer: str) -> str:
-    return layer.removesuffix(".weight")
-
-
 def _curves(results: Results) -> Drawn:
     panels = []
     for trials in results.networks:
@@ -54,9 +52,9 @@ def _curves(results: Results) -> Drawn:
                 method_name(method),
                 trial["methods"][method]["curve"]["lambdas"],
                 trial["methods"][method]["curve"]["loss"],
-                colour=colour,
+                colour=colour_of(method),
             )
-            for method, colour in (("none", 5), ("wm", 0))
+            for method in ("none", "wm")
             for trial in trials.trials
         ]
         again = trials.trials[0]["methods"]["wm"]["curve"]["batchnorm"] is not None
@@ -77,8 +75,11 @@ def _taylor(results: Results) -> Drawn:
     ]
     return Drawn(
         "taylor",
-        intervals_figure(groups, series, "loss barrier"),
-        "Measured barriers and their second-order estimates, before and after weight matching (mean, one deviation).",
+        intervals_figure(
+            groups, series, "loss barrier", [colour_of(m) for _ in results.networks for m in ("none", "wm")]
+        ),
+        "Measured barriers and their second-order estimates, before and after weight matching (mean ± one standard "
+        "deviation).",
     )
 
 
@@ -87,13 +88,13 @@ def _spectra(results: Results) -> Drawn:
     for trials in results.networks:
         first = trials.trials[0]["spectra"]
         # The layers of most values; more lines than these would hide each other.
-        layers = sorted(first, key=lambda name: -len(first[name]["a"]))[:4]
-        lines = []
-        for colour, layer in enumerate(sorted(layers, key=list(first).index)):
+        layers = sorted(first, key=lambda name: -len(first[name]["a"]))[: len(LAYERS)]
+        names, lines = layer_names(first), []
+        for place, layer in enumerate(sorted(layers, key=list(first).index)):
             for model, style in (("a", "-"), ("b", ":")):
                 values = first[layer][model]
-                label = f"{_short(layer)}, model {model}"
-                lines.append(Line(label, range(1, len(values) + 1), values, style=style, colour=colour))
+                label = f"{names[layer]}, model {model}"
+                lines.append(Line(label, range(1, len(values) + 1), values, style=style, colour=LAYERS[place]))
         title = f"{trials.name}, first trial"
         panels.append(Panel(title, "rank", "singular value", lines, x_scale="log"))
     return Drawn(
@@ -110,15 +111,18 @@ def _by_layer(results: Results) -> Drawn:
     before: list[Stat] = []
     after: list[Stat] = []
     for trials in results.networks:
-        for layer in trials.trials[0]["methods"]["wm"]["r"]["layers"]:
-            groups.append(f"{trials.name} {_short(layer)}")
+        for layer, name in layer_names(trials.trials[0]["methods"]["wm"]["r"]["layers"]).items():
+            groups.append(f"{trials.name} {name}")
             for into, method in ((before, "none"), (after, "wm")):
                 into.append(trials.method(method, lambda m, layer=layer: m["r"]["layers"][layer][last]))  # type: ignore[misc]
-    series = [Series("not permuted", before), Series("weight matching", after)]
+    series = [
+        Series("not permuted", before, colour_of("none")),
+        Series("weight matching", after, colour_of("wm")),
+    ]
     return Drawn(
         "alignment-by-layer",
         intervals_figure(groups, series, f"R({gamma:g})"),
-        f"R({gamma:g}) between two models by layer, before and after weight matching (mean, one deviation).",
+        f"R({gamma:g}) between two models by layer, before and after weight matching (mean ± one standard deviation).",
     )
 
 
@@ -137,7 +141,8 @@ def _over_gammas(results: Results, number: str, caption: str) -> Drawn:
         return found
 
     series = [Series(f"R({gamma:g})", values(g)) for g, gamma in enumerate(results.settings.gammas)]
-    return Drawn("alignment" if number == "r" else "merged", intervals_figure(groups, series, "R"), caption)
+    colours = [colour_of(m) for t in results.networks for m in t.methods]
+    return Drawn("alignment" if number == "r" else "merged", intervals_figure(groups, series, "R", colours), caption)
 
 
 def _brief(method: str) -> str:
@@ -146,12 +151,12 @@ def _brief(method: str) -> str:
 
 
 def _alignment(results: Results) -> Drawn:
-    return _over_gammas(results, "r", "R between a and b for every way of matching (mean, one deviation).")
+    return _over_gammas(results, "r", "R between a and b for every way of matching (mean ± one standard deviation).")
 
 
 def _merged(results: Results) -> Drawn:
     return _over_gammas(
-        results, "merged", "R between the merged model and its originals, mean of both (mean, one deviation)."
+        results, "merged", "R between the merged model and its originals, mean of both (mean ± one standard deviation)."
     )
 
 
@@ -159,10 +164,10 @@ def _inputs(results: Results) -> Drawn:
     panels = []
     for trials in results.networks:
         lines = []
-        layers = list(trials.trials[0]["inputs"])[1:]
-        for colour, layer in enumerate(layers[:5]):
+        names = layer_names(trials.trials[0]["inputs"])
+        for colour, layer in zip(LAYERS, list(names)[1:], strict=False):
             cosines = np.mean([trial["inputs"][layer]["cosines"] for trial in trials.trials], axis=0)
-            lines.append(Line(_short(layer), range(1, len(cosines) + 1), cosines.tolist(), colour=colour))
+            lines.append(Line(names[layer], range(1, len(cosines) + 1), cosines.tolist(), colour=colour))
         panels.append(
             Panel(f"{trials.name}, hidden layers", "rank of the singular value", "mean |cosine|", lines, "log")
         )
@@ -186,8 +191,10 @@ def _third(results: Results) -> Drawn:
     ]
     return Drawn(
         "three-models",
-        intervals_figure(groups, series, "loss barrier"),
-        "Barriers between a and b, and between b and c once both are brought to a (mean, one deviation).",
+        intervals_figure(
+            groups, series, "loss barrier", [colour_of(m) for t in results.networks for m in t.methods if m != "none"]
+        ),
+        "Barriers between a and b, and between b and c once both are brought to a (mean ± one standard deviation).",
     )
 
 
@@ -204,25 +211,69 @@ def _sweeps(results: Results) -> list[Drawn]:
     if not results.sweeps:
         return []
     panels = []
-    for name, by_value in results.sweeps.items():
+    for sweep in results.settings.sweeps:
+        by_value = results.sweeps[sweep.key]
         values = sorted(by_value)
         lines = []
-        for label, key, colour in (("barrier after WM", "barrier_after", 0), ("barrier before", "barrier_before", 5)):
+        for label, key, colour in (
+            ("barrier after WM", "barrier_after", colour_of("wm")),
+            ("barrier before", "barrier_before", colour_of("none")),
+        ):
             stats = [Stat.of([trial[key] for trial in by_value[value]]) for value in values]
             error = [0.0 if stat.n == 1 else stat.deviation for stat in stats]
             lines.append(Line(label, values, [stat.mean for stat in stats], error, colour=colour))
         r = [Stat.of([trial["r_after"][-1] for trial in by_value[value]]) for value in values]
         error = [0.0 if stat.n == 1 else stat.deviation for stat in r]
         label = f"R({results.settings.gammas[-1]:g}) after WM"
-        lines.append(Line(label, values, [stat.mean for stat in r], error, style="--", colour=2))
+        lines.append(Line(label, values, [stat.mean for stat in r], error, style="--", colour=colour_of("wm")))
         scale = "symlog" if values[0] == 0 else "log"
-        panels.append(
-            Panel(name.replace("_", " "), "", "loss, or R", lines, x_scale=scale, y_scale="log", x_ticks=values)
-        )
+        panels.append(Panel(sweep.title, "", "loss, or R", lines, x_scale=scale, y_scale="log", x_ticks=values))
     return [
         Drawn(
             "sweeps",
             lines_figure(panels),
-            "Barriers and R as width, weight decay and learning rate change (mean, one deviation).",
+            "Barriers and R as width, weight decay and learning rate change (mean ± one standard deviation).",
         )
     ]
+
+
+def transformer_figures(trials: Trials, gamma: float) -> list[Drawn]:
+    """Losses of the first pair along its line by every way; barriers of all pairs against distances and R(gamma)."""
+    first = trials.trials[0]["ways"]
+    curves = [
+        Line(way, first[way]["lambdas"], first[way]["loss"], style=_turning(way), colour=colour_of(way))
+        for way in trials.methods
+    ]
+
+    def points(x_label: str, of: Callable[[dict[str, Any]], float]) -> Panel:
+        """The barrier of every pair and way over another number of it."""
+        drawn = [
+            Line(way, [of(trial["ways"][way])], [trial["ways"][way]["barrier"]], style="o", colour=colour_of(way))
+            for way in trials.methods
+            for trial in trials.trials
+        ]
+        return Panel("", x_label, "loss barrier", drawn)
+
+    return [
+        Drawn(
+            "transformer-curves",
+            lines_figure([Panel("first pair", "λ: from model a (0) to model b (1)", "test loss", curves)], height=4.2),
+            "Test loss on the line between two transformers, by way; broken lines: nothing is turned.",
+        ),
+        Drawn(
+            "transformer-distances",
+            lines_figure(
+                [
+                    points("L2 distance of the weights", lambda way: float(way["distance"])),
+                    points(f"R({gamma:g})", lambda way: float(way["r"][-1])),
+                ],
+                height=3.6,
+            ),
+            "Loss barriers against distances, and against R, a point for each pair and way. Were one of them a guide, "
+            "the points would lie along a line.",
+        ),
+    ]
+
+
+def _turning(way: str) -> str:
+    return "--" if way == "nothing" or way.startswith("permutations") else "-"

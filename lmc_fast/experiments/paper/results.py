@@ -49,8 +49,9 @@ class Results:
         settings: what was run.
         data: the data set's name.
         networks: in the order of the settings.
-        sweeps: by name, by value: what `measure_pair` gave, one for each trial.
+        sweeps: by key, by value: what `measure_pair` gave, one for each trial.
         seconds: of all stages together, those of earlier runs in the folder included.
+        transformers: pairs, what `measure_transformers` gave; their methods are the ways. None: not asked for.
     """
 
     settings: Settings
@@ -58,3 +59,4 @@ class Results:
     networks: Sequence[Trials]
     sweeps: dict[str, dict[float, Sequence[Numbers]]]
     seconds: float
+    transformers: Trials | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -11,31 +10,20 @@ from typing import Any
 
 from ..._extras import require
 from ..._progress import Progress
-from ...report.figures import save_figure
-from ...report.page import Check, Picture, Section, page
 from ...report.tables import Table
 from ..datasets import load_dataset
 from ..processes import one_thread, side_by_side
-from .claims import CLAIMS, Verdict, judge
 from .environment import environment
-from .figures import figures_of
 from .results import Results, Trials
 from .settings import Settings
 from .stages import Hook, Stage, Workshop, work
 from .store import ResultsFolder
-from .tables import tables_of, verdict_table
+from .transformers import check_images
+from .verdicts import Verdict
+from .writing import write_report
 
 __all__ = ["PaperResult", "run_paper"]
 
-SOURCES = (
-    (
-        "Ito, Yamada, Kumagai: Analysis of Linear Mode Connectivity via Permutation-Based Weight Matching (ICLR 2025)",
-        "https://arxiv.org/abs/2402.04051",
-    ),
-    ("Ainsworth, Hayase, Srinivasa: Git Re-Basin (ICLR 2023)", "https://arxiv.org/abs/2209.04836"),
-    ("Pena et al.: Re-basin via implicit Sinkhorn differentiation (CVPR 2023)", "https://arxiv.org/abs/2212.12042"),
-    ("Jordan et al.: REPAIR (ICLR 2023)", "https://arxiv.org/abs/2211.08403"),
-)
 # Called with a stage and all stages that are not done, it included: a list that they leave as they are done, this one
 # just before its context ends. Gives the progress hooks for its work. Where several processes work, several are open.
 Watcher = Callable[[Stage, Sequence[Stage]], AbstractContextManager[Hook]]
@@ -90,11 +78,14 @@ def run_paper(
     Raises:
         FileNotFoundError: no such data, or no folder to put the results in.
         FileExistsError: `folder` holds other things, or results of other settings.
+        ValueError: data that cannot be read, or that are not for transformers where these are asked for.
         ImportError: an optional package is missing; the message names the extra.
     """
-    for module, extra in (("matplotlib", "demo"), ("safetensors", "cli")):
+    for module, extra in (("matplotlib", "demo"), ("scipy", "demo"), ("safetensors", "cli")):
         require(module, extra)
-    images = load_dataset(data)
+    images = load_dataset(data).thinned(settings.examples, settings.test_examples)
+    if settings.transformers is not None:
+        check_images(settings.transformers, images)
     folder = Path(folder)
     store = ResultsFolder(folder, {**settings.described(), "data": [images.name, images.fingerprint]}, say)
     models = (folder / "models" if cache is None else cache).absolute()
@@ -107,7 +98,8 @@ def run_paper(
     _work(workshop, store, done, processes, watch, say)
     results = _collect(settings, images.name, done)
     with one_thread():
-        return _write(store, results, environment(settings, images))
+        verdicts, tables = write_report(store, results, environment(settings, images))
+    return PaperResult(store.path, verdicts, tables, results.seconds)
 
 
 def _work(
@@ -166,81 +158,14 @@ def _collect(settings: Settings, data: str, done: dict[str, dict[str, Any]]) -> 
         for network in settings.networks
     ]
     sweeps: dict[str, dict[float, Sequence[dict[str, Any]]]] = {
-        sweep.name: {
-            value: [done[f"{sweep.name}-{value:g}-{trial}"]["numbers"] for trial in range(sweep.trials)]
+        sweep.key: {
+            value: [done[f"{sweep.key}-{value:g}-{trial}"]["numbers"] for trial in range(sweep.trials)]
             for value in sweep.values
         }
         for sweep in settings.sweeps
     }
-    return Results(settings, data, networks, sweeps, sum(content["seconds"] for content in done.values()))
-
-
-def _write(store: ResultsFolder, results: Results, about: dict[str, str]) -> PaperResult:
-    verdicts = judge(results)
-    tables, figures = tables_of(results), figures_of(results)
-    summary = verdict_table(verdicts)
-    for inside in ("tables", "figures"):
-        (store.path / inside).mkdir(exist_ok=True)
-    written = [summary, *(table for group in tables.values() for table in group)]
-    for table in written:
-        store.write(f"tables/{table.name}.csv", table.csv())
-    sections = [_summary(verdicts)]
-    for claim in CLAIMS:
-        found = verdicts[claim.number]
-        pictures = [
-            Picture(
-                f"figure-{drawn.name}", save_figure(drawn.figure, store.path / "figures", drawn.name), drawn.caption
-            )
-            for drawn in figures.get(claim.number, ())
-        ]
-        why = "" if all(verdict.holds for verdict in found) else claim.why
-        sections.append(
-            Section(
-                name=f"claim-{claim.number}",
-                title=f"{claim.number}. {claim.title}",
-                paragraphs=(claim.statement,),
-                checks=[Check(verdict.line, verdict.holds, [str(part) for part in verdict.parts]) for verdict in found],
-                note=" ".join(filter(None, (why, claim.remark(results)))),
-                pictures=pictures,
-                tables=tables.get(claim.number, ()),
-            )
-        )
-    about = {**about, "seconds of all stages": f"{results.seconds:.0f}"}
-    counts = ", ".join(f"{len(trials.trials)} triples of {trials.name}" for trials in results.networks)
-    lead = (
-        f"What permutations of hidden units do to networks trained apart on {results.data}: {counts}, every trial from "
-        "seeds of its own. Values are means with one standard error; a claim holds where each of its comparisons "
-        "passes its threshold by more than two standard errors."
-    )
-    store.write("report.html", page("Why weight matching works", lead, sections, about, SOURCES))
-    store.write("claims.json", json.dumps(_plain(verdicts), indent=1) + "\n")
-    return PaperResult(store.path, verdicts, written, results.seconds)
-
-
-def _summary(verdicts: dict[int, list[Verdict]]) -> Section:
-    titles = {claim.number: claim.title for claim in CLAIMS}
-    checks = [
-        Check(f"{number}. {titles[number]} — {verdict.line}", verdict.holds)
-        for number, found in verdicts.items()
-        for verdict in found
-    ]
-    return Section(
-        "verdicts",
-        "Verdicts",
-        ("Each computed from the numbers below; every comparison is in tables/claims.csv.",),
-        checks,
-    )
-
-
-def _plain(verdicts: dict[int, list[Verdict]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "claim": number,
-            "network": verdict.network,
-            "holds": verdict.holds,
-            "line": verdict.line,
-            "parts": [str(part) for part in verdict.parts],
-        }
-        for number, found in verdicts.items()
-        for verdict in found
-    ]
+    part = settings.transformers
+    pairs = None
+    if part is not None:
+        pairs = Trials("ViT", [done[f"vit-{pair}"]["numbers"] for pair in range(part.pairs)], part.ways)
+    return Results(settings, data, networks, sweeps, sum(content["seconds"] for content in done.values()), pairs)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..recipes import Recipe
+from ..transformer_ways import WAYS
 
-__all__ = ["METHODS", "Network", "Settings", "Sweep", "quick_settings", "standard_settings"]
+__all__ = [
+    "METHODS",
+    "Network",
+    "Settings",
+    "Sweep",
+    "Transformers",
+    "quick_settings",
+    "standard_settings",
+]
 
 # Every way of matching that is measured, and what the tables call it.
 METHODS = {
@@ -42,22 +51,56 @@ class Network:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One property of the first network's recipe, changed over some values.
+    """One property of a network's recipe, changed over some values.
 
     Attributes:
         name: "width", "weight_decay" or "learning_rate".
         values: rising.
         trials: pairs of models for each.
+        network: the name of one of the settings' networks; empty: the first.
     """
 
     name: str
     values: tuple[float, ...]
     trials: int
+    network: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name, behind that of the network where it is told: what stages and results go by."""
+        return f"{self.network.lower()}-{self.name}" if self.network else self.name
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.network} {self.name}".strip().replace("_", " ")
 
     def recipe(self, base: Recipe, value: float) -> Recipe:
         """The base recipe with this value."""
         changed: dict[str, Any] = {self.name: int(value) if self.name == "width" else value}
         return replace(base, **changed)
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """Pairs of small vision transformers, laid over each other by permutations and by rotations.
+
+    Attributes:
+        pairs: of models.
+        width, layers: of each.
+        least_passes: of training over the data, however large it is.
+        steps: of learning at most.
+        ways: of `WAYS`; "nothing", one of permutations and "learned" are always among them.
+        judging: examples of the training part that no model sees: what learning is judged by.
+    """
+
+    pairs: int
+    width: int = 64
+    layers: int = 3
+    least_passes: int = 3
+    steps: int = 300
+    ways: tuple[str, ...] = WAYS
+    judging: int = 180
 
 
 @dataclass(frozen=True)
@@ -67,10 +110,12 @@ class Settings:
     Attributes:
         seed: of the first model; all others are derived from it.
         networks: what is measured in full; sweeps start from the first.
-        sweeps: for claim 9.
+        sweeps: for claim 9; those of the first network are judged.
         gammas: thresholds of R; the first is 0.
         lambdas: points of every curve.
         landscape: points along each axis of the loss over the plane of three models; 0: none.
+        examples, test_examples: of the data set's two parts as many at most, evenly spaced; None: all.
+        transformers: the part on transformers; None: without it.
     """
 
     seed: int
@@ -79,6 +124,9 @@ class Settings:
     gammas: tuple[float, ...] = (0.0, 0.3)
     lambdas: int = 11
     landscape: int = 15
+    examples: int | None = None
+    test_examples: int | None = None
+    transformers: Transformers | None = None
 
     def described(self) -> dict[str, Any]:
         """Every setting, as JSON takes it."""
@@ -95,15 +143,17 @@ class Settings:
                 }
                 for network in self.networks
             ],
-            "sweeps": [{"name": s.name, "values": list(s.values), "trials": s.trials} for s in self.sweeps],
+            "sweeps": [{"name": s.key, "values": list(s.values), "trials": s.trials} for s in self.sweeps],
             "gammas": list(self.gammas),
             "lambdas": self.lambdas,
             "landscape": self.landscape,
+            "examples": [self.examples, self.test_examples],
+            "transformers": None if self.transformers is None else asdict(self.transformers),
         }
 
 
-def standard_settings(seed: int = 0) -> Settings:
-    """Five triples of MLPs and four of ResNets, and three sweeps: under half an hour on digits with two cores."""
+def standard_settings(seed: int = 0, transformers: bool = False) -> Settings:
+    """Five triples of MLPs and four of ResNets, and four sweeps: under half an hour on digits with two cores."""
     mlp = Recipe("mlp", 512, (3,), steps=440, least_epochs=5, learning_rate=2e-3, weight_decay=0.5)
     resnet = Recipe("resnet", 32, (1, 1, 1), steps=220, least_epochs=2, learning_rate=1e-2, weight_decay=1.0)
     return Settings(
@@ -116,11 +166,13 @@ def standard_settings(seed: int = 0) -> Settings:
             Sweep("width", (64, 128, 256, 512, 1024), 5),
             Sweep("weight_decay", (0.0, 0.1, 0.5, 1.0), 5),
             Sweep("learning_rate", (5e-4, 1e-3, 2e-3, 4e-3), 5),
+            Sweep("width", (4, 8, 16, 32), 4, "ResNet"),
         ),
+        transformers=Transformers(pairs=5) if transformers else None,
     )
 
 
-def quick_settings(seed: int = 0) -> Settings:
+def quick_settings(seed: int = 0, transformers: bool = False) -> Settings:
     """Three triples of MLPs, and two values in each sweep: under three minutes."""
     mlp = Recipe("mlp", 256, (3,), steps=330, least_epochs=2, learning_rate=2e-3, weight_decay=0.5)
     return Settings(
@@ -133,4 +185,8 @@ def quick_settings(seed: int = 0) -> Settings:
         ),
         lambdas=9,
         landscape=9,
+        # What takes time grows with them.
+        examples=4000,
+        test_examples=1000,
+        transformers=Transformers(pairs=3) if transformers else None,
     )

@@ -13,8 +13,10 @@ from ..._progress import Progress
 from ..cache import ModelCache
 from ..datasets import Dataset
 from ..recipes import Recipe
+from . import costs
 from .measure import Trial, measure_pair, measure_trial
-from .settings import Network, Settings, Sweep
+from .settings import Network, Settings
+from .transformers import measure_transformers
 
 __all__ = ["Hook", "Stage", "Workshop", "stages_of", "work"]
 
@@ -30,12 +32,14 @@ class Stage:
     Attributes:
         name: of its file.
         title: for people.
+        sort: stages of one sort keep one pace.
         cost: in rough seconds, to tell how much is left.
         run: does it.
     """
 
     name: str
     title: str
+    sort: str
     cost: float
     run: Callable[[Hook], Numbers] = field(repr=False)
 
@@ -89,34 +93,55 @@ def work(workshop: Workshop, name: str, tell: Callable[[tuple[str, Any]], None])
 def stages_of(settings: Settings, data: Dataset, cache: ModelCache) -> list[Stage]:
     """Every stage of a run, in order."""
     stages = []
+    trained: set[tuple[Recipe, int]] = set()
+
+    def cost(recipe: Recipe, seeds: range) -> float:
+        """Of training what no stage before has trained."""
+        new = {(recipe, seed) for seed in seeds} - trained
+        trained.update(new)
+        return len(new) * costs.training(recipe, data)
+
     for network in settings.networks:
         for trial in range(network.trials):
+            plane = trial == 0 and settings.landscape > 0
             stages.append(
                 Stage(
                     f"{network.name.lower()}-{trial}",
                     f"{network.name}, trial {trial + 1} of {network.trials}",
-                    _cost(network.recipe, 3) + network.ste_epochs * len(network.methods),
+                    network.name,
+                    cost(network.recipe, _seeds(settings, trial, 3))
+                    + costs.measuring_trial(network, data, settings, landscape=plane),
                     partial(_run_trial, settings, data, cache, network, trial),
                 )
             )
-    base = settings.networks[0].recipe
+    recipes = {network.name: network.recipe for network in settings.networks}
     for sweep in settings.sweeps:
+        base = recipes[sweep.network or settings.networks[0].name]
         for value in sweep.values:
+            recipe = sweep.recipe(base, value)
             for trial in range(sweep.trials):
                 stages.append(
                     Stage(
-                        f"{sweep.name}-{value:g}-{trial}",
-                        f"{sweep.name.replace('_', ' ')} {value:g}, trial {trial + 1} of {sweep.trials}",
-                        _cost(sweep.recipe(base, value), 2),
-                        partial(_run_pair, settings, data, cache, sweep, value, trial),
+                        f"{sweep.key}-{value:g}-{trial}",
+                        f"{sweep.title} {value:g}, trial {trial + 1} of {sweep.trials}",
+                        f"{sweep.network} pair",
+                        cost(recipe, _seeds(settings, trial, 2)) + costs.measuring_pair(recipe, data, settings),
+                        partial(_run_pair, settings, data, cache, recipe, trial),
                     )
                 )
+    part = settings.transformers
+    if part is not None:
+        for pair in range(part.pairs):
+            stages.append(
+                Stage(
+                    f"vit-{pair}",
+                    f"transformers, pair {pair + 1} of {part.pairs}",
+                    "transformers",
+                    costs.transformers(part, data),
+                    partial(measure_transformers, settings, data, cache, pair),
+                )
+            )
     return stages
-
-
-def _cost(recipe: Recipe, models: int) -> float:
-    per_step = (0.4 + (recipe.width / 256) ** 2) if recipe.kind == "mlp" else 2.0 + recipe.width / 2
-    return 1.0 + models * recipe.steps * per_step / 1000
 
 
 def _seeds(settings: Settings, trial: int, models: int) -> range:
@@ -137,8 +162,5 @@ def _run_trial(
     return measure_trial(models, network, seeds[0], landscape=trial == 0 and settings.landscape > 0)
 
 
-def _run_pair(
-    settings: Settings, data: Dataset, cache: ModelCache, sweep: Sweep, value: float, trial: int, hook: Hook
-) -> Numbers:
-    recipe = sweep.recipe(settings.networks[0].recipe, value)
+def _run_pair(settings: Settings, data: Dataset, cache: ModelCache, recipe: Recipe, trial: int, hook: Hook) -> Numbers:
     return measure_pair(_trial(settings, data, cache, recipe, _seeds(settings, trial, 2), hook))

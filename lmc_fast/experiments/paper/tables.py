@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from ...report.tables import Cell, Stat, Table
-from .claims import CLAIMS, Verdict, input_ratio
-from .results import Results
-from .settings import METHODS
+from collections.abc import Iterable, Sequence
 
-__all__ = ["method_name", "tables_of", "verdict_table"]
+from ...report.tables import Cell, Stat, Table
+from .claims import BEYOND, CLAIMS
+from .comparisons import input_ratio
+from .results import Results, Trials
+from .settings import METHODS
+from .verdicts import Verdict
+
+__all__ = ["layer_names", "method_name", "tables_of", "transformer_tables", "verdict_table"]
 
 
 def method_name(method: str) -> str:
     """A method's name in tables and figures."""
     return METHODS.get(method, "not permuted")
+
+
+def layer_names(weights: Iterable[str]) -> dict[str, str]:
+    """What people call the layers of weights, which stand in the model's order: mere numbers get names."""
+    of = {weight: weight.removesuffix(".weight") for weight in weights}
+    if not all(name.isdigit() for name in of.values()):
+        return of
+    last = len(of) - 1
+    return {
+        weight: f"{f'hidden layer {k + 1}' if k < last else 'output layer'} ({name})"
+        for k, (weight, name) in enumerate(of.items())
+    }
 
 
 def tables_of(results: Results) -> dict[int, list[Table]]:
@@ -31,7 +47,7 @@ def tables_of(results: Results) -> dict[int, list[Table]]:
 
 def verdict_table(verdicts: dict[int, list[Verdict]]) -> Table:
     """Every part of every verdict."""
-    titles = {claim.number: claim.title for claim in CLAIMS}
+    titles = {claim.number: claim.title for claim in (*CLAIMS, BEYOND)}
     rows: list[tuple[Cell, ...]] = []
     for number, found in verdicts.items():
         for verdict in found:
@@ -39,9 +55,9 @@ def verdict_table(verdicts: dict[int, list[Verdict]]) -> Table:
                 side = f"{'above' if part.above else 'below'} {part.threshold:g}"
                 word = "yes" if part.holds else "no"
                 rows.append(
-                    (number, titles[number], verdict.network, part.text, part.stat, side, f"{part.margin:.1f}", word)
+                    (number, titles[number], verdict.network, part.text, part.stat, side, f"{part.p:.2g}", word)
                 )
-    heads = ("claim", "title", "network", "measured", "value", "must be", "margin (standard errors)", "holds")
+    heads = ("claim", "title", "network", "measured", "value", "must be", "p (Student's t, one side)", "holds")
     return Table("claims", "Every comparison behind the verdicts", heads, tuple(rows))
 
 
@@ -76,7 +92,7 @@ def _barriers(results: Results) -> Table:
                     seconds,
                 )
             )
-    heads = (
+    heads: tuple[str, ...] = (
         "network",
         "permutations",
         "loss barrier",
@@ -84,6 +100,8 @@ def _barriers(results: Results) -> Table:
         "L2 distance, share removed",
         "search, s",
     )
+    if not any(row[3] for row in rows):
+        heads, rows = heads[:3] + heads[4:], [row[:3] + row[4:] for row in rows]
     return Table("barriers", "Loss barriers and distances between a and b", heads, tuple(rows))
 
 
@@ -94,26 +112,27 @@ def _taylor(results: Results) -> Table:
             method_name(method),
             trials.method(method, lambda m: m["barrier"]),
             trials.method(method, lambda m: m["taylor"]),
+            trials.method(method, lambda m: abs(m["taylor"] - m["barrier"]) / max(abs(m["barrier"]), 1e-12)),
         )
         for trials in results.networks
         for method in ("none", "wm")
     )
-    heads = ("network", "permutations", "loss barrier", "Taylor estimate")
+    heads = ("network", "permutations", "loss barrier", "Taylor estimate", "error, relative to the barrier")
     return Table("taylor", "Loss barriers and their second-order estimates", heads, rows)
 
 
 def _spectra(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for trials in results.networks:
-        for layer in trials.trials[0]["spectra"]:
+        for layer, name in layer_names(trials.trials[0]["spectra"]).items():
             cells = [
                 trials.stat(lambda t, layer=layer, key=key: t["spectra"][layer][key])  # type: ignore[misc]
                 for key in ("difference", "permuting", "before", "after", "bound")
             ]
-            rows.append((trials.name, layer, *cells))
+            rows.append((trials.name, name, *cells))
     heads = (
         "network",
-        "weight",
+        "layer",
         "difference of values, relative",
         "change by permuting, relative",
         "L2 distance before",
@@ -139,15 +158,15 @@ def _alignment(results: Results) -> Table:
 def _alignment_by_layer(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for trials in results.networks:
-        for layer in trials.trials[0]["methods"]["wm"]["r"]["layers"]:
+        for layer, name in layer_names(trials.trials[0]["methods"]["wm"]["r"]["layers"]).items():
             cells = [
                 trials.method(method, lambda m, g=g, layer=layer: m["r"]["layers"][layer][g])  # type: ignore[misc]
                 for g in range(len(results.settings.gammas))
                 for method in ("none", "wm")
             ]
-            rows.append((trials.name, layer, *cells))
+            rows.append((trials.name, name, *cells))
     heads = [f"R({gamma:g}) {when}" for gamma in results.settings.gammas for when in ("before", "after WM")]
-    return Table("alignment-by-layer", "R by layer, before and after WM", ("network", "weight", *heads), tuple(rows))
+    return Table("alignment-by-layer", "R by layer, before and after WM", ("network", "layer", *heads), tuple(rows))
 
 
 def _merged(results: Results) -> Table:
@@ -170,13 +189,13 @@ def _inputs(results: Results) -> Table:
     gamma = results.settings.gammas[-1]
     rows: list[tuple[Cell, ...]] = []
     for trials in results.networks:
-        for position, layer in enumerate(trials.trials[0]["inputs"]):
+        for position, (layer, name) in enumerate(layer_names(trials.trials[0]["inputs"]).items()):
             cosines = trials.stat(lambda t, layer=layer: t["inputs"][layer]["cosines"][0])  # type: ignore[misc]
             means = trials.stat(lambda t, layer=layer: _mean(t["inputs"][layer]["cosines"]))  # type: ignore[misc]
             rows.append(
                 (
                     trials.name,
-                    layer,
+                    name,
                     "data" if position == 0 else "hidden",
                     cosines,
                     means,
@@ -187,7 +206,7 @@ def _inputs(results: Results) -> Table:
         rows.append(
             (trials.name, "worst hidden layer", f"values above {gamma:g} of the largest / others", ratio, "", "")
         )
-    heads = ("network", "weight", "inputs", "mean |cosine| with the first vector", "with all", "random direction")
+    heads = ("network", "layer", "inputs", "mean |cosine| with the first vector", "with all", "random direction")
     return Table("inputs", "Inputs of layers against right singular vectors", heads, tuple(rows))
 
 
@@ -212,16 +231,18 @@ def _third(results: Results) -> Table:
 
 def _sweeps(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for name, by_value in results.sweeps.items():
-        for value, trials in by_value.items():
+    for sweep in results.settings.sweeps:
+        for value, trials in results.sweeps[sweep.key].items():
             cells = [
                 Stat.of([trial[key] for trial in trials]) for key in ("barrier_before", "barrier_after", "l2_reduction")
             ]
             ends = Stat.of([end for trial in trials for end in trial["ends"]])
             r = [Stat.of([trial[key][-1] for trial in trials]) for key in ("r_before", "r_after")]
-            rows.append((name.replace("_", " "), value, ends, *cells, *r))
+            network = sweep.network or results.networks[0].name
+            rows.append((network, sweep.name.replace("_", " "), value, ends, *cells, *r))
     gamma = results.settings.gammas[-1]
     heads = (
+        "network",
         "changed",
         "value",
         "loss of the ends",
@@ -232,3 +253,17 @@ def _sweeps(results: Results) -> Table:
         f"R({gamma:g}) after WM",
     )
     return Table("sweeps", "Width, weight decay and learning rate", heads, tuple(rows))
+
+
+def transformer_tables(trials: Trials, gammas: Sequence[float]) -> list[Table]:
+    """Of every way barrier, distance and R, and what it took."""
+    rows: list[tuple[Cell, ...]] = []
+    for way in trials.methods:
+        cells = [
+            trials.stat(lambda t, way=way, key=key: t["ways"][way][key])  # type: ignore[misc]
+            for key in ("barrier", "distance")
+        ]
+        r = [trials.stat(lambda t, way=way, g=g: t["ways"][way]["r"][g]) for g in range(len(gammas))]  # type: ignore[misc]
+        rows.append((way, *cells, *r, trials.stat(lambda t, way=way: t["ways"][way]["seconds"])))  # type: ignore[misc]
+    heads = ("way", "loss barrier", "L2 distance", *(f"R({gamma:g})" for gamma in gammas), "search, s")
+    return [Table("transformers", "Two transformers, by every way of laying one over the other", heads, tuple(rows))]
