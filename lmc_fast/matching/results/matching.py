@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..._checks import check_type
 from ..._models import ModelT
+from ..._results import Result, axes_to_draw_on
 from ...symmetry import Permutations, Transforms
 from ...symmetry.transforms import Choice
 from ...symmetry.verification import Verification
 from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Match", "Matching", "Sweep", "choice_of", "history_from", "history_to"]
 
@@ -38,7 +42,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class Matching:
+class Matching(Result):
     """What lays model b over model a, and how that was found.
 
     Attributes:
@@ -53,6 +57,8 @@ class Matching:
             module and example inputs; None where it was not.
         why_not_verified: what stood in the way of that, if anything.
     """
+
+    derived: ClassVar[tuple[str, ...]] = ("l2_reduction",)
 
     choice: Choice = field(repr=False)
     objective: float
@@ -86,6 +92,25 @@ class Matching:
             ValueError: it does not fit the spec of the matching.
         """
         return self.choice.apply(model_b)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A table for `pandas.DataFrame` or `csv.DictWriter`: one row a sweep."""
+        return [{"sweep": k + 1, **row} for k, row in enumerate(history_to(self.history))]
+
+    def plot(self, axes: Axes | None = None, *, label: str | None = None) -> Axes:
+        """Draw the objective against sweeps. Raises ImportError without matplotlib (extra ``demo``).
+
+        Args:
+            axes: matplotlib's; None: those of a new figure.
+            label: for the legend, which is drawn anew.
+        """
+        axes = axes_to_draw_on(axes)
+        sweeps = range(1, len(self.history) + 1)
+        axes.plot(sweeps, [sweep.objective for sweep in self.history], marker="o", label=label or self.method)
+        axes.set(xlabel="sweep", ylabel="objective")
+        axes.locator_params(axis="x", integer=True)
+        axes.legend()
+        return axes
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the matching as one safetensors file, aside and then renamed: there is never half a file.

@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from . import rules
+from .decomposing import decomposed
 from .gains import Gains
 from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
@@ -73,8 +74,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     """The model's graph in eval mode, of functional operations only, as written in the model."""
     with torch.no_grad():
         program: ExportedProgram = torch.export.export(model, args, dict(kwargs), strict=False)
-        decomposed: ExportedProgram = program.run_decompositions({})
-        return decomposed
+        return decomposed(program)
 
 
 def walk(
