@@ -151,11 +151,15 @@ def _one(arguments: argparse.Namespace, clones: dict[str, Path]) -> dict[str, An
         if name.startswith(OURS):
             raise
         return {"status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-    return {"peer_version": chosen.version(clone)} | row | judged(pair, found[0], arguments.data)
+    told = judged(pair, found[0], arguments.data)
+    return {"peer_version": chosen.version(clone)} | (row if told["status"] == "ok" else {}) | told
 
 
 def _absent(reason: str) -> str:
-    return reason if reason.startswith(("not installed", "does not take")) else f"not installed: {reason}"
+    if reason.startswith(("not installed", "does not take")):
+        return reason
+    _, mark, why = reason.partition(" is not installed ")
+    return f"not installed: {why.strip('()') if mark else reason}"
 
 
 def measured(peer: Callable[[], object], ours: Callable[[], object], seconds: float) -> dict[str, Any]:

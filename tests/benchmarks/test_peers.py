@@ -124,7 +124,7 @@ def test_a_solver_that_is_absent_is_told_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lapjv", None)
-    assert _one(capsys, "solver", "planted 16", "lapjv")["status"].startswith("not installed")
+    assert _one(capsys, "solver", "planted 16", "lapjv")["status"].startswith("not installed: import of lapjv")
     with pytest.raises(Unavailable, match="no folder"):
         PEERS["sinkhorn-rebasin, 50 steps"](None, Path("nowhere"))  # type: ignore[arg-type]
 
@@ -135,6 +135,10 @@ def test_wrong_answers_get_no_time(pair: Pair, monkeypatch: pytest.MonkeyPatch, 
     permuted[first] = permuted[first].flip(0)
     row = peers.judged(pair, permuted, None)
     assert row["status"].startswith("wrong: outputs change") and "objective" not in row
+    monkeypatch.setattr(peers, "_store", lambda arguments: _Store(pair))
+    monkeypatch.setitem(PEERS, "rebasin", peer_matchers.Peer("rebasin", "rebasin", "", lambda *parts: lambda: permuted))
+    row = _one(capsys, "matcher", "mlp-16", "rebasin")
+    assert row["status"].startswith("wrong: outputs change") and not {"processor_ms", "ratio"} & set(row)
     monkeypatch.setattr(peers, "relative_error", lambda *parts: 0.5)
     row = _one(capsys, "solver", "planted 16", OURS)
     assert row["status"] == "wrong: relative error 0.5" and "processor_ms" not in row
