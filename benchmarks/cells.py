@@ -59,6 +59,12 @@ def _saved(case: _Case) -> object:
         return load_checkpoint(path)
 
 
+def _saved_line(case: _Case) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = lmc.save_interpolated(*case.pair, f"{folder}/{{index}}.safetensors", case.match, lambdas=2)
+        return [load_checkpoint(path) for path in paths]
+
+
 def _kept_match(case: _Case) -> object:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "match.safetensors"
@@ -118,6 +124,18 @@ CALLS: dict[str, Callable[[_Case], object]] = {
     "fold_norms": lambda case: lmc.fold_norms(case.models[0], case.spec),
     "verify_spec": lambda case: lmc.verify_spec(case.models[0], case.spec, case.batches[0][0]),
     "PermutationSpec.bind": lambda case: str(case.spec.bind(case.models[0])),
+    "fisher_weights": lambda case: lmc.fisher_weights(case.models[0], case.batches),
+    "weight_matching, entry weights": lambda case: lmc.weight_matching(
+        *case.pair, case.spec, entry_weights=[lmc.fisher_weights(model, case.batches) for model in case.pair]
+    ),
+    "weight_matching, cosine": lambda case: lmc.weight_matching(*case.pair, case.spec, similarity="cosine"),
+    "merge, entry weights": lambda case: lmc.merge(
+        case.pair, entry_weights=[lmc.fisher_weights(model, case.batches) for model in case.pair]
+    ),
+    "zip_models": lambda case: lmc.zip_models(*case.pair, case.batches, case.spec).model,
+    "calibrate_temperature": lambda case: lmc.calibrate_temperature(case.models[0], case.batches),
+    "hessian_trace": lambda case: lmc.hessian_trace(case.models[0], case.batches, probes=2),
+    "save_interpolated": _saved_line,
     "save_checkpoint": _saved,
     "Matching.save": _kept_match,
 }

@@ -65,6 +65,21 @@ def test_r_is_that_of_the_singular_vectors(kind: str, dtype: torch.dtype) -> Non
     assert found.bound < 1e-4
 
 
+@DTYPES
+@pytest.mark.parametrize("shape", [(120, 100), (100, 120), (300, 260)], ids=str)
+def test_what_is_zero_to_rounding_is_told_from_what_is_not(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """As `counted` tells it, from 4 sqrt(rank) roundings of the largest value on."""
+    rank = min(shape)
+    near = 4 * rank**0.5 * torch.finfo(dtype).eps
+    for least, counts in ((0.01 * near, False), (3 * near, True)):
+        values = torch.cat([torch.linspace(1, 0.1, rank - 1), torch.tensor([least])]).double()
+        w = with_values(max(shape), values).to(dtype)
+        w = w if shape[0] > shape[1] else w.T
+        found = polar_overlap(w, w, by="rational")
+        assert found.kept_a == rank - (not counts) and found.steps == 2
+        assert found.value == pytest.approx(1.0, abs=EXACT[dtype])
+
+
 def test_the_way_of_each_kind() -> None:
     """What needs no singular vectors, what another pass lifts, and what is left to singular vectors."""
     steps = {kind: polar_overlap(w := make().float(), w, by="rational").steps for kind, make in HARD.items()}

@@ -244,7 +244,8 @@ class CoordinateDescent(Layout):
                             stale |= self.neighbours[root]
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
-                advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
+                note = f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}"
+                advance(note, moved=step.moved, solved=step.solved, gained=step.gained)
         return steps, not stale
 
     def improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:

@@ -11,6 +11,7 @@ from ..._checks import check_type
 from ..._models import ModelT
 from ..._results import Result, axes_to_draw_on
 from ...symmetry import Permutations, Transforms
+from ...symmetry.mixing import SoftPermutations
 from ...symmetry.transforms import Choice
 from ...symmetry.verification import Verification
 from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
@@ -29,7 +30,8 @@ class Sweep:
     """One pass over the groups.
 
     Attributes:
-        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since.
+        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since. Of
+            search="leading", that of the copies that it looks at.
         moved: how many units it put elsewhere.
         solved: how many groups it solved (a group whose neighbours stood still is not solved again).
         seconds: wall-clock time.
@@ -56,6 +58,7 @@ class Matching(Result):
         verified: how the spec was verified to keep the function, by `verify_spec` or by the method where that has a
             module and example inputs; None where it was not.
         why_not_verified: what stood in the way of that, if anything.
+        soft: the doubly stochastic matrices at the end of `sinkhorn_matching`, where they were asked for; not saved.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("l2_reduction",)
@@ -70,6 +73,7 @@ class Matching(Result):
     method: str
     verified: Verification | None = field(default=None, repr=False)
     why_not_verified: str = field(default="", repr=False)
+    soft: SoftPermutations | None = field(default=None, repr=False)
 
     @property
     def permutations(self) -> Permutations:
