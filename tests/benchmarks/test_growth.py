@@ -26,10 +26,10 @@ def test_the_standard_error_is_that_of_noisy_powers() -> None:
     """Over many draws of noise exponents deviate as the errors say in the mean, and their mean is the power."""
     rng = np.random.default_rng(0)
     sizes = np.array([2.0**k for k in range(4, 12)])
-    fits = [fitted(sizes, sizes**2 * np.exp(0.2 * rng.standard_normal(8))) for _ in range(400)]
+    fits = [fitted(sizes, sizes**2 * np.exp(0.2 * rng.standard_normal(8))) for _ in range(2000)]
     deviation = float(np.std([fit.exponent for fit in fits]))
-    assert np.mean([fit.exponent for fit in fits]) == pytest.approx(2, abs=4 * deviation / 20)
-    assert math.sqrt(np.mean([fit.standard_error**2 for fit in fits])) == pytest.approx(deviation, rel=0.15)
+    assert np.mean([fit.exponent for fit in fits]) == pytest.approx(2, abs=4 * deviation / 2000**0.5)
+    assert math.sqrt(np.mean([fit.standard_error**2 for fit in fits])) == pytest.approx(deviation, rel=0.05)
 
 
 @pytest.mark.parametrize("sizes", [[4, 8], [4, 4, 4]], ids=str)
