@@ -25,6 +25,7 @@ from . import (
     peers,
     planted,
     plot,
+    scripts,
     searches,
     spectral,
     startup,
@@ -39,7 +40,7 @@ __all__ = ["main"]
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
-    *(startup, transformers, searches, growth, peers),
+    *(startup, transformers, scripts, searches, growth, peers),
 )
 
 

@@ -38,7 +38,7 @@ OF_ACTIVATIONS = {"model": "--model", "data": "--data", "batch_size": "--batch-s
 @click.option("--init", type=click.Choice(["anchored", "identity", "random"]), default="anchored", show_default=True)
 @click.option(
     "--search",
-    type=click.Choice(["spectral", "coordinate_descent", "frank_wolfe"]),
+    type=click.Choice(["spectral", "coordinate_descent", "frank_wolfe", "leading"]),
     default="spectral",
     show_default=True,
 )

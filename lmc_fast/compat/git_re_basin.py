@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from .._checks import check_int
 from .interface import (
-    Axes,
     PermutationSpec,
     apply_permutation,
     get_permuted_param,
     permutation_spec_from_axes_to_perm,
     weight_matching,
 )
+from .specs import Axes
 
 __all__ = [
     "PermutationSpec",

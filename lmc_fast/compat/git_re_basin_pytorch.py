@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from .._checks import check_int
 from .interface import (
-    Axes,
     PermutationSpec,
     apply_permutation,
     get_permuted_param,
     permutation_spec_from_axes_to_perm,
     weight_matching,
 )
+from .layers import batch_norm, conv, dense, norm, vgg_places
+from .specs import Axes
 
 __all__ = [
     "PermutationSpec",
@@ -31,9 +32,6 @@ __all__ = [
     "weight_matching",
 ]
 
-# VGG16 with BatchNorm as one nn.Sequential: where the convolutions stand; each has its norm behind it.
-_VGG16 = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-
 
 def mlp_permutation_spec(num_hidden_layers: int) -> PermutationSpec:
     """``layer0`` to ``layer{num_hidden_layers}``, one permutation ``P_{i}`` for the outputs of each but the last."""
@@ -41,7 +39,7 @@ def mlp_permutation_spec(num_hidden_layers: int) -> PermutationSpec:
     units = [None, *(f"P_{i}" for i in range(num_hidden_layers)), None]
     axes: Axes = {}
     for i in range(num_hidden_layers + 1):
-        axes |= _dense(f"layer{i}", units[i], units[i + 1])
+        axes |= dense(f"layer{i}", units[i], units[i + 1])
     return permutation_spec_from_axes_to_perm(axes)
 
 
@@ -50,9 +48,8 @@ def cnn_permutation_spec() -> PermutationSpec:
 
     The port's names neither the convolutions' biases nor that of ``fc2``, though its model has them.
     """
-    axes: Axes = {**_conv("conv1", None, "P_bg0"), "conv1.bias": ("P_bg0",)}
-    axes |= {**_conv("conv2", "P_bg0", "P_bg1"), "conv2.bias": ("P_bg1",)}
-    axes |= {**_dense("fc1", "P_bg1", "P_bg2"), **_dense("fc2", "P_bg2", None)}
+    axes = {**conv("conv1", None, "P_bg0", bias=True), **conv("conv2", "P_bg0", "P_bg1", bias=True)}
+    axes |= {**dense("fc1", "P_bg1", "P_bg2"), **dense("fc2", "P_bg2", None)}
     return permutation_spec_from_axes_to_perm(axes)
 
 
@@ -61,19 +58,19 @@ def resnet18_permutation_spec() -> PermutationSpec:
 
     The port counts running statistics in the gain; here they move with their units and do not count.
     """
-    axes: Axes = {**_conv("conv1", None, "P_bg0"), **_batch_norm("bn1", "P_bg0")}
+    axes: Axes = {**conv("conv1", None, "P_bg0"), **batch_norm("bn1", "P_bg0")}
     stream = "P_bg0"
     for stage in range(4):
         for block in range(2):
             name, behind = f"layer{stage + 1}.{block}", f"P_bg{stage}"
             inner = f"P_{name}_inner"
-            axes |= {**_conv(f"{name}.conv1", stream, inner), **_batch_norm(f"{name}.bn1", inner)}
-            axes |= {**_conv(f"{name}.conv2", inner, behind), **_batch_norm(f"{name}.bn2", behind)}
+            axes |= {**conv(f"{name}.conv1", stream, inner), **batch_norm(f"{name}.bn1", inner)}
+            axes |= {**conv(f"{name}.conv2", inner, behind), **batch_norm(f"{name}.bn2", behind)}
             if behind != stream:
-                axes |= _conv(f"{name}.downsample.0", stream, behind)
-                axes |= _batch_norm(f"{name}.downsample.1", behind)
+                axes |= conv(f"{name}.downsample.0", stream, behind)
+                axes |= batch_norm(f"{name}.downsample.1", behind)
             stream = behind
-    return permutation_spec_from_axes_to_perm({**axes, **_dense("fc", stream, None)})
+    return permutation_spec_from_axes_to_perm({**axes, **dense("fc", stream, None)})
 
 
 def resnet20_permutation_spec() -> PermutationSpec:
@@ -97,41 +94,24 @@ def vgg16_permutation_spec() -> PermutationSpec:
     """
     axes: Axes = {}
     before = None
-    for i in _VGG16:
-        axes |= {**_conv(f"features.{i}", before, f"P_Conv_{i}"), f"features.{i}.bias": (f"P_Conv_{i}",)}
-        axes |= _batch_norm(f"features.{i + 1}", f"P_Conv_{i}")
+    for i in vgg_places(16, norms=True):
+        axes |= conv(f"features.{i}", before, f"P_Conv_{i}", bias=True)
+        axes |= batch_norm(f"features.{i + 1}", f"P_Conv_{i}")
         before = f"P_Conv_{i}"
-    return permutation_spec_from_axes_to_perm({**axes, **_dense("classifier", before, None)})
+    return permutation_spec_from_axes_to_perm({**axes, **dense("classifier", before, None)})
 
 
 def _wide_resnet(blocks: int) -> PermutationSpec:
-    axes: Axes = _conv("conv1", None, "P_bg0")
+    axes: Axes = conv("conv1", None, "P_bg0")
     stream = "P_bg0"
     for stage in range(1, 4):
         for block in range(blocks):
             name, behind = f"layer{stage}.{block}", f"P_bg{stage}"
             inner = f"P_{name}_inner"
-            axes |= {**_norm(f"{name}.bn1", stream), **_conv(f"{name}.conv1", stream, inner)}
-            axes |= {**_norm(f"{name}.bn2", inner), **_conv(f"{name}.conv2", inner, behind)}
+            axes |= {**norm(f"{name}.bn1", stream), **conv(f"{name}.conv1", stream, inner)}
+            axes |= {**norm(f"{name}.bn2", inner), **conv(f"{name}.conv2", inner, behind)}
             if behind != stream:
-                axes |= {**_conv(f"{name}.shortcut.0", stream, behind), **_norm(f"{name}.shortcut.1", behind)}
+                axes |= {**conv(f"{name}.shortcut.0", stream, behind), **norm(f"{name}.shortcut.1", behind)}
             stream = behind
-    axes |= {**_norm("bn1", stream), **_dense("linear", stream, None)}
+    axes |= {**norm("bn1", stream), **dense("linear", stream, None)}
     return permutation_spec_from_axes_to_perm(axes)
-
-
-def _dense(name: str, inputs: str | None, outputs: str | None) -> Axes:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _conv(name: str, inputs: str | None, outputs: str) -> Axes:
-    return {f"{name}.weight": (outputs, inputs, None, None)}
-
-
-def _norm(name: str, units: str) -> Axes:
-    return {f"{name}.weight": (units,), f"{name}.bias": (units,)}
-
-
-def _batch_norm(name: str, units: str) -> Axes:
-    statistics: Axes = {f"{name}.running_mean": (units,), f"{name}.running_var": (units,)}
-    return {**_norm(name, units), **statistics, f"{name}.num_batches_tracked": ()}

@@ -84,11 +84,12 @@ def weight_matching(
             "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
             than the identity is.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
-            singular values, for they say where most units go, and goes on from there by coordinate descent over all
-            of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
-            another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
-            matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
-            times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
+            singular values, for they say where most units go, and goes on from there by coordinate descent over all of
+            the weights; small weights are matched whole from the beginning, and so are all where finding these parts
+            would take long beside the rest (convolutions a few hundred channels wide). "coordinate_descent", one group
+            after another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly
+            stochastic matrices, from between the start and the mean of all permutations, rounds, and goes on likewise:
+            some times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
             parameter and groups inside their owners alone. None of these ends below its start. Or "leading":
             coordinate descent over copies of both models' weights in which the 16 largest singular values of each
             matrix count three times. The objective is lower, and so may the barrier be; `docs/benchmarks.md` tells
@@ -103,7 +104,7 @@ def weight_matching(
             by the names of all weights, each of its parameter's shape, 0 or more; those of b move with its units. What
             is made least then is sum w (theta_a - pi(theta_b))^2 over all entries; its half, below zero, is the
             objective, and its root are the distances. It takes three or four products in place of one and as many times
-            the memory, permutations alone, and coordinate descent in place of the spectral search.
+            the memory, permutations alone, and coordinate descent in place of "spectral" and "leading".
         entry_weighting: "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both
             models' losses rise by half-way where the weights are the curvatures; or "product": w = w_a pi(w_b), to
             which those entries count that are of weight in both models, and which merges digits worse.
@@ -168,13 +169,16 @@ def weight_matching(
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
-    check_finite_weights("model_a", tensors_a, shares)
-    check_finite_weights("model_b", tensors_b, shares)
+    plain = Searched(view.spec, tensors_a, tensors_b, shares)
+    norms = _norms(plain)
+    # Norms are finite only if all entries are; else these are looked at.
+    odd = [name for name, of in norms.items() if not (math.isfinite(of.a) and math.isfinite(of.b))]
+    check_finite_weights("model_a", tensors_a, odd)
+    check_finite_weights("model_b", tensors_b, odd)
     if example_inputs is not None:
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    plain = Searched(view.spec, tensors_a, tensors_b, shares)
     entries = None if entry_weights is None else _entries(plain, entry_weights, view.renamed, entry_weighting)
     looked = plain
     if entries is not None:
@@ -183,7 +187,7 @@ def weight_matching(
         search = "coordinate_descent" if search in ("spectral", "leading") else search
     elif similarity == "cosine":
         looked = by_direction(*plain.parts)
-    norms = _norms(looked)
+    norms = norms if looked is plain else _norms(looked)
     inner = sum(weight * norms[name].dot for name, weight in looked.shares.items())
     # What a search raises the inner product of.
     raised = looked

@@ -80,10 +80,7 @@ class PermutationSpec:
         _check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
-            {
-                name: tuple(replace(axis, segments=_nested(axis.segments, (), groups, name)) for axis in entries)
-                for name, entries in some.items()
-            }
+            {name: tuple(_with_owners(axis, groups, name) for axis in entries) for name, entries in some.items()}
             for some in (axes, unsaved)
         )
         used = {name for entries in axes.values() for axis in entries for name in axis.groups}
@@ -451,6 +448,12 @@ def _check_owners(groups: Mapping[str, Group]) -> None:
                 raise ValueError(f"groups own each other in a circle: {' -> '.join([*chain, group.owner])}")
             chain.append(group.owner)
             group = groups[group.owner]
+
+
+def _with_owners(axis: Axis, groups: Mapping[str, Group], parameter: str) -> Axis:
+    """An axis as `_nested` has it; itself where nothing on it is owned, as most are, with what it knows of itself."""
+    segments = _nested(axis.segments, (), groups, parameter)
+    return axis if segments == axis.segments else replace(axis, segments=segments)
 
 
 def _nested(
