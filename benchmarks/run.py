@@ -13,6 +13,7 @@ from . import (
     eta,
     fuzz,
     gpu,
+    growth,
     kernels,
     lap,
     lap_batch,
@@ -21,6 +22,7 @@ from . import (
     lap_sequence,
     merge,
     methods,
+    peers,
     planted,
     plot,
     scripts,
@@ -38,7 +40,7 @@ __all__ = ["main"]
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
-    *(startup, transformers, scripts, searches),
+    *(startup, transformers, scripts, searches, growth, peers),
 )
 
 

@@ -25,7 +25,8 @@ __all__ = ["register"]
 
 # How far R may be from what it should be for its time to be written.
 TOLERANCE = 1e-4
-SHOWN = ("family", "solver", "n", "p20_ms", "p50_ms", "p80_ms", "calls", "ratio", "relative_error", "status")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SHOWN = ("family", "solver", "n", "dtype", "p20_ms", "p50_ms", "p80_ms", "calls", "ratio", "relative_error", "status")
 
 
 def register(commands: argparse._SubParsersAction) -> None:
@@ -34,7 +35,13 @@ def register(commands: argparse._SubParsersAction) -> None:
         "spectral", help="R for new permutations, by polar factors and from few values, against the SVD"
     )
     parser.add_argument("--size", type=int, default=4096, help="of the layer that is permuted anew (default 4096)")
-    parser.add_argument("--polar-size", type=int, default=2048, help="for polar factors (default 2048)")
+    parser.add_argument(
+        "--polar-size", type=int, nargs="*", default=[2048], metavar="N", help="for polar factors (default 2048)"
+    )
+    parser.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="for polar factors (default float32)"
+    )
+    parser.add_argument("--only-polar", action="store_true", help="R(0) alone, square and twice as high as wide")
     parser.add_argument(
         "--trained",
         type=Path,
@@ -44,6 +51,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each contender (default 5)")
+    parser.add_argument("--processor", action="store_true", help="processor time, for a machine that does much else")
     add_out(parser)
     parser.set_defaults(run=run)
 
@@ -54,18 +62,29 @@ def run(arguments: argparse.Namespace) -> int:
     with Report(arguments.out, "spectral") as report:
         # A row is written when it is there: the whole takes minutes.
         for row in _rows(arguments, device):
-            report.add(dtype="float32", **row)
+            report.add(**{"dtype": "float32", **row})
         print(table(report.rows, SHOWN))
         print(f"rows: {report.path}")
     return int(any(row["status"] != "ok" for row in report.rows))
 
 
 def _rows(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
-    yield from _new_permutations(arguments.size, device, arguments.seconds)
-    random = ("random", _random_pair(arguments.polar_size, device))
-    for name, pair in (random, *_trained_pairs(arguments.trained, device)):
-        yield from _polar(name, pair, arguments.seconds)
-        yield from _few(name, pair, arguments.seconds)
+    clock = time.process_time if arguments.processor else time.perf_counter
+    if not arguments.only_polar:
+        yield from _new_permutations(arguments.size, device, arguments.seconds)
+    for n in arguments.polar_size:
+        for dtype in arguments.dtype:
+            pair = [weight.to(DTYPES[dtype]) for weight in _random_pair(n, device)]
+            yield from ({**row, "dtype": dtype} for row in _polar("random", pair, arguments.seconds, clock))
+            if arguments.only_polar:
+                tall = [torch.cat([one, other]) for one, other in (pair, pair[::-1])]
+                yield from ({**row, "dtype": dtype} for row in _polar("random, tall", tall, arguments.seconds, clock))
+            else:
+                yield from ({**row, "dtype": dtype} for row in _few("random", pair, arguments.seconds, clock))
+    for name, pair in _trained_pairs(arguments.trained, device):
+        yield from _polar(name, pair, arguments.seconds, clock)
+        if not arguments.only_polar:
+            yield from _few(name, pair, arguments.seconds, clock)
 
 
 def _weight(n: int, seed: int, device: torch.device) -> torch.Tensor:
@@ -120,17 +139,17 @@ def _trained_pairs(paths: Sequence[Path] | None, device: torch.device) -> Iterat
             yield name, [weight.to(device), b[name].to(device)]
 
 
-def _polar(name: str, pair: Sequence[torch.Tensor], seconds: float) -> list[dict[str, Any]]:
+def _polar(name: str, pair: Sequence[torch.Tensor], seconds: float, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """R(0) of two models from their weights, by both methods; their values are to agree."""
     models = [{"w": weight} for weight in pair]
 
     def by(method: str) -> Callable[[], SpectralAlignment]:
         return lambda: lmc.spectral_alignment(*models, gammas=(0.0,), method=method)
 
-    return _compared(f"{name}, R(0)", pair, {method: by(method) for method in ("svd", "polar")}, seconds)
+    return _compared(f"{name}, R(0)", pair, {method: by(method) for method in ("svd", "polar")}, seconds, clock)
 
 
-def _few(name: str, pair: Sequence[torch.Tensor], seconds: float) -> list[dict[str, Any]]:
+def _few(name: str, pair: Sequence[torch.Tensor], seconds: float, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """R(0.3) from whole decompositions, and from the singular values that take part alone."""
     models = [{"w": weight} for weight in pair]
 
@@ -138,18 +157,22 @@ def _few(name: str, pair: Sequence[torch.Tensor], seconds: float) -> list[dict[s
         return lmc.spectral_alignment(*(lmc.singular_factors(model) for model in models), gammas=(0.3,))
 
     ways = {"svd": whole, "largest values": lambda: lmc.spectral_alignment(*models, gammas=(0.3,))}
-    return _compared(f"{name}, R(0.3)", pair, ways, seconds)
+    return _compared(f"{name}, R(0.3)", pair, ways, seconds, clock)
 
 
 def _compared(
-    name: str, pair: Sequence[torch.Tensor], ways: Mapping[str, Callable[[], SpectralAlignment]], seconds: float
+    name: str,
+    pair: Sequence[torch.Tensor],
+    ways: Mapping[str, Callable[[], SpectralAlignment]],
+    seconds: float,
+    clock: Callable[[], float],
 ) -> list[dict[str, Any]]:
     """Rows of ways to the same R, the first of which is by the SVD."""
     found = {way: call() for way, call in ways.items()}
-    timings = alternate(ways, seconds=seconds, least=2)
+    timings = alternate(ways, seconds=seconds, least=2, clock=clock)
     first = next(iter(ways))
     (exact,), layer = found[first].overall, found[first].layers[0]
-    family = {"family": f"{name} = {exact:.4f}, {layer.kept_a[0]} and {layer.kept_b[0]} values", "n": len(pair[0])}
+    family = {"family": f"{name} = {exact:.4f}, {layer.kept_a[0]} and {layer.kept_b[0]} values", "n": pair[0].shape[1]}
     rows = []
     for way, timing in timings.items():
         error = abs(found[way].overall[0] - exact)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .._backend import check_backend, check_device
 from .._checks import check_floats
-from .._models import Model, tensors_of
+from .._models import Model, accumulate_dtype, tensors_of
 from .._modes import neutral
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
 from ..matching.results.matching import Match, choice_of
 from ..ops.permuted_lerp import permuted_lerp
-from ..ops.spectral_overlap import polar_overlap, spectral_overlap
+from ..ops.spectral_overlap import is_large, polar_overlap, spectral_overlap
 from ..symmetry import Transforms
 from ..symmetry.transforms import Choice
 from .factors import LayerFactors, SpectralFactors, decomposed_pair, laid_over, matrices_of_both
@@ -184,8 +184,10 @@ def spectral_alignment(
         gammas: thresholds from 0 to 1. With none at 0, models are decomposed down to the least alone, which is
             several times as fast where few singular values take part.
         parameters: names of weights; None: every one with two dimensions or more (`singular_factors`).
-        method: "svd"; "polar", for gamma = 0 alone: by polar factors and matrix products, without singular vectors,
-            for weights of full rank; "auto": "polar" where that can be on a GPU, else "svd", which is faster on a CPU.
+        method: "svd"; "polar", for gamma = 0 alone: by polar factors, without singular vectors where those take
+            longer: on a CPU for weights of some 256 x 256 and more that do not lack much of their rank. R of a weight
+            is then within 1e-4 of exact, rounding aside (float64 on a CPU: 1e-6); "auto": "polar" for such weights
+            and on a GPU, where gammas are all 0 and no factors are given, else "svd".
         device: where to compute; None: where model a's weights are.
         backend: "auto", "torch", "triton" (GPU), or "native" (CPU, for `SpectralFactors`).
         progress: True for a bar, or a function (description, done, total).
@@ -196,8 +198,7 @@ def spectral_alignment(
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: models of different shapes, a match for other models, thresholds outside 0..1, weights that are
-            not finite, factors that end above the least threshold, or "polar" with a threshold above 0, with factors,
-            or for a weight that lacks rank.
+            not finite, factors that end above the least threshold, or "polar" with a threshold above 0 or with factors.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     thresholds = tuple(check_floats("gammas", gammas))
@@ -213,11 +214,7 @@ def spectral_alignment(
     if method == "polar" and any(thresholds):
         raise ValueError(f"method 'polar' must have gammas of 0 alone, got {thresholds}")
     if method == "polar" or (method == "auto" and not any(thresholds) and _for_polar(model_a, model_b, where)):
-        found, lacks = _by_polar(model_a, model_b, choice, thresholds, parameters, where, progress)
-        if lacks is None:
-            return found
-        if method == "polar":
-            raise ValueError(f"method 'polar' must have weights of full rank, and {lacks!r} is none: use 'svd'")
+        return _by_polar(model_a, model_b, choice, thresholds, parameters, where, progress)
     least = min(thresholds, default=0.0)
     a, b = decomposed_pair(model_a, model_b, choice, parameters, where, progress, least)
     layers = []
@@ -265,11 +262,14 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _for_polar(model_a: Model | SpectralFactors, model_b: Model | SpectralFactors, device: torch.device | None) -> bool:
-    """Whether polar factors are the faster way: on a GPU, where matrix products cost little and an SVD much."""
+    """Whether polar factors are the faster way: on a GPU, and on a CPU for weights that are not small."""
     if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
         return False
-    devices = {tensor.device for tensor in tensors_of("model_a", model_a).values()} if device is None else {device}
-    return all(each.type == "cuda" for each in devices)
+    weights = [tensor for tensor in tensors_of("model_a", model_a).values() if tensor.ndim > 1]
+    devices = {weight.device for weight in weights} if device is None else {device}
+    return all(each.type == "cuda" for each in devices) or any(
+        is_large(weight.shape[0], math.prod(weight.shape[1:]), accumulate_dtype(weight.dtype)) for weight in weights
+    )
 
 
 def _by_polar(
@@ -280,8 +280,8 @@ def _by_polar(
     parameters: Sequence[str] | None,
     device: torch.device | None,
     progress: Progress,
-) -> tuple[SpectralAlignment, str | None]:
-    """R(0) as often as there are gammas, and the name of a weight that lacks rank, at which it stopped."""
+) -> SpectralAlignment:
+    """R(0) as often as there are gammas."""
     if isinstance(model_a, SpectralFactors) or isinstance(model_b, SpectralFactors):
         raise ValueError("method 'polar' must have models, as it needs no SVD, got SpectralFactors")
     a, b = matrices_of_both(model_a, model_b, choice, parameters)
@@ -294,10 +294,13 @@ def _by_polar(
                 theirs = moved_columns(choice, name, shape, moved_rows(choice, name, shape, theirs).T).T
             else:
                 rows, columns = gathers_of(choice, name, shape)
-            found = polar_overlap(matrix.to(device or matrix.device), theirs, rows, columns)
+            ours = matrix.to(device or matrix.device)
+            found = polar_overlap(ours, theirs, rows, columns)
             if found.bound > _SURE:
-                return SpectralAlignment(gammas, tuple(layers), "polar"), name
-            rank = (min(shape),) * len(gammas)
-            layers.append(LayerAlignment(name, shape, (found.value,) * len(gammas), rank, rank))
+                # A weight that lacks rank, met by products alone.
+                found = polar_overlap(ours, theirs, rows, columns, by="singular vectors")
+            times = len(gammas)
+            kept = ((found.kept_a,) * times, (found.kept_b,) * times)
+            layers.append(LayerAlignment(name, shape, (found.value,) * times, *kept))
             advance(name)
-    return SpectralAlignment(gammas, tuple(layers), "polar"), None
+    return SpectralAlignment(gammas, tuple(layers), "polar")

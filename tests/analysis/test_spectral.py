@@ -12,6 +12,7 @@ import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.analysis.factors import LayerFactors
+from lmc_fast.ops.spectral_overlap import PolarOverlap, polar_overlap
 
 GAMMAS = (0.0, 0.3, 0.6)
 STRUCTURES = {
@@ -169,15 +170,28 @@ def test_polar_factors_agree_with_singular_vectors(kind: str) -> None:
         assert (one.name, one.shape, one.kept_a, one.kept_b) == (other.name, other.shape, other.kept_a, other.kept_b)
 
 
-def test_the_choice_of_a_method_goes_back_to_the_svd_without_full_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    w = torch.randn(6, 5)
+def test_the_choice_of_a_method_goes_by_size_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, large = torch.randn(6, 5), torch.randn(200, 350)
     assert lmc.spectral_alignment({"w": w}, {"w": w}, gammas=(0.0,)).method == "svd"
+    found = lmc.spectral_alignment({"w": w, "v": large}, {"w": w, "v": large}, gammas=(0.0,))
+    assert found.method == "polar" and found.overall == pytest.approx((1.0,), abs=1e-5)
+    assert lmc.spectral_alignment({"v": large}, {"v": large}).method == "svd"
     monkeypatch.setattr("lmc_fast.analysis.spectral._for_polar", lambda *sides: True)
     assert lmc.spectral_alignment({"w": w}, {"w": w}, gammas=(0.0,)).method == "polar"
-    assert lmc.spectral_alignment({"w": w}, {"w": w}).method == "svd"
-    lacking = {"w": torch.ones(6, 5)}
-    found = lmc.spectral_alignment(lacking, lacking, gammas=(0.0,))
-    assert found.method == "svd" and found.overall == pytest.approx((1.0,), abs=1e-5)
+
+
+@pytest.mark.parametrize("by", ["auto", "products"])
+def test_polar_factors_leave_out_what_a_weight_lacks(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By products alone, as on a GPU, a weight without full rank is looked at again."""
+
+    def overlap(*weights: Tensor, **options: str) -> PolarOverlap:
+        return polar_overlap(*weights, **{"by": by, **options})
+
+    monkeypatch.setattr("lmc_fast.analysis.spectral.polar_overlap", overlap)
+    lacking = {"w": torch.ones(6, 5), "v": torch.randn(5, 4)}
+    found = lmc.spectral_alignment(lacking, lacking, gammas=(0.0,), method="polar")
+    assert found.overall == pytest.approx((1.0,), abs=1e-5)
+    assert [(layer.kept_a, layer.kept_b) for layer in found.layers] == [((1,), (1,)), ((4,), (4,))]
 
 
 def test_factors_serve_for_other_permutations_without_another_svd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,8 +253,6 @@ def test_bad_input_is_named() -> None:
         lmc.spectral_alignment(a, b, method="polar")
     with pytest.raises(ValueError, match="method 'polar' must have models"):
         lmc.spectral_alignment(lmc.singular_factors(a), b, gammas=(0.0,), method="polar")
-    with pytest.raises(ValueError, match="method 'polar' must have weights of full rank, and 'w' is none"):
-        lmc.spectral_alignment(a, {"w": torch.ones(4, 3)}, gammas=(0.0,), method="polar")
     with pytest.raises(ValueError, match="model_b must have the weights of model_a, but lacks 'w'"):
         lmc.spectral_alignment(a, {"v": torch.randn(4, 3)})
     with pytest.raises(ValueError, match="model_b must have the weights of model_a, but has 'v' as well"):

@@ -2,5 +2,6 @@
 
 from .op import spectral_overlap
 from .polar import PolarOverlap, polar_overlap
+from .rational import is_large
 
-__all__ = ["PolarOverlap", "polar_overlap", "spectral_overlap"]
+__all__ = ["PolarOverlap", "is_large", "polar_overlap", "spectral_overlap"]
