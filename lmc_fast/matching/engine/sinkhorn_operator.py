@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from ...assignment import AssignmentSolver
 from ...symmetry import Permutations, PermutationSpec, Segment
 from ...symmetry.groups import axis_size
+from ...symmetry.placing import laid, placed
 from ...symmetry.views import Units
 from .nested import Gain, best_choices
 
@@ -244,11 +245,10 @@ def _mixed_segments(
         around: the groups that the segments lie inside, outermost first.
     """
     places, rest = entries.shape[:-2], entries.shape[-1]
-    parts, offset = [], 0
-    for segment in segments:
-        length = axis_size((segment,), spec.sizes)
-        part = entries.narrow(-2, offset, length)
-        offset += length
+    parts, lie = [], placed(segments, spec.sizes)
+    for place in lie:
+        segment, length = place.segment, place.length
+        part = place.of(entries, -2)
         if segment.group is not None:
             units, outer = spec.sizes[segment.group], segment.outer
             inner = axis_size(segment.parts, spec.sizes)
@@ -260,7 +260,7 @@ def _mixed_segments(
             part = moved.reshape(*places, units, inner, outer, rest).movedim(-2, len(places))
             part = part.reshape(*places, length, rest)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    return laid(parts, lie, -2)
 
 
 def _matrices_within(

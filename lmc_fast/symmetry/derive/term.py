@@ -32,6 +32,8 @@ class Term:
         size: entries.
         parts: factors of a product, parts of a sum; of an atom none.
         is_sum: of one with parts, which of the two.
+        in_turn: of a sum, whether its parts do not lie end to end, but come in turn: the first entry of each, then the
+            second of each; the last ones may be those of the first few alone.
         pin: of an atom, why it stays; None where it is free.
         at: instances of an atom, by the atom that was picked from and the index that was picked.
         of: of an instance the atom.
@@ -50,6 +52,7 @@ class Term:
     __slots__ = (
         "at",
         "follows",
+        "in_turn",
         "is_alike",
         "is_loose",
         "is_sum",
@@ -71,7 +74,7 @@ class Term:
         self.same: Term | None = None
         self.at: dict[tuple[Term, int], Term] = {}
         self.of: Term | None = None
-        self.is_alike = self.is_loose = False
+        self.is_alike = self.is_loose = self.in_turn = False
         self.follows: tuple[Term, ...] = ()
         self.rows: tuple[Term, ...] = ()
         self.stiff: Pin | None = None
@@ -93,4 +96,5 @@ class Term:
         term = self.found()
         if term.is_atom:
             return f"{'!' if term.pin else ''}a{term.number}[{term.size}]"
-        return "(" + (" + " if term.is_sum else " * ").join(map(repr, term.parts)) + ")"
+        sign = " | " if term.in_turn else " + " if term.is_sum else " * "
+        return "(" + sign.join(map(repr, term.parts)) + ")"

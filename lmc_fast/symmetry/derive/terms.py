@@ -54,8 +54,22 @@ class Terms:
             return others.get(term, term)
         if not others.keys() & set(self.atoms(term)):
             return term
-        parts = [self.replaced(part, others) for part in term.parts]
+        return self.alike(term, [self.replaced(part, others) for part in term.parts])
+
+    def alike(self, term: Term, parts: Sequence[Term]) -> Term:
+        """A product or a sum of these parts, as a term is one of its own."""
+        if term.in_turn:
+            return self.in_turn(parts)
         return self.sum(parts) if term.is_sum else self.product(parts)
+
+    def in_turn(self, parts: Sequence[Term]) -> Term:
+        """Terms whose entries come in turn; of one size, or the first few with one more each."""
+        parts = [part for part in parts if part.size]
+        if len(parts) == 1:
+            return parts[0].found()
+        made = Term(sum(part.size for part in parts), tuple(parts), is_sum=True)
+        made.in_turn = True
+        return made
 
     def product(self, factors: Iterable[Term]) -> Term:
         """The product of terms, the first running slowest; of none a pinned single."""
@@ -71,7 +85,7 @@ class Terms:
         flat: list[Term] = []
         for part in parts:
             term = part.found()
-            flat += [p.found() for p in term.parts] if term.is_sum else [term] if term.size else []
+            flat += [p.found() for p in term.parts] if term.is_sum and not term.in_turn else [term] if term.size else []
         if len(flat) == 1:
             return flat[0]
         if not flat:
@@ -88,9 +102,9 @@ class Terms:
         return [term]
 
     def parts(self, term: Term) -> list[Term]:
-        """The parts of a term, none of which is a sum or empty."""
+        """The parts of a term, none of which is empty or lies end to end itself."""
         term = term.found()
-        if term.is_sum:
+        if term.is_sum and not term.in_turn:
             return [part for given in term.parts for part in self.parts(given)]
         return [term] if term.size else []
 
@@ -164,6 +178,12 @@ class Terms:
                         self._merge(a, b, why)
                 elif self._is_settled((*left, *right)) or not self._cut_alike(a, b, end):
                     break
+        for one, other in ((left, right), (right, left)):
+            parts = self.parts(one[0]) if len(one) == 1 else []
+            if len(parts) > 1 and len(other) > 1 and self._is_settled(other[1:]):
+                # Parts may end within what stays.
+                self._meet(parts, [self.product(other)], why)
+                return
         for term in (*left, *right):
             self.pin(term, Pin(why.op, why.where, f"{why.why}: sizes without common parts"))
 
@@ -182,6 +202,8 @@ class Terms:
     def _split(self, term: Term, first: int) -> bool:
         """Make a term a product whose first factor has this size; False where a sum's parts do not allow it."""
         rest = term.size // first
+        if term.in_turn:
+            return False
         if term.is_atom:
             self._become(term, Term(term.size, (self.atom(first, term.pin), self.atom(rest, term.pin))))
             return True
@@ -197,6 +219,28 @@ class Terms:
         term.same = Term(term.size, (self.sum(heads), inner))
         return True
 
+    def apart(self, term: Term, count: int, why: Pin) -> None:
+        """Make a sum a product of a count and of what stands at each of its indices: as many runs of one size, each
+        of which keeps units of its own. What is no sum, or has no end there, stays as it is."""
+        term = term.found()
+        if not term.is_sum or term.in_turn or term.size % count:
+            return
+        size, runs = term.size // count, []
+        behind = self.parts(term)
+        while behind:
+            run: list[Term] = []
+            while behind and sum(part.size for part in run) < size:
+                run.append(behind.pop(0))
+            if sum(part.size for part in run) != size:
+                return
+            runs.append(self.sum(run))
+        if all(run is runs[0] for run in runs) or self._is_settled(runs):
+            return
+        picked, units = self.atom(count, why), self.atom(size)
+        for index, each in enumerate(runs):
+            units.at[picked, index] = each
+        term.same = Term(term.size, (picked, units))
+
     def _merge(self, a: Term, b: Term, why: Pin) -> None:
         """Unify an atom or a sum with another one of its size."""
         if a.is_atom and b.is_atom and self._are_kin(a, b):
@@ -209,6 +253,14 @@ class Terms:
             self._become(a, b)
         elif b.is_atom:
             self._become(b, a)
+        elif a.in_turn and b.in_turn:
+            sizes = [[part.size for part in term.parts] for term in (a, b)]
+            for one, other in zip(a.parts, b.parts, strict=False):
+                if sizes[0] == sizes[1]:
+                    self.unify(one, other, why)
+            if sizes[0] != sizes[1]:
+                self.pin(a, why)
+                self.pin(b, why)
         else:
             self._meet(self.parts(a), self.parts(b), why)
 
@@ -262,6 +314,8 @@ class Terms:
             first, rest = self.atom(at, term.pin), self.atom(term.size - at, term.pin)
             self._become(term, Term(term.size, (first, rest), is_sum=True))
             return first, rest
+        if term.in_turn:
+            return self._cut_in_turn(term.parts, at, why)
         if term.is_sum:
             before: list[Term] = []
             behind = self.parts(term)
@@ -278,8 +332,18 @@ class Terms:
         if at % unit == 0:
             first, rest = self.cut(leading, at // unit, why)
             return self.product([first, *others]), self.product([rest, *others])
+        picked = others[0].found()
+        if len(others) == 1 and any(place.found() is picked for place, _ in leading.at):
+            return self._cut_in_turn([self.instance(leading, picked, k) for k in range(unit)], at, why)
         self.pin(term, why)
         return self.atom(at, why), self.atom(term.size - at, why)
+
+    def _cut_in_turn(self, parts: Sequence[Term], at: int, why: Pin) -> tuple[Term, Term]:
+        """What comes in turn as two, one behind the other: in the second the next one takes the first turn."""
+        turns, further = divmod(at, len(parts))
+        pieces = [self.cut(part, turns + (k < further), why) for k, part in enumerate(parts)]
+        behind = [rest for _, rest in pieces]
+        return self.in_turn([first for first, _ in pieces]), self.in_turn([*behind[further:], *behind[:further]])
 
     def _become(self, atom: Term, term: Term) -> None:
         """An atom is found to be this term."""
@@ -318,16 +382,18 @@ class Terms:
                 return term
             known = term.at.get((picked, index))
             if known is None:
+                # What was picked from may have been found to be this atom since.
+                places = ((place, k) for place, k in term.at if k == index and place.found() is picked)
+                known = next((term.at[place] for place in places), None)
+            if known is None:
                 known = term.at[picked, index] = self.asked_alike(self.atom(term.size), [term])
                 known.of, known.plane = term, term.plane
             return known
-        parts = tuple(self.instance(part, picked, index) for part in term.parts)
-        return self.sum(parts) if term.is_sum else self.product(parts)
+        return self.alike(term, [self.instance(part, picked, index) for part in term.parts])
 
     def at(self, term: Term, picked: Term, index: int) -> Term:
         """The same for what was picked from that atom; what never was stays itself."""
         term = term.found()
         if term.is_atom:
-            return self.instance(term, picked, index) if any(key[0] is picked for key in term.at) else term
-        parts = [self.at(part, picked, index) for part in term.parts]
-        return self.sum(parts) if term.is_sum else self.product(parts)
+            return self.instance(term, picked, index) if any(key[0].found() is picked for key in term.at) else term
+        return self.alike(term, [self.at(part, picked, index) for part in term.parts])
