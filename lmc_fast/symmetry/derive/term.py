@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Pin", "Term"]
+__all__ = ["MOST_CUT", "Pin", "Term"]
+
+# Units whose contents keep orders of their own where a cut goes through one of them.
+MOST_CUT = 64
 
 
 @dataclass(frozen=True)

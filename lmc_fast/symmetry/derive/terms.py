@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from .term import Pin, Term
+from .term import MOST_CUT, Pin, Term
 
 __all__ = ["Pin", "Term", "Terms"]
 
@@ -180,8 +180,8 @@ class Terms:
                     break
         for one, other in ((left, right), (right, left)):
             parts = self.parts(one[0]) if len(one) == 1 else []
-            if len(parts) > 1 and len(other) > 1 and self._is_settled(other[1:]):
-                # Parts may end within what stays.
+            # Parts may end within units, which stay then, while what each holds keeps an order of its own.
+            if len(parts) > 1 and len(other) > 1:
                 self._meet(parts, [self.product(other)], why)
                 return
         for term in (*left, *right):
@@ -202,13 +202,11 @@ class Terms:
     def _split(self, term: Term, first: int) -> bool:
         """Make a term a product whose first factor has this size; False where a sum's parts do not allow it."""
         rest = term.size // first
-        if term.in_turn:
-            return False
         if term.is_atom:
             self._become(term, Term(term.size, (self.atom(first, term.pin), self.atom(rest, term.pin))))
             return True
         parts = self.parts(term)
-        if any(part.size % rest for part in parts):
+        if term.in_turn or any(part.size % rest for part in parts):
             return False
         inner = self.atom(rest)
         heads = []
@@ -254,13 +252,11 @@ class Terms:
         elif b.is_atom:
             self._become(b, a)
         elif a.in_turn and b.in_turn:
-            sizes = [[part.size for part in term.parts] for term in (a, b)]
-            for one, other in zip(a.parts, b.parts, strict=False):
-                if sizes[0] == sizes[1]:
-                    self.unify(one, other, why)
-            if sizes[0] != sizes[1]:
-                self.pin(a, why)
-                self.pin(b, why)
+            is_alike = [part.size for part in a.parts] == [part.size for part in b.parts]
+            for one, other in zip(a.parts, b.parts, strict=True) if is_alike else ():
+                self.unify(one, other, why)
+            for term in () if is_alike else (a, b):
+                self.pin(term, why)
         else:
             self._meet(self.parts(a), self.parts(b), why)
 
@@ -335,8 +331,13 @@ class Terms:
         picked = others[0].found()
         if len(others) == 1 and any(place.found() is picked for place, _ in leading.at):
             return self._cut_in_turn([self.instance(leading, picked, k) for k in range(unit)], at, why)
-        self.pin(term, why)
-        return self.atom(at, why), self.atom(term.size - at, why)
+        self.pin(leading if leading.is_atom and leading.size <= MOST_CUT else term, why)
+        if self._is_settled([term]):
+            return self.atom(at, why), self.atom(term.size - at, why)
+        # What is cut through stays; what each unit holds has an order of its own, and is cut where that one is.
+        held = [self.instance(self.product(others), leading, k) for k in range(leading.size)]
+        first, rest = self.cut(held[at // unit], at % unit, why)
+        return self.sum([*held[: at // unit], first]), self.sum([rest, *held[at // unit + 1 :]])
 
     def _cut_in_turn(self, parts: Sequence[Term], at: int, why: Pin) -> tuple[Term, Term]:
         """What comes in turn as two, one behind the other: in the second the next one takes the first turn."""
@@ -383,8 +384,7 @@ class Terms:
             known = term.at.get((picked, index))
             if known is None:
                 # What was picked from may have been found to be this atom since.
-                places = ((place, k) for place, k in term.at if k == index and place.found() is picked)
-                known = next((term.at[place] for place in places), None)
+                known = next((term.at[key] for key in term.at if key[1] == index and key[0].found() is picked), None)
             if known is None:
                 known = term.at[picked, index] = self.asked_alike(self.atom(term.size), [term])
                 known.of, known.plane = term, term.plane
