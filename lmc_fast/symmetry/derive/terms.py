@@ -301,7 +301,7 @@ class Terms:
             self.unify(a, b, why)
 
     def cut(self, term: Term, at: int, why: Pin) -> tuple[Term, Term]:
-        """The term as two, one behind the other, the first of this size; pinned where that cuts through a unit."""
+        """The term as two, one behind the other, the first of this size; units stay where that cuts through one."""
         term = term.found()
         if at == 0 or at == term.size:
             empty = self.atom(0)

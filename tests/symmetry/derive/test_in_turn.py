@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import lmc_fast as lmc
 from benchmarks.zoo.torchvision_models import shuffled
 from lmc_fast import Segment
+from lmc_fast.symmetry.derive import build, owners
 from lmc_fast.symmetry.derive.terms import Pin, Term, Terms
 
 from .side_by_side import Case, Derived, derived
@@ -189,6 +190,24 @@ def test_segments_of_what_comes_in_turn(found: Derived) -> None:
     assert found.axes("three rows")["down.weight"][1].groups == tuple(
         found.axes("three rows")[f"{name}.weight"][0].groups[0] for name in "ab"
     )
+
+
+def test_what_no_axis_can_say_apart_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it was not seen before that no axis can."""
+    case = CASES["with places behind"]
+    monkeypatch.setattr(owners, "_stands_apart", lambda *_: True)
+    spec = lmc.derive_spec(case.module, case.inputs, verify=False)
+    assert [group.size for group in spec.groups.values()] == [6]
+    assert lmc.verify_spec(case.module, spec, torch.randn(5, 4)) < 1e-10
+
+
+def test_units_in_turn_that_hold_more_than_an_entry_are_told() -> None:
+    """Their entries lie in no steps: they stay, and those beside them may move."""
+    terms = Terms()
+    a, b, c, held = terms.atom(3), terms.atom(3, WHY), terms.atom(5), terms.atom(2)
+    both = terms.in_turn([a, b])
+    assert build._cut_in_turn(terms, terms.sum([terms.product([both, held]), c])) == {a}
+    assert build._cut_in_turn(terms, terms.product([held, both])) == set()
 
 
 class TestTerms:
