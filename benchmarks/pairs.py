@@ -18,7 +18,7 @@ from lmc_fast.experiments.training import train
 
 from .gains import DEFAULT_CACHE
 
-__all__ = ["MODELS", "Pair", "PairStore", "check_model"]
+__all__ = ["MODELS", "Pair", "PairStore", "check_model", "smaller"]
 
 # What `PairStore.get` is asked for by default; any other width will do.
 MODELS = (
@@ -68,7 +68,7 @@ class PairStore:
         family, width = check_model(name)
         data = load_dataset("digits" if self.data is None else self.data)
         if family != "mlp":
-            data = _smaller(data)
+            data = smaller(data)
         steps = self.steps if family == "mlp" else self.steps // 5
         epochs = max(1, round(steps / (len(data.train_inputs) // 64)))
         shape = data.image_shape
@@ -98,7 +98,7 @@ def check_model(name: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-def _smaller(data: Dataset) -> Dataset:
+def smaller(data: Dataset) -> Dataset:
     """The data set with images averaged down to at most 10 pixels a side."""
     factor = -(-data.train_inputs.shape[-1] // _MAP_SIZE)
     return replace(

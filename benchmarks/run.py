@@ -23,6 +23,7 @@ from . import (
     methods,
     planted,
     plot,
+    searches,
     spectral,
     startup,
     transformers,
@@ -36,7 +37,7 @@ __all__ = ["main"]
 COMMANDS = (
     *(lap, lap_sequence, lap_candidates, lap_batch, lap_memory, fuzz, wm, planted, methods),
     *(kernels, gpu, spectral, turning, compile_kernels, plot, cells, architectures, derive, merge, eta),
-    *(startup, transformers),
+    *(startup, transformers, searches),
 )
 
 

@@ -7,16 +7,22 @@ from ._version import __version__ as __version__
 # longer one. `__init__.pyi` says the same to type checkers.
 NAMES = {
     "_backend": ("backends",),
+    "_progress": ("Logger",),
     "analysis": (
         "BarrierCurve",
         "DistanceDecomposition",
+        "HessianTrace",
         "InputAlignment",
         "LossLandscape",
         "SpectralAlignment",
         "SpectralFactors",
         "TaylorBarrier",
+        "TemperatureFit",
+        "Tempered",
+        "calibrate_temperature",
         "distance_decomposition",
         "evaluate",
+        "hessian_trace",
         "input_alignment",
         "loss_barrier",
         "loss_landscape",
@@ -32,6 +38,7 @@ NAMES = {
         "linear_sum_assignment",
         "linear_sum_assignment_batched",
     ),
+    "checkpoints": ("save_interpolated",),
     "large": (
         "MergeResult",
         "merge_checkpoints",
@@ -48,9 +55,13 @@ NAMES = {
         "weight_matching",
     ),
     "merging": (
+        "ZipResult",
+        "Zipped",
+        "fisher_weights",
         "interpolate",
         "merge",
         "rebase",
+        "zip_models",
     ),
     "repairing": (
         "reestimate_batchnorm",
@@ -64,6 +75,7 @@ NAMES = {
         "PermutationSpec",
         "Permutations",
         "Segment",
+        "SoftPermutations",
         "SymmetryError",
         "Transforms",
         "architectures",

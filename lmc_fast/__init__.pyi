@@ -3,19 +3,27 @@
 from ._backend import (
     backends,
 )
+from ._progress import (
+    Logger,
+)
 from ._version import (
     __version__,
 )
 from .analysis import (
     BarrierCurve,
     DistanceDecomposition,
+    HessianTrace,
     InputAlignment,
     LossLandscape,
     SpectralAlignment,
     SpectralFactors,
     TaylorBarrier,
+    TemperatureFit,
+    Tempered,
+    calibrate_temperature,
     distance_decomposition,
     evaluate,
+    hessian_trace,
     input_alignment,
     loss_barrier,
     loss_landscape,
@@ -30,6 +38,9 @@ from .assignment import (
     assignment_gap,
     linear_sum_assignment,
     linear_sum_assignment_batched,
+)
+from .checkpoints import (
+    save_interpolated,
 )
 from .large import (
     MergeResult,
@@ -47,9 +58,13 @@ from .matching import (
     weight_matching,
 )
 from .merging import (
+    Zipped,
+    ZipResult,
+    fisher_weights,
     interpolate,
     merge,
     rebase,
+    zip_models,
 )
 from .repairing import (
     reestimate_batchnorm,
@@ -63,6 +78,7 @@ from .symmetry import (
     Permutations,
     PermutationSpec,
     Segment,
+    SoftPermutations,
     SymmetryError,
     Transforms,
     architectures,
@@ -78,8 +94,10 @@ __all__ = [
     "DistanceDecomposition",
     "Explanation",
     "Group",
+    "HessianTrace",
     "InputAlignment",
     "Inputs",
+    "Logger",
     "LossLandscape",
     "ManyMatching",
     "Matching",
@@ -87,20 +105,28 @@ __all__ = [
     "PermutationSpec",
     "Permutations",
     "Segment",
+    "SoftPermutations",
     "SpectralAlignment",
     "SpectralFactors",
     "SymmetryError",
     "TaylorBarrier",
+    "TemperatureFit",
+    "Tempered",
     "Transforms",
+    "ZipResult",
+    "Zipped",
     "__version__",
     "activation_matching",
     "architectures",
     "assignment_gap",
     "backends",
+    "calibrate_temperature",
     "derive_spec",
     "distance_decomposition",
     "evaluate",
+    "fisher_weights",
     "fold_norms",
+    "hessian_trace",
     "input_alignment",
     "interpolate",
     "learned_matching",
@@ -116,6 +142,7 @@ __all__ = [
     "rebase_checkpoints",
     "reestimate_batchnorm",
     "repair",
+    "save_interpolated",
     "singular_factors",
     "sinkhorn_matching",
     "spectral_alignment",
@@ -124,4 +151,5 @@ __all__ = [
     "vector_cosines",
     "verify_spec",
     "weight_matching",
+    "zip_models",
 ]

@@ -281,7 +281,13 @@ class _Taken:
 
     @classmethod
     def by(cls, model: nn.Module) -> _Taken:
-        """What the `forward` of `model` takes; one whose signature cannot be read takes anything."""
+        """What the `forward` of `model` takes; one whose signature cannot be read takes anything.
+
+        A module of this package that hands everything on to another has that as `reads_as`.
+        """
+        inner = getattr(model, "reads_as", None)
+        if isinstance(inner, nn.Module):
+            return cls.by(inner)
         try:
             signature = inspect.signature(model.forward)
         except (TypeError, ValueError):

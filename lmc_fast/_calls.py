@@ -28,6 +28,8 @@ __all__ = [
     "check_loss_fn",
     "graph_of",
     "in_eval",
+    "logits_of",
+    "plain_targets",
     "with_gradient",
     "with_weights",
 ]
@@ -142,7 +144,7 @@ class Calls:
         own = _named(outputs, "loss")
         if plain is nn.functional.cross_entropy and not isinstance(outputs, Tensor) and isinstance(own, Tensor):
             return own
-        logits, targets = _logits(outputs), _plain_targets(batch)
+        logits, targets = logits_of(outputs), plain_targets(batch)
         if logits is None:
             raise TypeError(
                 f"loss_fn must fit the model's outputs, which are {describe(outputs)} in {batch.where}: give one that "
@@ -168,7 +170,7 @@ class Calls:
 
     def right(self, outputs: Any, batch: Batch) -> int | None:
         """How many answers are right; None unless outputs are [examples, classes] and targets integers [examples]."""
-        scores, targets = _logits(outputs), batch.targets
+        scores, targets = logits_of(outputs), batch.targets
         if (
             scores is None
             or not isinstance(targets, Tensor)
@@ -300,13 +302,13 @@ def _named(outputs: Any, name: str) -> Any:
     return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
 
 
-def _logits(outputs: Any) -> Tensor | None:
+def logits_of(outputs: Any) -> Tensor | None:
     """The tensor that a model gives, by itself or beside other things."""
     logits = outputs if isinstance(outputs, Tensor) else _named(outputs, "logits")
     return logits if isinstance(logits, Tensor) else None
 
 
-def _plain_targets(batch: Batch) -> Any:
+def plain_targets(batch: Batch) -> Any:
     """Targets as losses of torch take them."""
     targets = batch.targets
     label = label_of(targets) if isinstance(targets, Mapping) else ABSENT

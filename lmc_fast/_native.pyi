@@ -63,6 +63,60 @@ def permuted_dot(
     Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
     """
 
+class Descent:
+    """Coordinate descent over the permutations of groups that lie beside each other; no two calls at once.
+
+    Gains are float32, summed column by column in one order, whatever the threads (0: all cores). Calls raise
+    KeyboardInterrupt in the middle, and are not to be gone on from then.
+
+    Args:
+        parameters: (address of a, address of b, axes), float32, which must stay there; of each axis (size, stride in a,
+            stride in b, segments), and of each segment (group, outer, inner), or (-1, 1, entries) where nothing moves.
+        groups: (units, scale, leaves, neighbours): what is no more than `scale` is no gain; a leaf is (parameter, axis,
+            start, outer, inner, tail, length): (outer, unit, inner) from `start` on, and of each unit `length` entries
+            from `tail`; neighbours are the groups whose gains it changes. No parameter has one group on two axes.
+        worth_correcting: share of a gain's columns that are corrected at most, rather than all summed anew.
+        most_corrections: shares after which a gain is summed anew.
+
+    Raises:
+        ValueError: numbers that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[tuple[int, int, Sequence[tuple[int, int, int, Sequence[tuple[int, int, int]]]]]],
+        groups: Sequence[tuple[int, float, Sequence[tuple[int, int, int, int, int, int, int]], Sequence[int]]],
+        worth_correcting: float,
+        most_corrections: float,
+    ) -> None: ...
+    def choice(self, group: int) -> NDArray[np.int64]:
+        """Where the units of a group are: int64 [units]. All are in place at first."""
+
+    def choose(self, group: int, choice: NDArray[np.int64]) -> None:
+        """Put a group elsewhere. ValueError unless that is a permutation of its units."""
+
+    def anchor(self, visits: Sequence[tuple[int, Sequence[int]]], *, threads: int = 0) -> None:
+        """Put groups, one after another, where some of their leaves (numbers, ascending) say; none: where they are."""
+
+    def sweep(self, batches: Sequence[Sequence[int]], *, threads: int = 0) -> tuple[float, int, int, bool]:
+        """Put those groups that are stale where they are best, the neighbours of those that move being stale then.
+
+        Groups of one batch are no neighbours, and named once. Returns what was gained, how many units moved, how many
+        groups were solved, and whether any is stale.
+        """
+
+    def set_stale(self, groups: Sequence[int]) -> None:
+        """Make these groups stale, and no others."""
+
+    def check(self, *, threads: int = 0) -> list[tuple[int, float, float, float]]:
+        """Of each gain that was corrected (group, ||gain r - A (B^T r)||, ||A|| ||B||, its share of corrections).
+
+        Over a few rows and columns, for a vector r of signs, in float64.
+        """
+
+    def forget(self, group: int) -> None:
+        """Sum the next gain of a group anew."""
+
 def lay_out(
     type: int,
     sizes: Sequence[int],

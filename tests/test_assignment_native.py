@@ -27,8 +27,8 @@ COMMON += ["-DLMC_SPARSE_FROM=96", "-DLMC_SPARSE_IF_OPEN_FROM=48"]
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # The longest to compile come first.
 SOURCES = ["dense_solver", "lap", "lap_batch", "lerp_kernels", "row_kernels"]
-SOURCES += ["permuted_lerp", "permuted_dot", "contract"]
-PROGRAMS = ["lap_test", "kernels_test"]
+SOURCES += ["permuted_lerp", "permuted_dot", "contract", "descent", "product_kernels"]
+PROGRAMS = ["lap_test", "kernels_test", "descent_test"]
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -71,8 +71,9 @@ def programs(folder: Path, compiler: str, flags: list[str]) -> list[Path]:
     with ThreadPoolExecutor() as pool:
         sources = [CSRC / f"{name}.cpp" for name in SOURCES]
         tests = [CSRC / "tests" / f"{name}.cpp" for name in PROGRAMS]
-        *objects, first, second = pool.map(compiled, [*sources, *tests])
-        return list(pool.map(linked, [first, second]))
+        objects = list(pool.map(compiled, [*sources, *tests]))
+        objects, mains = objects[: len(sources)], objects[len(sources) :]
+        return list(pool.map(linked, mains))
 
 
 @pytest.fixture
@@ -90,10 +91,12 @@ def forms_of(lines: list[str]) -> set[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [["-O3"], SANITIZED], ids=["optimized", "sanitized"])
 def test_core(folder: Path, flags: list[str]) -> None:
-    lap, kernels = programs(folder, COMPILER, flags)
+    lap, *others = programs(folder, COMPILER, flags)
     lanes = [1, 2, 4, 8] if X86 else [1, 2]
     # Sanitizers watch the assignment solver in its widest form alone, as they make it slow.
-    jobs = [(lap, n) for n in (lanes if flags != SANITIZED else lanes[-1:])] + [(kernels, n) for n in lanes]
+    jobs = [(lap, n) for n in (lanes if flags != SANITIZED else lanes[-1:])] + [
+        (other, n) for other in others for n in lanes
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda job: run(*job).strip(), jobs))
     # Wider forms than the processor runs are left out: what ran is told, and the narrow ones always do.

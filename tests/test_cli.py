@@ -240,7 +240,7 @@ def test_the_demo_refuses_an_unknown_method_before_any_work(tmp_path: Path, monk
     monkeypatch.setattr("lmc_fast.experiments.demo.train", lambda *_, **__: pytest.fail("it has begun"))
     result = CliRunner().invoke(cli, ["demo", "--quick", "--methods", "wm,best"])
     assert result.exit_code == 2
-    assert result.stderr == "lmc-fast: methods must be some of wm, am, ste, sinkhorn, got 'best'\n"
+    assert result.stderr == "lmc-fast: methods must be some of wm, am, ste, sinkhorn, cosine, fisher, got 'best'\n"
     assert list(tmp_path.iterdir()) == []
 
 

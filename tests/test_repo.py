@@ -29,7 +29,7 @@ ROOMS = [
     {"_copies"},
     {"_wrappers"},
     {"_backend", "_chunks", "_models", "_progress"},
-    {"_calls"},
+    {"_calls", "_entry_weights"},
     {"ops", "assignment"},
     {"symmetry"},
     {"matching"},

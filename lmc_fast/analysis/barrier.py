@@ -21,6 +21,7 @@ from ..matching.results.matching import Match
 from ..merging import interpolate
 from ..repairing import has_batchnorm, reestimate_in_place
 from .evaluation import LossFn, Score, check_loss_fn, evaluate_many, first_names
+from .temperature import Tempered, calibrate_temperature
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,12 +42,14 @@ class BarrierCurve(Result):
         loss: float64 [points], mean over the examples.
         accuracy: float64 [points], share of right answers; None where outputs and targets are no classification.
         batchnorm: statistics "as interpolated", or "re-estimated" at every lambda; None without BatchNorm.
+        temperatures: float64 [points], what the logits were divided by, where they were calibrated; else None.
     """
 
     lambdas: Array
     loss: Array
     accuracy: Array | None
     batchnorm: str | None
+    temperatures: Array | None = None
     derived: ClassVar[tuple[str, ...]] = (
         *("barrier", "midpoint_barrier", "midpoint_loss", "accuracy_barrier", "midpoint_accuracy"),
     )
@@ -137,6 +140,7 @@ def loss_barrier(
     loss_fn: LossFn = nn.functional.cross_entropy,
     forward: Forward | None = None,
     batchnorm_batches: Iterable[Any] | None = None,
+    temperature_batches: Iterable[Any] | None = None,
     progress: Progress = False,
 ) -> BarrierCurve:
     """Measure loss and accuracy along the line from model a to the moved model b.
@@ -154,7 +158,9 @@ def loss_barrier(
         loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every lambda, the ends
             included, as by `reestimate_batchnorm`; else they are interpolated as weights are.
-        progress: True for a bar, or a function (description, done, total).
+        temperature_batches: where given, logits are divided at every lambda, the ends included, by the temperature that
+            fits these batches best, as by `calibrate_temperature` (Ito et al., arXiv 2510.08023). Accuracy stays.
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
 
     Returns:
         A `BarrierCurve`.
@@ -169,18 +175,30 @@ def loss_barrier(
     check_forward(forward)
     if batchnorm_batches is not None:
         batchnorm_batches = check_batches("batchnorm_batches", batchnorm_batches)
+    if temperature_batches is not None:
+        temperature_batches = check_batches("temperature_batches", temperature_batches)
     points = lambdas_of(lambdas)
     state = tensors_of("model_a", model_a)
     probe = copied(model_a)
     step = states_at_once(state)
     scores: list[Score] = []
+    temperatures: list[float] = []
     with tracking(progress, "barrier", len(points)) as advance:
         for start in range(0, len(points), step):
             chunk = points[start : start + step]
             merged = interpolate(state, model_b, chunk, match)
-            found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
+            if temperature_batches is None:
+                found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
+            else:
+                found = []
+                for state in merged:
+                    _load(probe, state, batchnorm_batches, forward)
+                    temperatures.append(calibrate_temperature(probe, temperature_batches, forward=forward).temperature)
+                    tempered = Tempered(probe, temperatures[-1])
+                    found += evaluate_many(tempered, [{}], batches, loss_fn, forward)
             for lam, score in zip(chunk, found, strict=True):
-                advance(f"lambda {lam:.2f}: loss {score[0]:.4f}")
+                accuracy = {} if score[1] is None else {"accuracy": score[1]}
+                advance(f"lambda {lam:.2f}: loss {score[0]:.4f}", **{"lambda": lam, "loss": score[0], **accuracy})
             scores += found
     accuracies = [accuracy for _, accuracy in scores if accuracy is not None]
     return BarrierCurve(
@@ -192,6 +210,7 @@ def loss_barrier(
         else "as interpolated"
         if batchnorm_batches is None
         else "re-estimated",
+        temperatures=np.array(temperatures) if temperatures else None,
     )
 
 
@@ -231,11 +250,19 @@ def scores_of(
     if batchnorm_batches is not None and has_batchnorm(probe):
         scores = []
         for state in states:
-            load_tensors(probe, dict(state))
-            reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")
+            _load(probe, state, batchnorm_batches, forward)
             scores += evaluate_many(probe, [{}], batches, loss_fn, forward)
         return scores
     for state in states:
         check_ties(probe, state)
     names = first_names(probe)
     return evaluate_many(probe, [{name: state[name] for name in names} for state in states], batches, loss_fn, forward)
+
+
+def _load(
+    probe: nn.Module, state: Mapping[str, Tensor], batchnorm_batches: Iterable[Any] | None, forward: Forward | None
+) -> None:
+    """Put weights into a model of one's own, and measure its BatchNorm statistics where there are batches for that."""
+    load_tensors(probe, dict(state))
+    if batchnorm_batches is not None and has_batchnorm(probe):
+        reestimate_in_place(probe, batchnorm_batches, forward=forward, argument="batchnorm_batches")

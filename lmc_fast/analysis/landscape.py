@@ -119,7 +119,7 @@ def loss_landscape(
         margin: how far the grid goes beyond the models, as a share of their extent along each axis.
         loss_fn, forward: as of `evaluate`.
         batchnorm_batches: where given, BatchNorm statistics are re-estimated on these at every point.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
 
     Returns:
         A `LossLandscape`.
@@ -160,7 +160,7 @@ def loss_landscape(
                         tensor.clamp_min_(0)
             found = scores_of(probe, merged, batches, loss_fn, batchnorm_batches, forward)
             for loss, _ in found:
-                advance(f"loss {loss:.4f}")
+                advance(f"loss {loss:.4f}", loss=loss)
             scores += found
     accuracies = [accuracy for _, accuracy in scores if accuracy is not None]
     return LossLandscape(

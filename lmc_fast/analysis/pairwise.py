@@ -44,7 +44,7 @@ def pairwise_barriers(
         at: "midpoint", the excess at lambda = 1/2; or "worst", the largest over `lambdas` points.
         lambdas: how many points, for "worst".
         loss_fn, forward, batchnorm_batches: as of `loss_barrier`.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
 
     Returns:
         float64 [models, models], symmetric, zero on the diagonal.
@@ -80,5 +80,5 @@ def pairwise_barriers(
                 batchnorm_batches=batchnorm_batches,
             )
             barriers[i, j] = barriers[j, i] = curve.midpoint_barrier if at == "midpoint" else curve.barrier
-            advance(f"{i}, {j}: {barriers[i, j]:.4f}")
+            advance(f"{i}, {j}: {barriers[i, j]:.4f}", barrier=float(barriers[i, j]))
     return barriers

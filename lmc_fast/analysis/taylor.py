@@ -30,7 +30,7 @@ from .twice import TwiceDifferentiable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["EndExpansion", "TaylorBarrier", "hessian_vector_product", "taylor_barrier"]
+__all__ = ["EndExpansion", "HessianProducts", "TaylorBarrier", "hessian_vector_product", "taylor_barrier"]
 
 Array = NDArray[np.float64]
 
@@ -176,7 +176,7 @@ def taylor_barrier(
     own = own_names(model_a)
     parameters = dict(model_a.named_parameters())
     direction = {own.get(name, name): end_b[name] - state[name] for name in names if own.get(name, name) in parameters}
-    products = _Products(model_a, Calls(model_a, forward, loss_fn))
+    products = HessianProducts(model_a, Calls(model_a, forward, loss_fn))
     ends = []
     with tracking(progress, "second-order estimate", 2) as advance:
         for tensors in (state, end_b):
@@ -206,10 +206,10 @@ def hessian_vector_product(
         (loss, g by name, H v by name).
     """
     calls = Calls(model, None, loss_fn)
-    return _Products(model, calls)(tensors, direction, calls.read_one("batches", 0, (inputs, targets)))
+    return HessianProducts(model, calls)(tensors, direction, calls.read_one("batches", 0, (inputs, targets)))
 
 
-class _Products:
+class HessianProducts:
     """Products with the Hessian of one model's loss: forward over reverse while that goes, then reverse over reverse.
 
     Args:
@@ -332,7 +332,7 @@ def _without_cudnn(module: nn.Module) -> Iterator[None]:
 
 
 def _expansion(
-    products: _Products, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batches: Iterable[Any]
+    products: HessianProducts, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batches: Iterable[Any]
 ) -> EndExpansion:
     sums, examples = [0.0, 0.0, 0.0], 0
     for batch in products.calls.read("batches", batches):

@@ -28,7 +28,8 @@ __all__ = ["demo"]
     "--methods",
     default="wm,am,ste",
     show_default=True,
-    help="What to compare, of wm (weights), am (activations), ste (straight-through) and sinkhorn.",
+    help="What to compare, of wm (weights), am (activations), ste (straight-through), sinkhorn, cosine (weights by "
+    "their directions) and fisher (weights by Fisher information).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first model.")
 @click.option("--quick", is_flag=True, help="Narrow models, few epochs: a look in seconds.")

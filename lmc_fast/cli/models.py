@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..checkpoints.directories import ModelDirectory
 
-__all__ = ["Given", "given_model", "model_options", "parse_inputs"]
+__all__ = ["Given", "given_model", "imported", "imported_module", "model_options", "parse_inputs"]
 
 # Numbers of a trial in the memory that is there: two copies in float64, and what is on the way.
 BYTES_OF_A_TRIAL = 24
@@ -140,7 +140,7 @@ def given_model(
 
         found = described(model, architecture=architecture, example_inputs=inputs, trust_remote_code=trust_remote_code)
         return Given(_told_of(found), found.module, found.build, found.example_inputs)
-    module = _imported(model)
+    module = imported_module(model)
     inputs = _own_inputs(module) if inputs is None else inputs
     if inputs is None:
         raise ValueError(
@@ -163,10 +163,12 @@ def _counted(module: nn.Module) -> str:
     return f"{count} parameters"
 
 
-def _imported(model: str) -> nn.Module:
-    """What "package.module:callable" gives."""
-    from torch import nn
+def imported(model: str) -> Any:
+    """What "package.module:name" is.
 
+    Raises:
+        ImportError: there is no such thing to import.
+    """
     place, _, name = model.partition(":")
     # As where Python runs a file of this folder.
     if "" not in sys.path:
@@ -184,6 +186,18 @@ def _imported(model: str) -> nn.Module:
         if not hasattr(found, part):
             raise ImportError(f"{model}: {place} has no {name!r}")
         found = getattr(found, part)
+    return found
+
+
+def imported_module(model: str) -> nn.Module:
+    """The module that "package.module:callable" is, or gives.
+
+    Raises:
+        ImportError, TypeError: there is none.
+    """
+    from torch import nn
+
+    found = imported(model)
     if not isinstance(found, nn.Module):
         if not callable(found):
             raise TypeError(f"{model} must be a module or make one, got a {type(found).__name__}")

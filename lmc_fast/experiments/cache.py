@@ -66,6 +66,7 @@ class ModelCache:
                 weight_decay=recipe.weight_decay,
                 batch_size=recipe.batch_size,
                 loss_fn=recipe.loss_fn,
+                sam_rho=recipe.sam_rho if isinstance(recipe, Recipe) else 0.0,
                 progress=progress,
             )
         state = model.state_dict()

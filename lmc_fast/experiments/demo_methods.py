@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import torch
 from torch import nn
 
 from .._checks import fail_type
@@ -19,6 +20,7 @@ from ..matching import (
     straight_through_matching,
     weight_matching,
 )
+from ..merging import fisher_weights
 from ..repairing import has_batchnorm
 from ..symmetry import PermutationSpec
 from .datasets import Batches, Dataset
@@ -27,10 +29,27 @@ __all__ = ["METHODS", "ByMethod", "by_method", "check_methods"]
 
 # Of a method that learns from data.
 BATCH = 256
+FISHER_EXAMPLES = 512
 
 
 def _training(data: Dataset) -> Batches:
     return Batches(data.train_inputs, data.train_targets, BATCH)
+
+
+def _by_fisher(
+    a: nn.Module, b: nn.Module, data: Dataset, spec: PermutationSpec, seed: int, progress: Progress
+) -> Matching:
+    """Weight matching by Fisher weights, told by plain distances as all others are."""
+    few = data.train_batches(BATCH, FISHER_EXAMPLES)
+    match = weight_matching(
+        a, b, spec, entry_weights=[fisher_weights(model, few) for model in (a, b)], seed=seed, progress=progress
+    )
+    return replace(match, l2_before=_distance(a, b), l2_after=_distance(a, match.apply(b)))
+
+
+def _distance(a: nn.Module, b: nn.Module) -> float:
+    squares = [(p - q).detach().double().square().sum() for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+    return float(torch.stack(squares).sum().sqrt())
 
 
 # (model a, model b, data, spec, seed, progress) -> Matching.
@@ -43,6 +62,10 @@ METHODS: dict[str, Method] = {
         a, b, _training(data), spec, seed=seed, progress=progress
     ),
     "sinkhorn": lambda a, b, data, spec, seed, progress: sinkhorn_matching(a, b, spec, seed=seed, progress=progress),
+    "cosine": lambda a, b, data, spec, seed, progress: weight_matching(
+        a, b, spec, similarity="cosine", seed=seed, progress=progress
+    ),
+    "fisher": lambda a, b, data, spec, seed, progress: _by_fisher(a, b, data, spec, seed, progress),
 }
 
 

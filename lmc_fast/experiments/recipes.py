@@ -27,7 +27,7 @@ class Recipe:
         blocks: hidden layers of an MLP as one number, blocks in each stage of a ResNet; VGG11 has none to choose.
         steps: of training, rounded to whole passes over the data.
         least_epochs: passes at least, however large the data.
-        learning_rate, weight_decay, batch_size: as for `train`.
+        learning_rate, weight_decay, batch_size, sam_rho: as for `train`.
     """
 
     kind: str
@@ -38,6 +38,7 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     batch_size: int = 64
+    sam_rho: float = 0.0
 
     loss_fn = staticmethod(functional.cross_entropy)
 
@@ -66,4 +67,8 @@ class Recipe:
 
     def described(self) -> dict[str, Any]:
         """Every attribute, as JSON takes it."""
-        return {**asdict(self), "blocks": list(self.blocks)}
+        told = {**asdict(self), "blocks": list(self.blocks)}
+        if not self.sam_rho:
+            # As models were named that were trained before there was a choice.
+            del told["sam_rho"]
+        return told

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .._checks import check_finite, check_floats, check_int, check_type
+from .._results import Result
 from ..matching import Matching
 from ..symmetry import PermutationSpec
 from .search import SEARCHES
@@ -23,7 +24,7 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class MergeResult:
+class MergeResult(Result):
     """What a merge wrote.
 
     Attributes:

@@ -1,9 +1,10 @@
 """Gains whose sum does not depend on who has summed what: the same bits from one process as from any number.
 
 A gain is a sum over parameters, and these lie in parts (see `shares`). What one part adds is a sum of products in
-float32 (or float64), in one order, by whoever has the part. Where a gain has several parts, these are brought to whole
-multiples of one tiny number, 2^-61 of what the gain can be at most, and added as integers of 64 bits: exactly, so that
-their order is of no account. What is lost is 2^-36 and less of the rounding of the products themselves.
+float32 (or float64), in one order, by whoever has the part. Where a gain has several parts, these are rounded to whole
+multiples of one tiny number, 2^-50 of what the gain can be at most, and added in float64: exactly, since no sum comes
+to 2^53 of them, so that their order is of no account. An entry that is a thousandth of that most is rounded by 2^-40
+of itself, where a product in float32 rounds by 2^-24 and more.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from .team import Team
 
 __all__ = ["PartedGains"]
 
-# Bits of the largest integer that a gain can become; its sum over parts has no more, and one is left for rounding.
-BITS = 61
+# Bits of the largest whole number that a gain can become, and none of its sums over parts has more.
+BITS = 50
+# What a number of at most 51 bits is added to, and freed from, to be rounded to a whole one: float64 has none between.
+ROUND = 1.5 * 2.0**52
 # Of fewer units for each of its threads than this, a product on a CPU comes out by how many threads there are.
 UNITS_A_THREAD = 64
 
@@ -97,7 +100,7 @@ class PartedGains(GainCache):
                 dtype = self.dtype_of(leaves)
             else:
                 own = [some for part, some in parts.items() if self._shares.owner[part] == me]
-                mine, dtype = self._whole(leaves, own), torch.int64
+                mine, dtype = self._whole(leaves, own), torch.float64
             found = self._team.summed(f"{key}/{number}", mine, owners, home, shape, dtype)
             if me != home:
                 continue
@@ -118,32 +121,33 @@ class PartedGains(GainCache):
             return super().gain_of(leaves)
 
     def _whole(self, leaves: Sequence[Leaf], parts: Iterable[Sequence[Leaf]]) -> Tensor | None:
-        """The sum over some parts of a gain in whole multiples of `_unit`: int64 [units, units]. None without parts."""
-        scale, total = 1 / self._unit(leaves), None
+        """The sum over some parts of a gain in multiples of `_unit`: float64 [units, units]. None without parts."""
+        rounding, total = ROUND * self._unit(leaves), None
         for some in parts:
             with _threads_for(self.use_of(leaves[0]).count):
                 gain = self._one_part.gain_of(some)
+            is_first = total is None
             if total is None:
-                total = torch.zeros(gain.shape, dtype=torch.int64, device=gain.device)
+                total = torch.empty(gain.shape, dtype=torch.float64, device=gain.device)
             rows = rows_at_once(gain)
+            piece = torch.empty(rows, len(gain), dtype=torch.float64, device=gain.device)
             for to, part in zip(torch.split(total, rows), torch.split(gain, rows), strict=True):
-                to.add_(part.double().mul_(scale).to(torch.int64))
+                held = to if is_first else piece[: len(part)]
+                held.copy_(part).add_(rounding).sub_(rounding)
+                if not is_first:
+                    to.add_(held)
             self._one_part.take_back()
         return total
 
     def _from_whole(self, whole: Tensor, leaves: Sequence[Leaf]) -> Tensor:
-        """The gain that `_whole` stands for."""
-        gain = self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device)
-        rows, unit = rows_at_once(whole), self._unit(leaves)
-        for to, part in zip(torch.split(gain, rows), torch.split(whole, rows), strict=True):
-            to.copy_(part.double().mul_(unit))
-        return gain
+        """The gain that `_whole` is the sum of."""
+        return self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device).copy_(whole)
 
     def _unit(self, leaves: Iterable[Leaf]) -> float:
         """What a gain's parts are multiples of: a power of two."""
-        bound = sum(math.sqrt(math.prod(self._norms[leaf.parameter])) for leaf in leaves)
-        # No smaller than what can be divided by.
-        return math.ldexp(1.0, max(-1000, math.frexp(bound)[1] - BITS))
+        bound = sum(math.prod(map(math.sqrt, self._norms[leaf.parameter])) for leaf in leaves)
+        # Small and large enough for what is reckoned with it.
+        return math.ldexp(1.0, min(960, max(-1000, math.frexp(bound)[1] - BITS)))
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], share
         operands = max(operands, 2 * units * min(entries, columns) * width)
     tensors = tuple(dict.fromkeys(leaf.parameter for leaf in found))
     parts = len({shares.part_of[name] for name in tensors})
-    # A gain; where there are several parts, one of these and their sum in whole numbers as well.
+    # A gain; where there are several parts, one of these and their sum in float64 as well.
     gain = sum(units * units for units in gains.values())
     memory = (4 if parts < 2 else 16) * gain + operands
     return GroupPlan(

@@ -79,7 +79,7 @@ class Team:
         Args:
             key: the same for all of them, and never used again.
             mine: this rank's; None where it adds nothing.
-            ranks: who adds something. Two or more: integers.
+            ranks: who adds something. Two or more: sums of any order are the same.
             home: who gets the sum, and may add nothing.
             shape, dtype: of the sum.
         """

@@ -106,7 +106,7 @@ def activation_matching(
         forward: (model, batch) -> outputs, where a batch is not to be read by that rule.
         device: where products are made and sums are kept; None: where the activations are. Assignments are solved
             on the CPU, and polar factors where the sums are.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:

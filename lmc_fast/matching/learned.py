@@ -103,7 +103,7 @@ def learned_matching(
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where model a's tensors are.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
 
     Returns:
         A `Matching` with the best choice seen, rebuilt in float64. Its history has one entry a look, whose objective is

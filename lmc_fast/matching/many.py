@@ -102,7 +102,7 @@ def match_many(
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: what the spec is derived from, where it is left out and there is no batch that will do.
 
     Returns:

@@ -31,8 +31,9 @@ from .._progress import Progress, tracking
 from .._tensors import FLOATS
 from ..ops.permuted_dot import permuted_dot
 from ..symmetry import Permutations, PermutationSpec
+from ..symmetry.mixing import SoftPermutations, mixed
 from .engine.seen import seen
-from .engine.sinkhorn_operator import Relaxed, mixed
+from .engine.sinkhorn_operator import Relaxed
 from .engine.sums import squared_distance
 from .engine.task import LossFn, TaskLoss
 from .given import spec_of
@@ -42,6 +43,8 @@ from .verification import ensure_verified
 __all__ = ["sinkhorn_matching"]
 
 LOSSES = ("distance", "midpoint", "random")
+# Iterations at least, for matrices that are kept.
+POLISH = 2000
 
 
 @neutral
@@ -61,6 +64,7 @@ def sinkhorn_matching(
     iterations: int = 100,
     check_every: int = 10,
     patience: int = 10,
+    keep_soft: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -98,10 +102,12 @@ def sinkhorn_matching(
         iterations: Sinkhorn's, at most, in one step; they go on from those of the step before.
         check_every: steps from one rounding to the next.
         patience: how many roundings in a row may bring no better loss before the search ends.
+        keep_soft: whether the result keeps the doubly stochastic matrices P of the last step (`Matching.soft`), as
+            float32 or float64 on the CPU; ``match.soft.apply(model_b)`` mixes model b's units by them.
         seed: of a random start and of the random points. Same inputs and same seed, same result; the global
             generators are neither read nor moved.
         device: where to compute; None: where model a's tensors are. Assignments are solved on the CPU.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: what the spec is derived from, where it is left out and there is no batch that will do.
 
     Returns:
@@ -136,6 +142,8 @@ def sinkhorn_matching(
         loss_fn=None if loss == "distance" else loss_fn,
     )
     given.check_only_permutes("sinkhorn_matching")
+    if not isinstance(keep_soft, bool):
+        fail_type("keep_soft", "True or False", keep_soft)
     spec = given.bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
@@ -180,7 +188,14 @@ def sinkhorn_matching(
             optimizer.zero_grad()
             reached = _finite(judge.of_matrices(matrices), step)
             optimizer.step()
-            advance(f"loss {reached:.4g}, of the best permutations {best_loss:.4g}")
+            note = f"loss {reached:.4g}, of the best permutations {best_loss:.4g}"
+            advance(note, loss=reached, best_loss=best_loss)
+    soft = None
+    if keep_soft:
+        # Those of a step may have run out of iterations.
+        relaxed.iterations = max(iterations, POLISH)
+        matrices = relaxed.matrices()
+        soft = SoftPermutations(spec, {name: matrix.detach().cpu() for name, matrix in matrices.items()})
     return Matching(
         choice=Permutations(spec, best.choices),
         objective=pair.objective(best),
@@ -190,6 +205,7 @@ def sinkhorn_matching(
         history=tuple(history),
         seconds=time.perf_counter() - began,
         method=f"Sinkhorn, {loss} loss",
+        soft=soft,
         **verified._asdict(),
     )
 

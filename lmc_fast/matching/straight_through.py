@@ -137,7 +137,7 @@ def straight_through_matching(
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where model a's tensors are.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: what the spec is derived from, where it is left out and the first batch will not do.
 
     Returns:
@@ -269,7 +269,8 @@ def train_hats(
             objective = sum(hat.descent.objective() for hat in hats)
             solved = sum(len(hat.order) for hat in hats)
             history.append(Sweep(objective, moved, solved, time.perf_counter() - began))
-            advance(f"loss {reached:.4g}, best {best_loss:.4g}")
+            note = f"loss {reached:.4g}, best {best_loss:.4g}"
+            advance(note, loss=reached, best_loss=best_loss, objective=objective, moved=moved)
             if waited >= patience:
                 break
     return best, history, waited >= patience

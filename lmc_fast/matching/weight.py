@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,15 +22,18 @@ from torch import Tensor, nn
 from .._backend import check_device
 from .._checks import check_int, check_type, fail_type
 from .._chunks import numbers
+from .._entry_weights import checked_entry_weights
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
-from ..ops.permuted_dot import overlaps
+from ..ops.permuted_dot import Overlap, overlaps
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
 from ..symmetry.transforms import Choice, choice_for, random_choice
 from .engine.descent import CoordinateDescent
+from .engine.emphasis import emphasised
 from .engine.frank_wolfe import check_affine, frank_wolfe
-from .engine.measures import distance_between, distance_from
+from .engine.measures import distance_between, distance_from, objective_of
+from .engine.reweighted import Searched, by_direction, by_entries, weighted_distance
 from .engine.seen import seen
 from .engine.steps import Step
 from .engine.turning import TurningDescent
@@ -40,7 +43,9 @@ from .verification import ensure_verified
 
 __all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
 
-SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe")
+SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe", "leading")
+WEIGHTINGS = ("product", "sum")
+SIMILARITIES = ("inner", "cosine")
 
 
 @neutral
@@ -53,6 +58,9 @@ def weight_matching(
     search: str = "spectral",
     restarts: int = 1,
     weights: Mapping[str, float] | None = None,
+    entry_weights: Sequence[Mapping[str, Tensor]] | None = None,
+    entry_weighting: str = "sum",
+    similarity: str = "inner",
     freeze: Iterable[str] = (),
     max_sweeps: int = 100,
     seed: int = 0,
@@ -76,17 +84,33 @@ def weight_matching(
             "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
             than the identity is.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
-            singular values, for they say where most units go, and goes on from there by coordinate descent over all
-            of the weights; small weights are matched whole from the beginning. "coordinate_descent", one group after
-            another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly stochastic
-            matrices, from between the start and the mean of all permutations, rounds, and goes on likewise: some
-            times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
-            parameter and groups inside their owners alone. None ends below its start. Where groups of other kinds
-            than permutations take part it is coordinate descent that runs, for "spectral", too.
-        restarts: how many searches to make; those after the first start at random. The best objective is kept,
-            of equal ones the first.
+            singular values, for they say where most units go, and goes on from there by coordinate descent over all of
+            the weights; small weights are matched whole from the beginning, and so are all where finding these parts
+            would take long beside the rest (convolutions a few hundred channels wide). "coordinate_descent", one group
+            after another until none can gain alone. Or "frank_wolfe", which moves all groups at once over doubly
+            stochastic matrices, from between the start and the mean of all permutations, rounds, and goes on likewise:
+            some times as slow, one more matrix a group, and as a rule the best objective; it takes two permuted axes a
+            parameter and groups inside their owners alone. None of these ends below its start. Or "leading":
+            coordinate descent over copies of both models' weights in which the 16 largest singular values of each
+            matrix count three times. The objective is lower, and so may the barrier be; `docs/benchmarks.md` tells
+            where it was. It is the inner product of these copies that does not end below its start. Where groups of
+            other kinds than permutations take part it is coordinate descent that runs, for "spectral" and "leading",
+            too.
+        restarts: how many searches to make; those after the first start at random. The best objective (of
+            "leading", that of its copies) is kept, of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
             left out. Others than 0 and 1 take a copy of the parameter.
+        entry_weights: how much each entry of each model counts, as `fisher_weights` gives it: (of model a, of model b),
+            by the names of all weights, each of its parameter's shape, 0 or more; those of b move with its units. What
+            is made least then is sum w (theta_a - pi(theta_b))^2 over all entries; its half, below zero, is the
+            objective, and its root are the distances. It takes three or four products in place of one and as many times
+            the memory, permutations alone, and coordinate descent in place of "spectral" and "leading".
+        entry_weighting: "sum": w = w_a + pi(w_b), which foretells, to second order and by the diagonal, what both
+            models' losses rise by half-way where the weights are the curvatures; or "product": w = w_a pi(w_b), to
+            which those entries count that are of weight in both models, and which merges digits worse.
+        similarity: "inner": units count by their lengths. Or "cosine": every row of a parameter (the incoming weights
+            of one unit) counts by its direction alone, and a bias or another parameter of one axis by its own; the
+            objective is that of rows of length 1. For permutations alone.
         freeze: names of groups that stay as `init` has them (in place, for "anchored"). Units inside a frozen
             group's owner go where that goes, in the order that they have.
         max_sweeps: end each search after so many passes over the groups, converged or not; Frank-Wolfe's steps too.
@@ -95,7 +119,7 @@ def weight_matching(
             global generators are neither read nor moved.
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
-        progress: True for a bar, or a function (description, done, total).
+        progress: True for a bar, a function (description, done, total), or a `Logger`.
         example_inputs: with a module as model a, the spec is derived from these where it is left out, and is verified
             on them first, as by `verify_spec`, unless it was before.
 
@@ -108,8 +132,9 @@ def weight_matching(
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
         ValueError: models of different shapes, a spec that does not fit them, models that are not in the pure form that
             a spec with rotations describes (`fold_norms`), weights that are not finite or so
-            large that their products are not, names that no parameter or group has, an option out of range, or
-            search="frank_wolfe" with groups of other kinds than permutations.
+            large that their products are not, names that no parameter or group has, entry weights that lack a weight
+            or do not fit it, an option out of range, or search="frank_wolfe", entry weights or similarity="cosine"
+            with groups of other kinds than permutations.
     """
     began = time.perf_counter()
     tensors_a, tensors_b = tensors_of("model_a", model_a), tensors_of("model_b", model_b)
@@ -118,8 +143,13 @@ def weight_matching(
     check_int("max_sweeps", max_sweeps, 1)
     check_int("seed", seed, 0)
     device = check_device("device", device)
-    if search not in SEARCHES:
-        raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
+    for argument, value, known in (
+        ("search", search, SEARCHES),
+        ("entry_weighting", entry_weighting, WEIGHTINGS),
+        ("similarity", similarity, SIMILARITIES),
+    ):
+        if value not in known:
+            raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")
     spec = spec_of(model_a, spec, example_inputs=example_inputs).bind(model_a)
     check_numbers("model_a", tensors_a, spec.axes)
     check_numbers("model_b", tensors_b, spec.axes)
@@ -128,47 +158,117 @@ def weight_matching(
     if search == "frank_wolfe":
         spec.check_only_permutes("search='frank_wolfe'")
         check_affine(spec)
+    if entry_weights is not None:
+        spec.check_only_permutes("entry_weights")
+        if similarity != "inner":
+            raise ValueError("similarity must be 'inner' with entry_weights, which weigh entries as they are")
+    if similarity != "inner":
+        spec.check_only_permutes(f"similarity={similarity!r}")
     start = start_of(init, spec, seed)
     frozen = check_freeze(freeze, spec)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
     shares = _check_weights(weights, view.names, tensors_a, view.renamed)
-    check_finite_weights("model_a", tensors_a, shares)
-    check_finite_weights("model_b", tensors_b, shares)
+    plain = Searched(view.spec, tensors_a, tensors_b, shares)
+    norms = _norms(plain)
+    # Norms are finite only if all entries are; else these are looked at.
+    odd = [name for name, of in norms.items() if not (math.isfinite(of.a) and math.isfinite(of.b))]
+    check_finite_weights("model_a", tensors_a, odd)
+    check_finite_weights("model_b", tensors_b, odd)
     if example_inputs is not None:
         check_type("model_a", model_a, nn.Module, "a torch.nn.Module, to be run on example_inputs")
     verified = ensure_verified("weight_matching", model_a, spec, example_inputs=example_inputs)
 
-    both = ((tensors_a[name], tensors_b[name].to(tensors_a[name].device)) for name in shares)
-    norms = dict(zip(shares, overlaps(both), strict=True))
-    inner = sum(weight * norms[name].dot for name, weight in shares.items())
+    entries = None if entry_weights is None else _entries(plain, entry_weights, view.renamed, entry_weighting)
+    looked = plain
+    if entries is not None:
+        looked = by_entries(*plain.parts, *entries)
+        # Leading parts are those of weights, not of their squares.
+        search = "coordinate_descent" if search in ("spectral", "leading") else search
+    elif similarity == "cosine":
+        looked = by_direction(*plain.parts)
+    norms = norms if looked is plain else _norms(looked)
+    inner = sum(weight * norms[name].dot for name, weight in looked.shares.items())
+    # What a search raises the inner product of.
+    raised = looked
+    if search == "leading" and isinstance(start, Permutations):
+        a, b = (emphasised(looked.spec, side, shares) for side in (looked.tensors_a, looked.tensors_b))
+        raised = Searched(looked.spec, a, b, shares)
     searches = []
     for attempt in range(restarts):
         begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
         how = init if attempt == 0 else "random"
-        pair = (view.spec, tensors_a, tensors_b, shares)
+        pair = raised.parts
         if isinstance(begin, Permutations):
-            descent = CoordinateDescent(*pair, begin, frozen, device, norms)
-            reached = inner if how in ("anchored", "identity") else descent.objective()
+            descent = CoordinateDescent(*pair, begin, frozen, device, norms if raised is looked else None)
+            is_known = raised is looked and how in ("anchored", "identity")
+            reached = inner if is_known else descent.objective()
             searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
             searches.append(_turned(turning, how, seed + attempt, max_sweeps, progress))
     best = max(searches, key=lambda search: search.objective)
     moved, identity = choice_for(view.spec, best.choices), choice_for(view.spec)
-    squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
-    direct = partial(distance_between, tensors_a, tensors_b, shares)
+    if entries is None:
+        direct = partial(distance_between, tensors_a, tensors_b, shares)
+    else:
+        direct = partial(weighted_distance, *plain.parts[1:], *entries)
+    objective, history = best.objective, best.history
+    if raised is not looked:
+        objective = objective_of(looked.tensors_a, looked.tensors_b, shares, moved)
+    if looked is plain:
+        squares = sum(weight * (norms[name].a + norms[name].b) for name, weight in shares.items())
+        before, after = (
+            distance_from(squares, dot, partial(direct, choice))
+            for dot, choice in ((inner, identity), (objective, moved))
+        )
+    else:
+        before, after = direct(identity), direct(moved)
+    if entries is not None:
+        # What the search left aside is a constant.
+        objective = -0.5 * after**2
+        behind = objective - looked.scale * best.objective
+        history = tuple(replace(sweep, objective=looked.scale * sweep.objective + behind) for sweep in history)
     return Matching(
         choice=choice_for(spec, best.choices),
-        objective=best.objective,
-        l2_before=distance_from(squares, inner, partial(direct, identity)),
-        l2_after=distance_from(squares, best.objective, partial(direct, moved)),
+        objective=objective,
+        l2_before=before,
+        l2_after=after,
         converged=best.converged,
-        history=best.history,
+        history=history,
         seconds=time.perf_counter() - began,
-        method="weight matching, Frank-Wolfe" if search == "frank_wolfe" else "weight matching",
+        method=_named(search, entries, similarity),
         **verified._asdict(),
     )
+
+
+def _named(search: str, entries: object, similarity: str) -> str:
+    parts = ["weight matching"]
+    parts += ["by weighted entries"] if entries is not None else []
+    parts += ["by directions"] if similarity == "cosine" else []
+    return " ".join(parts) + {"frank_wolfe": ", Frank-Wolfe", "leading": ", leading parts"}.get(search, "")
+
+
+def _norms(pair: Searched) -> dict[str, Overlap]:
+    both = ((pair.tensors_a[name], pair.tensors_b[name].to(pair.tensors_a[name].device)) for name in pair.shares)
+    return dict(zip(pair.shares, overlaps(both), strict=True))
+
+
+def _entries(
+    pair: Searched, given: Sequence[Mapping[str, Tensor]], renamed: Mapping[str, str], weighting: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """The entry weights of everything that counts, and how they are combined."""
+    computed = next(iter(renamed.values()), None)
+    if computed is not None:
+        raise ValueError(
+            f"entry_weights take models with weights of their own, but {computed!r} is computed from others"
+        )
+    a, b = checked_entry_weights("entry_weights", given, (pair.tensors_a, pair.tensors_b))
+    for i, mapping in enumerate((a, b)):
+        missing = next((name for name, share in pair.shares.items() if share > 0 and name not in mapping), None)
+        if missing is not None:
+            raise ValueError(f"entry_weights[{i}] must hold a tensor for every weight, but lacks {missing!r}")
+    return a, b, weighting
 
 
 @dataclass(frozen=True)

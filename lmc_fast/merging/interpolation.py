@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import overload
 
-import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_floats, fail_type
 from .._derived import Derived, derived_weights
+from .._entry_weights import checked_entry_weights
 from .._models import Model, ModelT, check_same_tensors, tensors_of, with_tensors
 from .._modes import neutral
-from .._tensors import FLOATS, have_same_entries, unsummable
+from .._tensors import have_same_entries, unsummable
 from .._wrappers import unwrapped
 from ..matching import ManyMatching
 from ..matching.results.matching import Match, choice_of
-from ..ops.permuted_lerp import permuted_lerp_many
-from ..symmetry import Permutations, Transforms, check_pure
+from ..symmetry import check_pure
 from ..symmetry.transforms import Choice
+from .entry_weighted import entry_weighted
+from .sums import weighted
 
 __all__ = [
     "checked_choices",
@@ -30,18 +31,39 @@ __all__ = [
     "weighted_sums",
 ]
 
+# For each model the weights of its entries, by name.
+EntryWeights = Sequence[Mapping[str, Tensor]]
+
 
 @overload
 def interpolate(
-    model_a: ModelT, model_b: Model, lam: float, match: Match = None, *, backend: str = "auto"
+    model_a: ModelT,
+    model_b: Model,
+    lam: float,
+    match: Match = None,
+    *,
+    entry_weights: EntryWeights | None = None,
+    backend: str = "auto",
 ) -> ModelT: ...
 @overload
 def interpolate(
-    model_a: ModelT, model_b: Model, lam: Sequence[float], match: Match = None, *, backend: str = "auto"
+    model_a: ModelT,
+    model_b: Model,
+    lam: Sequence[float],
+    match: Match = None,
+    *,
+    entry_weights: EntryWeights | None = None,
+    backend: str = "auto",
 ) -> list[ModelT]: ...
 @neutral
 def interpolate(
-    model_a: ModelT, model_b: Model, lam: float | Sequence[float], match: Match = None, *, backend: str = "auto"
+    model_a: ModelT,
+    model_b: Model,
+    lam: float | Sequence[float],
+    match: Match = None,
+    *,
+    entry_weights: EntryWeights | None = None,
+    backend: str = "auto",
 ) -> ModelT | list[ModelT]:
     """The model at (1 - lam) theta_a + lam pi(theta_b), or one for each of several `lam`, all in one read.
 
@@ -51,6 +73,10 @@ def interpolate(
             list.
         match: a `Matching`, `Permutations` or `Transforms` for model b; None interpolates it as it is. What turns is
             turned first, in float32 or wider, and then summed.
+        entry_weights: how much each entry of each model counts, as `fisher_weights` gives it: (of model a, of model
+            b), by name; the weights of b move with its units. The entry becomes the mean with weights (1 - lam) w_a and
+            lam pi(w_b) over their sum (Matena, Raffel, NeurIPS 2022, equation 4), and stays the plain one where these
+            are 0; `lam` is in 0..1 then, and nothing turns. None: all count alike.
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
     Returns:
@@ -63,7 +89,7 @@ def interpolate(
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: models of different shapes, tensors that are no plain numbers (quantised, sparse, different complex
-            ones), a `match` made for other models, or a `lam` that is not finite.
+            ones), a `match` made for other models, a `lam` that is not finite, or `entry_weights` that do not fit.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     several = hasattr(lam, "__len__") and not isinstance(lam, str) and getattr(lam, "ndim", 1) > 0
@@ -72,7 +98,7 @@ def interpolate(
     tensors = checked_tensors(names, [model_a, model_b])
     choices = checked_choices(["", "match"], [None, match], names, tensors)
     derived = derived_of([model_a, model_b], tensors)
-    rows = weighted(tensors, [[1.0 - v, v] for v in values], choices, backend, derived)
+    rows = _means(tensors, [[1.0 - v, v] for v in values], choices, entry_weights, backend, derived)
     merged = [with_tensors(model_a, sums) for sums in rows]
     return merged if several else merged[0]
 
@@ -83,6 +109,7 @@ def merge(
     matches: Sequence[Match] | ManyMatching | None = None,
     *,
     weights: Sequence[float] | None = None,
+    entry_weights: EntryWeights | None = None,
     backend: str = "auto",
 ) -> ModelT:
     """The weighted mean of moved models: sum_m weights[m] * pi_m(theta_m).
@@ -92,6 +119,8 @@ def merge(
         matches: for each model the `Matching`, `Permutations` or `Transforms` that lays it over the others, None for
             one that stays as it is (the one which the others were matched to); or the `ManyMatching` of all.
         weights: one for each model, summing to 1; None: equal ones.
+        entry_weights: one mapping for each model, as of `interpolate`: sum_m weights[m] w_m theta_m over
+            sum_m weights[m] w_m, entry by entry, with weights that are 0 or more.
         backend: "auto", "torch", "native" (CPU) or "triton" (GPU).
 
     Returns:
@@ -100,8 +129,8 @@ def merge(
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: no models, models of different shapes, lists of different lengths, or weights that do not sum
-            to 1.
+        ValueError: no models, models of different shapes, lists of different lengths, weights that do not sum
+            to 1, or `entry_weights` that do not fit.
         RuntimeError: a backend that cannot be used here; the message says why.
     """
     if isinstance(models, (str, dict)) or not isinstance(models, Sequence):
@@ -125,8 +154,23 @@ def merge(
     names = [f"models[{i}]" for i in range(count)]
     tensors = checked_tensors(names, models)
     choices = checked_choices([f"matches[{i}]" for i in range(count)], matches, names, tensors)
-    (sums,) = weighted(tensors, [shares], choices, backend, derived_of(models, tensors))
+    (sums,) = _means(tensors, [shares], choices, entry_weights, backend, derived_of(models, tensors))
     return with_tensors(models[0], sums)
+
+
+def _means(
+    tensors: Sequence[dict[str, Tensor]],
+    rows: Sequence[Sequence[float]],
+    choices: Sequence[Choice | None],
+    entry_weights: EntryWeights | None,
+    backend: str,
+    derived: Sequence[Derived],
+) -> list[dict[str, Tensor]]:
+    """`weighted`, or `entry_weighted` where entries have weights."""
+    if entry_weights is None:
+        return weighted(tensors, rows, choices, backend, derived)
+    checked = checked_entry_weights("entry_weights", entry_weights, tensors)
+    return entry_weighted(tensors, rows, choices, checked, backend, derived)
 
 
 def weighted_sums(
@@ -199,57 +243,3 @@ def checked_choices(
                 raise ValueError(f"{name} must leave what has no mean where it is, but moves {key!r}, which is {kind}")
         found.append(choice.bound_to(bound))
     return found
-
-
-def _shaped(tensor: Tensor, shape: torch.Size) -> Tensor:
-    # Most have it already: of hundreds of small tensors each call counts.
-    return tensor if tensor.shape == shape else tensor.reshape(shape)
-
-
-def weighted(
-    tensors: Sequence[dict[str, Tensor]],
-    weights: Sequence[Sequence[float]],
-    choices: Sequence[Choice | None],
-    backend: str,
-    derived: Sequence[Derived],
-) -> list[dict[str, Tensor]]:
-    """For every row of weights the sums of all floating tensors; what is not summed is the first model's."""
-    parts: list[list[Tensor]] = []
-    gathers: list[list[tuple[Tensor | None, ...]]] = []
-    # By the name of each sum the tensor that tells its axes.
-    names = {name: name for name, first in tensors[0].items() if first.dtype in FLOATS}
-    averaged = [one for one in derived if one.is_averaged]
-    if averaged:
-        names |= {one.name: one.main for one in averaged}
-        tensors = [{**model, **{one.name: one.effective(model) for one in averaged}} for model in tensors]
-    for name, told in names.items():
-        first = tensors[0][name]
-        shape = next((c.spec.view(told, first).shape for c in choices if c is not None), first.shape)
-        parts.append([])
-        gathers.append([])
-        for model, choice in zip(tensors, choices, strict=True):
-            tensor = model[name]
-            gather: tuple[Tensor | None, ...] = (None,) * len(shape)
-            if isinstance(choice, Permutations) and choice.spec.view(told, tensor).shape == shape:
-                gather = choice.gathers(told)
-            elif choice is not None:
-                # What turns; or a spec that takes this tensor's dimensions together in another way than the first one.
-                turns = isinstance(choice, Transforms) and tensor.dtype.itemsize < 4
-                tensor = choice.apply_to(told, tensor.float() if turns else tensor)
-            parts[-1].append(_shaped(tensor, shape))
-            gathers[-1].append(gather)
-    merged = []
-    for shares, row in zip(weights, permuted_lerp_many(parts, weights, gathers, backend=backend), strict=True):
-        sums = dict(zip(names, row, strict=True))
-        state = {
-            name: first.clone() if name not in sums else _shaped(sums[name], first.shape)
-            for name, first in tensors[0].items()
-        }
-        for one in derived:
-            # One model alone stays what it was.
-            if sorted(shares)[-1] != 1.0 or any(share not in (0.0, 1.0) for share in shares):
-                state |= one.settled(state, state[one.name] if one.is_averaged else state[one.main])
-        for one in averaged:
-            del state[one.name]
-        merged.append(state)
-    return merged

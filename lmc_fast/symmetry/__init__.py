@@ -6,6 +6,7 @@ from .derive import derive_spec
 from .explain import Explanation
 from .folds import Centre, Fold, Reader
 from .groups import Axis, Group, Segment
+from .mixing import SoftPermutations
 from .permutations import Permutations
 from .pure import PureForm, check_pure, fold_norms
 from .spec import PermutationSpec
@@ -24,6 +25,7 @@ __all__ = [
     "PureForm",
     "Reader",
     "Segment",
+    "SoftPermutations",
     "SymmetryError",
     "Transforms",
     "architectures",

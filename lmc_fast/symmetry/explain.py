@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .._results import Result
 from .folding import FEW, alike, apart, folded, folded_names
 from .folds import Centre, Fold
 from .groups import Axis, Segment, axis_size
@@ -85,7 +86,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Result):
     """What a spec permits, what it leaves alone and why.
 
     Attributes:
@@ -101,10 +102,6 @@ class Explanation:
     log10_permutations: float
     notes: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data for json.dumps."""
-        return asdict(self)
 
     def __str__(self) -> str:
         units = sum(group.units for group in self.groups)

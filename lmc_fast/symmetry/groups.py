@@ -113,7 +113,7 @@ class Segment:
         """A run of `length` entries that never move; without a length, a whole axis of any size."""
         return cls(length=length, step=step)
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Segment, ...]:
         """What each unit holds, as segments: `inner` itself, or one fixed run of `inner` entries."""
         return self.inner if isinstance(self.inner, tuple) else (Segment.fixed(self.inner),)

@@ -11,7 +11,7 @@ from .._checks import check_int, check_type, fail_type
 from .folds import Centre, Fold, names_of
 from .groups import Axis, Group, Segment, as_axis
 
-__all__ = ["check_folds", "check_owners", "nested", "read_axes", "read_places"]
+__all__ = ["check_folds", "check_owners", "read_axes", "read_places", "with_owners"]
 
 
 def read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
@@ -73,7 +73,14 @@ def check_owners(groups: Mapping[str, Group]) -> None:
             group = groups[group.owner]
 
 
-def nested(
+def with_owners(axis: Axis, groups: Mapping[str, Group], parameter: str) -> Axis:
+    """An axis with every owned group inside its owner; itself where nothing on it is owned, as most are, with what it
+    knows of itself."""
+    segments = _nested(axis.segments, (), groups, parameter)
+    return axis if segments == axis.segments else replace(axis, segments=segments)
+
+
+def _nested(
     segments: tuple[Segment, ...], around: tuple[str, ...], groups: Mapping[str, Group], parameter: str
 ) -> tuple[Segment, ...]:
     """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own.
@@ -89,7 +96,7 @@ def nested(
             if here in around:
                 raise ValueError(f"parameter {parameter!r}: group {here!r} stands inside itself")
             if isinstance(segment.inner, tuple):
-                segment = replace(segment, inner=nested(segment.inner, (*around, here), groups, parameter))
+                segment = replace(segment, inner=_nested(segment.inner, (*around, here), groups, parameter))
         found.append(segment)
     return tuple(found)
 

@@ -24,7 +24,7 @@ from .folds import Centre, Fold, checked_folds, renamed
 from .groups import Axis, AxisLike, Group, axis_size
 from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
-from .reading import check_folds, check_owners, nested, read_axes, read_places
+from .reading import check_folds, check_owners, read_axes, read_places, with_owners
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
 
@@ -81,10 +81,7 @@ class PermutationSpec:
         check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
-            {
-                name: tuple(replace(axis, segments=nested(axis.segments, (), groups, name)) for axis in entries)
-                for name, entries in some.items()
-            }
+            {name: tuple(with_owners(axis, groups, name) for axis in entries) for name, entries in some.items()}
             for some in (axes, unsaved)
         )
         used = {name for entries in axes.values() for axis in entries for name in axis.groups}

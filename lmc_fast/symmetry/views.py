@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -52,6 +53,11 @@ class Leaf:
     def unit_dims(self) -> tuple[int, ...]:
         """Dimensions of `view` that run over the units, the root's first."""
         return tuple(self.axis + 1 + 2 * level for level in self.turning)
+
+    @property
+    def unit_count(self) -> int:
+        """How many units a gain over the leaf has."""
+        return math.prod(self.levels[level][2] for level in self.turning)
 
     @property
     def added_dims(self) -> int:

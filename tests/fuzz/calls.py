@@ -429,6 +429,34 @@ def call_gap(rng: Random, risk: float) -> Call:
     return run, lambda: True
 
 
+def call_matching(rng: Random, risk: float) -> Call:
+    """A whole search: what it says that it reached is what its permutations make of the weights."""
+    sizes = [int(pick(rng, SIZES[1:])) for _ in range(4)]
+    axes: dict[str, tuple[Any, ...]] = {
+        "in": ("p", None),
+        "bias": ("p",),
+        "between": ("q", "p", None),
+        "both": ((lmc.Segment("p"), lmc.Segment("q")), None),
+        "out": (None, lmc.Segment("q", inner=2)),
+    }
+    p, q, few, more = sizes[0], sizes[1], sizes[2] % 9 + 1, sizes[3] % 9 + 1
+    shapes = {"in": (p, few), "bias": (p,), "between": (q, p, more), "both": (p + q, few), "out": (more, 2 * q)}
+    dtype = torch.float32 if chance(rng, 0.8) else pick(rng, FLOATS)
+    a, b = ({name: tensor_like(rng, shape, dtype, risk / 8) for name, shape in shapes.items()} for _ in range(2))
+    init, search = pick(rng, ("anchored", "identity", "random")), pick(rng, ("spectral", "coordinate_descent"))
+    found: list[lmc.Matching] = []
+
+    def ask() -> float:
+        found.append(lmc.weight_matching(a, b, lmc.PermutationSpec.from_axes(axes), init=init, search=search))
+        return found[0].objective
+
+    def should() -> float:
+        moved = found[0].apply({name: tensor.detach() for name, tensor in b.items()})
+        return sum(float((a[name].detach().double() * moved[name].double()).sum()) for name in a)
+
+    return ask, should
+
+
 CALLS: dict[str, Callable[[Random, float], Call]] = {
     "permuted_lerp": call_lerp,
     "permuted_lerp_many": call_lerp_many,
@@ -438,6 +466,7 @@ CALLS: dict[str, Callable[[Random, float], Call]] = {
     "linear_sum_assignment_batched": call_batched,
     "AssignmentSolver": call_solver,
     "assignment_gap": call_gap,
+    "weight_matching": call_matching,
 }
 
 

@@ -63,7 +63,7 @@ def test_one_process_is_a_team() -> None:
     assert team.has("key")
     assert team.take("key") == 5
     assert not team.has("key")
-    assert team.summed("key", None, [0], 0, (), ranks.torch.int64) is None
+    assert team.summed("key", None, [0], 0, (), ranks.torch.float64) is None
     assert team.failed(error) is error
     team.outlast()
 

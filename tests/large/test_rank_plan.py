@@ -68,7 +68,7 @@ def test_ranks_beyond_the_parts_have_nothing_to_do() -> None:
     assert min(found.operations) == 0
 
 
-def test_a_group_of_several_parts_is_held_in_whole_numbers_as_well() -> None:
+def test_a_group_of_several_parts_is_held_in_float64_as_well() -> None:
     groups = {group.name: group for group in plan(1).groups}
     assert groups["D"].parts > 20
     assert groups["F3"].parts == 1

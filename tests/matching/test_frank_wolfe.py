@@ -207,6 +207,7 @@ def test_three_permuted_axes_are_refused() -> None:
 def test_an_unknown_search_is_refused() -> None:
     model = models.small_mlp()
     with pytest.raises(
-        ValueError, match="search must be one of 'spectral', 'coordinate_descent', 'frank_wolfe', got 'annealing'"
+        ValueError,
+        match="search must be one of 'spectral', 'coordinate_descent', 'frank_wolfe', 'leading', got 'annealing'",
     ):
         lmc.weight_matching(model, model, architectures.mlp(model), search="annealing")

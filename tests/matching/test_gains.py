@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
-from lmc_fast.matching.engine import gains
+from lmc_fast.matching.engine import descent, gains
 from lmc_fast.matching.engine.gains import GainCache
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.symmetry.views import leaves
@@ -195,6 +195,7 @@ class Counted:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """CPU tensors are taken for a GPU's, whose gains are summed at once."""
     monkeypatch.setattr(gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(descent, "small_descent", lambda *_: None)
     return Counted(monkeypatch)
 
 
@@ -251,7 +252,8 @@ def test_gains_at_once_keep_to_the_room(at_once: Counted, monkeypatch: pytest.Mo
 
 def test_gains_at_once_are_so_many_as_fit(at_once: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     moving = Moving(*KINDS["resnet"])
-    sizes = [use[0].count ** 2 + sum(2 * one.a.numel() for one in use) for use in moving.cache._uses.values() if use]
+    uses = [moving.cache.uses(name) for name in moving.leaves]
+    sizes = [use[0].count ** 2 + sum(2 * one.a.numel() for one in use) for use in uses if use]
     monkeypatch.setattr(gains, "TOGETHER", sizes[0] + sizes[1])
     for group, gain in moving.cache.gains(moving.spec.groups):
         torch.testing.assert_close(gain, moving.fresh().gain(group), rtol=1e-10, atol=1e-10)

@@ -21,9 +21,9 @@ from lmc_fast.matching.engine.leading import LeadingGains
 from lmc_fast.matching.engine.measures import objective_of
 from lmc_fast.matching.engine.merge_many import ManyDescent
 from lmc_fast.matching.engine.nested import best_choices, units_at_places, value_of
-from lmc_fast.matching.engine.sinkhorn_operator import mixed
 from lmc_fast.matching.sinkhorn import sinkhorn_matching
 from lmc_fast.ops.permuted_dot import overlap
+from lmc_fast.symmetry.mixing import mixed
 from tests.symmetry.test_inside import random_spec, tensors_for
 
 GQA, Grouped, Shared = models.GroupedQueryAttention, models.FreeGroupedNet, models.SharedInputs

@@ -15,8 +15,9 @@ from lmc_fast import architectures
 from lmc_fast.experiments.datasets import Batches, Dataset, digits
 from lmc_fast.experiments.models import MLP
 from lmc_fast.experiments.training import train
-from lmc_fast.matching.engine.sinkhorn_operator import Relaxed, doubly_stochastic, mixed
+from lmc_fast.matching.engine.sinkhorn_operator import Relaxed, doubly_stochastic
 from lmc_fast.matching.sinkhorn import sinkhorn_matching
+from lmc_fast.symmetry.mixing import mixed
 
 from .test_weight import PLANTED
 

@@ -175,6 +175,7 @@ class TestThreads:
             raise RuntimeError("broken")
 
         monkeypatch.setattr(descent, "best_choices", broken)
+        monkeypatch.setattr(descent, "small_descent", lambda *_: None)
         a, b, spec = mlps(30, 20, 10)
         with pytest.raises(RuntimeError, match="broken"):
             lmc.weight_matching(a, b, spec, init="identity")

@@ -10,8 +10,8 @@ import torch
 
 import lmc_fast as lmc
 from lmc_fast import Group, PermutationSpec, Segment
-from lmc_fast.matching.engine.sinkhorn_operator import mixed
 from lmc_fast.symmetry.kinds import KINDS
+from lmc_fast.symmetry.mixing import mixed
 from lmc_fast.symmetry.placing import laid, placed
 from lmc_fast.symmetry.transforms import Transforms
 from lmc_fast.symmetry.views import axis_orbits, leaves

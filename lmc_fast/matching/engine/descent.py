@@ -24,6 +24,7 @@ from .layout import Layout
 from .leading import LeadingGains, is_worth_leading, seem_to_stand_out
 from .nested import Choices, Gain, best_choices, best_together, flat_choices
 from .operands import Workspace
+from .small import SmallDescent, small_descent
 from .steps import Settled, Step
 from .transfers import Leaving, placed
 from .workers import SideBySide
@@ -75,6 +76,8 @@ class CoordinateDescent(Layout):
         self._identity: Choices = Permutations.identity(spec).choices
         self.gains = GainCache(self.a, self.b, self.leaves, self.index, room, workspace)
         self.solvers: dict[str, AssignmentSolver] = {}
+        # Takes the place of gains and solvers while a search runs that it can do.
+        self._small: SmallDescent | None = None
         # Axes that are split in the same way move in the same way, and have one number; None: they do not move.
         numbers: dict[tuple[Segment, ...], int] = {}
         self._numbers = {
@@ -101,7 +104,7 @@ class CoordinateDescent(Layout):
         if probe and not seem_to_stand_out(self.a, self.b, self.leaves, self.norms):
             return None
         other = copy.copy(self)
-        other.choices, other.solvers, other._indices = dict(self.choices), {}, {}
+        other.choices, other.solvers, other._indices, other._small = dict(self.choices), {}, {}, None
         gains = LeadingGains(self.a, self.b, self.leaves, other.index)
         other.gains = gains
         return other if gains.stand_out(self.norms) else None
@@ -114,7 +117,12 @@ class CoordinateDescent(Layout):
         Returns:
             The groups in the order in which they were settled.
         """
-        order: list[str] = []
+        if self._small is not None:
+            self._small.choose_all(self.choices)
+            order = self._small.anchor(self.outward())
+            self.choose_all(self._small.choices)
+            return order
+        order = []
         for root, known in self.outward():
             order.append(root)
             self.settle_one(root, known, order)
@@ -196,13 +204,19 @@ class CoordinateDescent(Layout):
             reached: the objective with the choices as they are.
         """
         start = dict(self.choices)
-        order = begin()
-        found = Settled(*self.run(order, max_sweeps, progress), self.objective())
-        if found.objective < reached:
-            # Models that lie over each other already, say, and a pass outwards.
-            self.choose_all(start)
+        if type(self.gains) is GainCache:
+            self._small = small_descent(self, self.gains.room)
+        try:
+            order = begin()
             found = Settled(*self.run(order, max_sweeps, progress), self.objective())
-        return found
+            if found.objective < reached:
+                # Models that lie over each other already, say, and a pass outwards.
+                self.choose_all(start)
+                found = Settled(*self.run(order, max_sweeps, progress), self.objective())
+            return found
+        finally:
+            # Weights may change before the next search.
+            self._small = None
 
     def run(
         self,
@@ -221,6 +235,11 @@ class CoordinateDescent(Layout):
                 that are nearly solved, handing them out takes longer.
             title: what progress is told of.
         """
+        if self._small is not None:
+            self._small.choose_all(self.choices)
+            found = self._small.run(lambda: self.apart(order()), max_sweeps, progress, title)
+            self.choose_all(self._small.choices)
+            return found
         stale = set(self.open)
         steps: list[Step] = []
         with tracking(progress, title, max_sweeps) as advance, SideBySide() as workers:
@@ -244,7 +263,8 @@ class CoordinateDescent(Layout):
                             stale |= self.neighbours[root]
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
-                advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
+                note = f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}"
+                advance(note, moved=step.moved, solved=step.solved, gained=step.gained)
         return steps, not stale
 
     def improve(self, roots: Sequence[str], workers: SideBySide) -> list[tuple[float, int]]:

@@ -84,7 +84,7 @@ def frank_wolfe(descent: CoordinateDescent, max_steps: int, progress: Progress) 
                 break
             vertex = _at(descent, choices)
             _step(point, vertex, _best_length(point.objective, gap, vertex.objective), total)
-            advance(f"objective at most {point.objective + gap:.6g}")
+            advance(f"objective at most {point.objective + gap:.6g}", objective=point.objective, gap=gap)
     point.gains.clear()
     descent.choose_all(rounded(descent.spec, descent.open, point.parts, descent.choices, descent.frozen))
 

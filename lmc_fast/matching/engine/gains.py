@@ -22,7 +22,7 @@ from .operands import Operands, Workspace
 from .sums import gain_times, matrix_times
 from .transfers import moved_between
 
-__all__ = ["GainCache", "Indices", "Use", "settled_leaves"]
+__all__ = ["MOST_CORRECTIONS", "WORTH_CORRECTING", "GainCache", "Indices", "Use", "rounding_of", "settled_leaves"]
 
 # A correction gathers twice and multiplies once: past this share of the work, starting anew is as cheap.
 WORTH_CORRECTING = 0.7
@@ -114,6 +114,20 @@ class _Plan:
     is_new: bool = False
 
 
+class _Uses(dict[Units, list[Use]]):
+    """Where each group's entries are, looked at when first asked for: searches in the core ask for none."""
+
+    def __init__(
+        self, leaves: Mapping[Units, Sequence[Leaf]], a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self._leaves, self._a, self._b = leaves, a, b
+
+    def __missing__(self, group: Units) -> list[Use]:
+        found = self[group] = [_use(leaf, self._a, self._b) for leaf in self._leaves[group]]
+        return found
+
+
 class GainCache:
     """Gains of groups between two models, as many as there is room for.
 
@@ -138,8 +152,8 @@ class GainCache:
         room: int | None = None,
         workspace: Workspace | None = None,
     ) -> None:
-        self._a, self._b, self._index_of = a, b, index_of
-        self._uses = {group: [_use(leaf, a, b) for leaf in found] for group, found in leaves.items()}
+        self._a, self._b, self._leaves, self._index_of = a, b, leaves, index_of
+        self._uses = _Uses(leaves, a, b)
         self._kept: dict[Units, _Kept] = {}
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
@@ -147,15 +161,15 @@ class GainCache:
         # Called on a CPU after each product with the operations that it took.
         self.told: Callable[[float], None] = lambda operations: None
         self._workspace = Workspace(come_back=room == 0) if workspace is None else workspace
-        largest = max((use.count**2 for found in self._uses.values() for use in found), default=0)
-        self._room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
+        largest = max((leaf.unit_count**2 for found in leaves.values() for leaf in found), default=0)
+        self.room = max(ENTRIES_KEPT, MATRICES_KEPT * largest) if room is None else room
 
     def gain(self, group: Units) -> Tensor | None:
         """[units, units] over all units of `group`, None if it has no entries of its own. Not to be written to."""
         uses = self._uses[group]
         if not uses:
             return None
-        if self._room == 0:
+        if self.room == 0:
             return self._up_to_date(group, range(len(uses)))
         if group not in self._columns:
             leaves, a, b = ([getattr(use, name) for use in uses] for name in ("leaf", "a", "b"))
@@ -324,8 +338,8 @@ class GainCache:
         return self._workspace.sums.empty(uses[0].count, _dtype_of(uses), uses[0].a.device)
 
     def _makes_room(self, entries: int) -> bool:
-        free = self._room - sum(kept.gain.numel() for kept in self._kept.values())
-        idle = [name for name, kept in self._kept.items() if self._calls - kept.asked > len(self._uses)]
+        free = self.room - sum(kept.gain.numel() for kept in self._kept.values())
+        idle = [name for name, kept in self._kept.items() if self._calls - kept.asked > len(self._leaves)]
         for name in sorted(idle, key=lambda name: self._kept[name].asked):
             if free >= entries:
                 break
@@ -390,8 +404,17 @@ class GainCache:
             for use, indices in zip(self._uses[group], kept.indices, strict=True)
             if indices is not None
         )
-        numbers_of = torch.finfo(kept.gain.dtype)
-        return ROUNDINGS * (1 + kept.corrected) * (numbers_of.eps * bound + numbers_of.tiny)
+        return rounding_of(kept.gain.dtype, bound, kept.corrected)
+
+
+def rounding_of(dtype: torch.dtype, bound: float, corrected: float) -> float:
+    """What rounding may make of a gain in this dtype that was corrected so often, times a vector of signs.
+
+    Args:
+        bound: of the norms of what is multiplied, the sum of their products.
+    """
+    numbers_of = torch.finfo(dtype)
+    return ROUNDINGS * (1 + corrected) * (numbers_of.eps * bound + numbers_of.tiny)
 
 
 def settled_leaves(

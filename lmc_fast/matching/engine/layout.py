@@ -60,6 +60,8 @@ class Layout:
             if norms is None
             else {name: (weights[name] ** 2 * norms[name].a, norms[name].b) for name in self.a}
         )
+        # What each parameter can add to the objective at most.
+        self._most = {name: math.sqrt(math.prod(of)) for name, of in self.norms.items()}
         self.trees = {root: [name for name in spec.groups if spec.root_of(name) == root] for root in spec.roots}
         # Where a root and all that it owns are frozen, there is nothing to visit.
         self.open = [root for root in spec.roots if not self.frozen.issuperset(self.trees[root])]
@@ -163,7 +165,7 @@ class Layout:
     def _share(self, root: str, known: Mapping[Units, Sequence[Leaf]]) -> float:
         """The part of a group's weights that is in these leaves, by what their parameters can add at most."""
         total, settled = (
-            sum(math.sqrt(math.prod(self.norms[leaf.parameter])) for name in self.units[root] for leaf in of[name])
+            sum(self._most[leaf.parameter] for name in self.units[root] for leaf in of[name])
             for of in (self.leaves, known)
         )
         return settled / total if total > 0 else 0.0

@@ -35,6 +35,12 @@ RANK = 32
 LONGER = 4
 # A search over leading parts is worth its while where gains take at most this part of the work that whole ones take.
 WORTH_LEADING = 0.25
+# And where to factor the weights takes at most this part of the work of all that follows.
+WORTH_FACTORING = 0.3
+# Products that factoring takes of each weight with as many columns as it keeps.
+FACTORING_PRODUCTS = 4
+# What the assignments of a search take for each entry of a gain, in multiplications: some ten, each of a few reads.
+ASSIGNMENTS = 1500
 # A singular value beyond so many times the edge of noise is none of its own; noise itself reaches 1.1 times the edge.
 STANDS_OUT = 1.3
 # How many weights tell whether it is worth while to factor all of them.
@@ -206,6 +212,10 @@ def factor_bytes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[
 def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> bool:
     """Whether leading parts are so much smaller than the weights that a search over them first costs little.
 
+    Gains of many columns, as of convolutions, take a few sweeps, whose work is that of each gain once: to factor
+    weights a few hundred units wide takes half as much. Narrow ones take many sweeps, and most of the time in
+    assignments.
+
     Args:
         tensors: of one model, one dimension for each axis of the spec.
         leaves: of every group, where its own entries are.
@@ -221,7 +231,11 @@ def is_worth_leading(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Seque
             share = RANK * rows / tensor.numel() if leaf.axis == axis else RANK / rows
         whole += work
         leading += share * work
-    return leading <= WORTH_LEADING * whole
+    if not leading <= WORTH_LEADING * whole:
+        return False
+    factoring = 2 * FACTORING_PRODUCTS * RANK * sum(tensors[name].numel() for name in axes)
+    entries = sum(found[0].unit_count ** 2 for found in leaves.values() if found)
+    return factoring <= WORTH_FACTORING * (whole + ASSIGNMENTS * entries)
 
 
 def _factored_axes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> dict[str, int]:

@@ -270,7 +270,7 @@ def train_turnings(
                 if history[-1].barrier < best.barrier:
                     best, choices, waited = history[-1], [turning.choice() for turning in turnings], 0
                 ended = best.barrier <= tolerance or waited >= patience
-            advance(f"loss {loss:.4g}, barrier {best.barrier:.4g}")
+            advance(f"loss {loss:.4g}, barrier {best.barrier:.4g}", loss=loss, barrier=best.barrier)
     return choices, history, ended
 
 

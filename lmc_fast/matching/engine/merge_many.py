@@ -112,7 +112,8 @@ class ManyDescent:
                                 stale |= self.touched(m, root)
                 step.seconds = time.perf_counter() - began
                 steps.append(step)
-                advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
+                note = f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}"
+                advance(note, moved=step.moved, solved=step.solved, gained=step.gained)
         return steps, not stale
 
     def improve(self, m: int, root: str) -> tuple[float, int]:

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...assignment import AssignmentSolver
-from ...symmetry import Permutations, PermutationSpec, Segment
-from ...symmetry.groups import axis_size
-from ...symmetry.placing import laid, placed
+from ...symmetry import Permutations, PermutationSpec
+from ...symmetry.mixing import mixed
 from ...symmetry.views import Units
 from .nested import Gain, best_choices
 
@@ -207,66 +206,3 @@ def _solve(matrix: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     alpha = rows / sums
     beta = torch.cholesky_solve(columns - matrix.mT @ alpha, torch.linalg.cholesky(laplacian))
     return alpha - scaled @ beta, beta
-
-
-def mixed(spec: PermutationSpec, parameter: str, tensor: Tensor, matrices: Mapping[str, Tensor]) -> Tensor:
-    """A parameter whose units are mixed by matrices on every axis: for permutation matrices, permuted.
-
-    Args:
-        spec: bound.
-        parameter: its name in the spec.
-        tensor: the parameter.
-        matrices: for every group [owner units, size, size] in the tensor's dtype: row, the place; column, the unit. For
-            a group that another owns one matrix for each unit of the owner, the unit before it is moved.
-
-    Returns:
-        A tensor of the same shape; `tensor` itself where no axis carries a group.
-    """
-    mix = spec.view(parameter, tensor)
-    for dim, axis in enumerate(spec.axes[parameter]):
-        if not axis.is_fixed:
-            front = mix.movedim(dim, 0)
-            flat = _mixed_segments(spec, front.reshape(front.shape[0], -1), axis.segments, (), matrices)
-            mix = flat.reshape(front.shape).movedim(0, dim)
-    return mix.reshape(tensor.shape)
-
-
-def _mixed_segments(
-    spec: PermutationSpec,
-    entries: Tensor,
-    segments: tuple[Segment, ...],
-    around: tuple[str, ...],
-    matrices: Mapping[str, Tensor],
-) -> Tensor:
-    """Segments within one unit of the groups around them, for each of their units.
-
-    Args:
-        entries: [units of each group around..., entries, rest].
-        around: the groups that the segments lie inside, outermost first.
-    """
-    places, rest = entries.shape[:-2], entries.shape[-1]
-    parts, lie = [], placed(segments, spec.sizes)
-    for place in lie:
-        segment, length = place.segment, place.length
-        part = place.of(entries, -2)
-        if segment.group is not None:
-            units, outer = spec.sizes[segment.group], segment.outer
-            inner = axis_size(segment.parts, spec.sizes)
-            # [around..., outer, units, inner, rest] -> [around..., units, inner, outer, rest]
-            inside = part.reshape(*places, outer, units, inner, rest).movedim(len(places), -2).flatten(-2)
-            if isinstance(segment.inner, tuple):
-                inside = _mixed_segments(spec, inside, segment.inner, (*around, segment.group), matrices)
-            moved = _matrices_within(spec, segment.group, around, matrices) @ inside.flatten(-2)
-            part = moved.reshape(*places, units, inner, outer, rest).movedim(-2, len(places))
-            part = part.reshape(*places, length, rest)
-        parts.append(part)
-    return laid(parts, lie, -2)
-
-
-def _matrices_within(
-    spec: PermutationSpec, group: str, around: tuple[str, ...], matrices: Mapping[str, Tensor]
-) -> Tensor:
-    """A group's matrices by the units of the groups around it, of length 1 at those that do not own it."""
-    owners = spec.chain(group)[:-1]
-    shape = [spec.sizes[name] if name in owners else 1 for name in around]
-    return matrices[group].reshape(*shape, *matrices[group].shape[1:])

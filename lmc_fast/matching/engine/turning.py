@@ -153,7 +153,8 @@ class TurningDescent(Layout):
                 steps.append(step)
                 reached += step.gained
                 still = is_still(step.gained, reached, squares)
-                advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
+                note = f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}"
+                advance(note, moved=step.moved, solved=step.solved, gained=step.gained)
         return Settled(steps, still or not stale, self.objective())
 
     def improve(self, root: str) -> tuple[float, int]:

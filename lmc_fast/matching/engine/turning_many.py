@@ -65,7 +65,8 @@ class TurningMany:
                 steps.append(step)
                 reached += step.gained
                 still = is_still(step.gained, reached, squares)
-                advance(f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}")
+                note = f"sweep {len(steps)}: {step.moved} units moved, objective {step.gained:+.4g}"
+                advance(note, moved=step.moved, solved=step.solved, gained=step.gained)
         return steps, still
 
     def objective(self) -> float:

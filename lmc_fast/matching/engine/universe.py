@@ -80,7 +80,8 @@ def frank_wolfe_many(descent: ManyDescent, seed: int, max_steps: int, progress: 
             length = _best_length(objective)
             for model, vertex, of_model in zip(models, vertices, parts, strict=True):
                 model.step(vertex, of_model, length)
-            advance(f"objective {objective(length):.6g}")
+            reached = float(objective(length))
+            advance(f"objective {reached:.6g}", objective=reached)
     spec = descent.spec
     descent.begin_at([rounded(spec, spec.roots, model.parts, model.choices) for model in models])
 

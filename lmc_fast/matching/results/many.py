@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from ..._checks import check_int, fail_type
 from ..._models import ModelT
+from ..._results import Result, axes_to_draw_on
 from ...symmetry import Permutations
 from ...symmetry.transforms import Choice, between
 from ...symmetry.verification import Verification
 from .matching import Sweep, history_from, history_to
 from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["ManyMatching"]
 
@@ -29,7 +34,7 @@ _DISTANCES = ("l2_before", "l2_after")
 
 
 @dataclass(frozen=True, eq=False)
-class ManyMatching:
+class ManyMatching(Result):
     """What carries each of several models into a common frame, and how that was found.
 
     The frame is that of the reference, which keeps its units where they are. Maps between two models are compositions,
@@ -92,6 +97,34 @@ class ManyMatching:
         if len(models) != len(self):
             raise ValueError(f"models must be the {len(self)} that were matched, got {len(models)}")
         return [permutations.apply(model) for permutations, model in zip(self.permutations, models, strict=True)]
+
+    def plot(self, axes: Axes | None = None, *, names: Sequence[str] | None = None) -> Axes:
+        """Draw how far each two models lie apart: before above the diagonal, after below it.
+
+        Args:
+            axes: matplotlib's; None: those of a new figure.
+            names: of the models; None: their numbers.
+
+        Raises:
+            ValueError: not one name for each model.
+            ImportError: without matplotlib (extra ``demo``).
+        """
+        told = [str(k) for k in range(len(self))] if names is None else list(names)
+        if len(told) != len(self):
+            raise ValueError(f"names must be one for each of the {len(self)} models, got {names!r}")
+        axes = axes_to_draw_on(axes, width=1.6 + 0.9 * len(self), height=0.8 + 0.8 * len(self))
+        shown = np.triu(self.l2_before, 1) + np.tril(self.l2_after, -1)
+        np.fill_diagonal(shown, np.nan)
+        image = axes.imshow(shown, cmap="viridis", vmin=0.0)
+        half = np.nanmax(shown, initial=0.0) / 2
+        for i, j in np.argwhere(~np.isnan(shown)):
+            color = "white" if shown[i, j] <= half else "black"
+            axes.text(j, i, f"{shown[i, j]:.3g}", ha="center", va="center", color=color)
+        axes.set(xlabel="before above, after below the diagonal")
+        axes.set_xticks(range(len(self)), told)
+        axes.set_yticks(range(len(self)), told)
+        axes.figure.colorbar(image, ax=axes, label="L2 distance")
+        return axes
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the matching as one safetensors file, aside and then renamed: there is never half a file.

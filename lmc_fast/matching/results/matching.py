@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..._checks import check_type
 from ..._models import ModelT
+from ..._results import Result, axes_to_draw_on
 from ...symmetry import Permutations, Transforms
+from ...symmetry.mixing import SoftPermutations
 from ...symmetry.transforms import Choice
 from ...symmetry.verification import Verification
 from .saved import Parts, checked, choice_from, choice_to, expected_choice, read_parts, what_of, write_parts
 from .verified import verification_from, verification_line, verification_to
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Match", "Matching", "Sweep", "choice_of", "history_from", "history_to"]
 
@@ -25,7 +30,8 @@ class Sweep:
     """One pass over the groups.
 
     Attributes:
-        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since.
+        objective: <theta_a, pi(theta_b)> after it: that of the start, summed in float64, and what was gained since. Of
+            search="leading", that of the copies that it looks at.
         moved: how many units it put elsewhere.
         solved: how many groups it solved (a group whose neighbours stood still is not solved again).
         seconds: wall-clock time.
@@ -38,7 +44,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class Matching:
+class Matching(Result):
     """What lays model b over model a, and how that was found.
 
     Attributes:
@@ -52,7 +58,10 @@ class Matching:
         verified: how the spec was verified to keep the function, by `verify_spec` or by the method where that has a
             module and example inputs; None where it was not.
         why_not_verified: what stood in the way of that, if anything.
+        soft: the doubly stochastic matrices at the end of `sinkhorn_matching`, where they were asked for; not saved.
     """
+
+    derived: ClassVar[tuple[str, ...]] = ("l2_reduction",)
 
     choice: Choice = field(repr=False)
     objective: float
@@ -64,6 +73,7 @@ class Matching:
     method: str
     verified: Verification | None = field(default=None, repr=False)
     why_not_verified: str = field(default="", repr=False)
+    soft: SoftPermutations | None = field(default=None, repr=False)
 
     @property
     def permutations(self) -> Permutations:
@@ -86,6 +96,25 @@ class Matching:
             ValueError: it does not fit the spec of the matching.
         """
         return self.choice.apply(model_b)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A table for `pandas.DataFrame` or `csv.DictWriter`: one row a sweep."""
+        return [{"sweep": k + 1, **row} for k, row in enumerate(history_to(self.history))]
+
+    def plot(self, axes: Axes | None = None, *, label: str | None = None) -> Axes:
+        """Draw the objective against sweeps. Raises ImportError without matplotlib (extra ``demo``).
+
+        Args:
+            axes: matplotlib's; None: those of a new figure.
+            label: for the legend, which is drawn anew.
+        """
+        axes = axes_to_draw_on(axes)
+        sweeps = range(1, len(self.history) + 1)
+        axes.plot(sweeps, [sweep.objective for sweep in self.history], marker="o", label=label or self.method)
+        axes.set(xlabel="sweep", ylabel="objective")
+        axes.locator_params(axis="x", integer=True)
+        axes.legend()
+        return axes
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the matching as one safetensors file, aside and then renamed: there is never half a file.

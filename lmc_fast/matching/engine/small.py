@@ -1,0 +1,180 @@
+"""Descents over small groups on a CPU in the compiled core, where a pass over all of them is one call.
+
+What torch's calls take for groups of 16 to 512 units is more than their sums do. The core reads the weights where they
+are, a few columns at a time, gathered and multiplied in one pass; sums the gains of groups that are no neighbours side
+by side; and goes on from the last assignment of each. The steps are those of `CoordinateDescent`, and so is what they
+come to, but for the order in which products are added.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ... import _native
+from ..._progress import Progress, tracking
+from ..._tensors import addresses, obstacle_of
+from ...symmetry import Segment
+from ...symmetry.groups import axis_size, walk
+from ...symmetry.views import Leaf, Units
+from .gains import MOST_CORRECTIONS, WORTH_CORRECTING, rounding_of
+from .layout import Layout
+from .steps import Step
+
+__all__ = ["SmallDescent", "small_descent"]
+
+# Larger groups have candidates looked for and are summed by the library's products.
+MOST_UNITS = 512
+
+
+class SmallDescent:
+    """The state of one search in the core: gains, and assignments to go on from. Weights must not change under it.
+
+    Args:
+        layout: one that `small_descent` takes.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        spec = layout.spec
+        self._layout = layout
+        self._names = list(spec.groups)
+        self._numbers = {name: k for k, name in enumerate(self._names)}
+        used = list(dict.fromkeys(leaf.parameter for found in layout.leaves.values() for leaf in found))
+        cpu = torch.device("cpu")
+        # What lies at the addresses lives as long as this does.
+        self._held = [(layout.a[name], layout.b[name]) for name in used]
+        of_a = addresses("model_a", [a for a, _ in self._held], cpu, (torch.float32,))
+        of_b = addresses("model_b", [b for _, b in self._held], cpu, (torch.float32,))
+        parameters = []
+        for name, (a, b), at_a, at_b in zip(used, self._held, of_a, of_b, strict=True):
+            axes = [
+                (size, a_stride, b_stride, [self._segment(segment, size) for segment in axis.segments])
+                for size, a_stride, b_stride, axis in zip(a.shape, a.stride(), b.stride(), spec.axes[name], strict=True)
+            ]
+            parameters.append((at_a, at_b, axes))
+        places = {name: k for k, name in enumerate(used)}
+        groups = [
+            (
+                spec.sizes[name],
+                layout.scale[name],
+                [(places[leaf.parameter], *_leaf(leaf)) for leaf in layout.leaves[name]],
+                sorted(self._numbers[other] for other in layout.neighbours[name]),
+            )
+            for name in self._names
+        ]
+        self._core = _native.Descent(parameters, groups, WORTH_CORRECTING, MOST_CORRECTIONS)
+        self._threads = torch.get_num_threads()
+
+    @property
+    def choices(self) -> dict[str, NDArray[np.int64]]:
+        """Where every group is, copied."""
+        return {name: self._core.choice(k) for k, name in enumerate(self._names)}
+
+    def choose_all(self, choices: Mapping[str, NDArray[np.int64]]) -> None:
+        """Put every group elsewhere."""
+        for k, name in enumerate(self._names):
+            self._core.choose(k, choices[name])
+
+    def anchor(self, visits: Iterable[tuple[str, Mapping[Units, Sequence[Leaf]]]]) -> list[str]:
+        """Settle groups in this order, each by the leaves that are known of it, as `Layout.outward` gives them."""
+        order, told = [], []
+        for name, known in visits:
+            place = {leaf: k for k, leaf in enumerate(self._layout.leaves[name])}
+            order.append(name)
+            told.append((self._numbers[name], sorted(place[leaf] for leaf in known[name])))
+        self._core.anchor(told, threads=self._threads)
+        return order
+
+    def run(
+        self, batches: Callable[[], Sequence[Sequence[str]]], max_sweeps: int, progress: Progress, title: str
+    ) -> tuple[list[Step], bool]:
+        """Sweep over stale groups until none is left, as `CoordinateDescent.run` does, each sweep in one call.
+
+        Args:
+            batches: gives the groups of the next sweep, those that are no neighbours together.
+        """
+        stale = self._set_stale(self._layout.open)
+        steps: list[Step] = []
+        with tracking(progress, title, max_sweeps) as advance:
+            while len(steps) < max_sweeps:
+                if not stale and not self._set_stale(self.forget_off()):
+                    break
+                began = time.perf_counter()
+                numbers = [[self._numbers[name] for name in batch] for batch in batches()]
+                gained, moved, solved, stale = self._core.sweep(numbers, threads=self._threads)
+                steps.append(Step(gained, moved, solved, time.perf_counter() - began))
+                advance(f"sweep {len(steps)}: {moved} units moved, objective {gained:+.4g}")
+        return steps, not stale
+
+    def _set_stale(self, names: Collection[str]) -> bool:
+        """Which groups the next pass is to visit; whether there are any."""
+        self._core.set_stale([self._numbers[name] for name in names])
+        return bool(names)
+
+    def forget_off(self) -> set[str]:
+        """Forget the corrected gains that are not what their parameters say, beyond rounding; which they are.
+
+        As `GainCache.off` looks for them, but over a block of each: a correction that is wrong is of all rows and
+        columns.
+        """
+        off = set()
+        for k, rest, bound, corrected in self._core.check(threads=self._threads):
+            if not rest <= rounding_of(torch.float32, bound, corrected):
+                self._core.forget(k)
+                off.add(self._names[k])
+        return off
+
+    def _segment(self, segment: Segment, size: int) -> tuple[int, int, int]:
+        if segment.group is None:
+            return -1, 1, size if segment.length is None else segment.length
+        return self._numbers[segment.group], segment.outer, axis_size(segment.parts, self._layout.spec.sizes)
+
+
+def small_descent(layout: Layout, room: int) -> SmallDescent | None:
+    """A search in the core over these models; None where it does not take them.
+
+    It takes float32 on the CPU; groups of up to 512 units that own nothing, lie beside each other alone and once on a
+    parameter; and as many as all gains of find room.
+
+    Args:
+        room: entries of all gains that may be kept.
+    """
+    spec = layout.spec
+    if (
+        any(group.owner is not None for group in spec.groups.values())
+        or max(spec.sizes.values(), default=0) > MOST_UNITS
+    ):
+        return None
+    if sum(size**2 for size in spec.sizes.values()) > room:
+        return None
+    if any(name in layout.neighbours[name] for name in spec.groups):
+        return None
+    if any(leaf.beside or len(leaf.levels) > 1 for found in layout.leaves.values() for leaf in found):
+        return None
+    # The core takes what lies end to end.
+    if any(segment.step > 1 for axes in spec.axes.values() for axis in axes for segment in walk(axis.segments)):
+        return None
+    if not all(_is_plain(tensor) for side in (layout.a, layout.b) for tensor in side.values()):
+        return None
+    return SmallDescent(layout)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the core can read it."""
+    return (
+        tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and obstacle_of(tensor) is None
+        and not tensor.is_neg()
+    )
+
+
+def _leaf(leaf: Leaf) -> tuple[int, int, int, int, int, int]:
+    ((start, outer, _, inner, _),) = leaf.levels
+    offset, length, _ = leaf.tail
+    return leaf.axis, start, outer, inner, offset, length
