@@ -125,8 +125,8 @@ DIFFUSERS: dict[str, Known] = {
     "UNet2DConditionModel": Known(
         _unet,
         _unet_by_hand(),
-        "where two values are laid end to end and a norm's group takes some of both, what is cut through stays; and no "
-        "axis can say that units change places backwards",
+        "where two values are laid end to end and a norm's group takes some of both, the groups stay in their places, "
+        "though some of what they hold could change places; and no axis can say that units change places backwards",
     ),
     "AutoencoderKL": Known(_autoencoder, _autoencoder_by_hand()),
     "SD3Transformer2DModel": Known(_sd3, _sd3_by_hand()),

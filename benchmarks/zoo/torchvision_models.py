@@ -230,8 +230,6 @@ TORCHVISION: dict[str, Known] = {
     "ShuffleNet V2": Known(
         _shufflenet,
         shuffled(8, ((24, 2), (32, 4), (48, 2)), 40),
-        "channels of two branches are laid alternately on one axis, which no axis can say of two groups: they move in "
-        "pairs, and stay where halves are cut through a pair",
     ),
     "swin": Known(
         _swin,

@@ -22,7 +22,7 @@ from ..matching.activations.watching import Place, entries_first, places_of, pla
 from ..matching.given import spec_of
 from ..matching.results.matching import Match, choice_of
 from ..symmetry import PermutationSpec
-from ..symmetry.groups import axis_size
+from ..symmetry.placing import laid, placed
 from ..symmetry.transforms import Choice
 from .batchnorm import reestimate_in_place
 
@@ -224,9 +224,8 @@ def _fold(
 
 def _hidden_entries(spec: PermutationSpec, place: Place) -> Tensor:
     """Which entries of the place belong to a group: bool [entries]."""
-    segments = spec.axes[place.parameter][place.axis].segments
-    runs = [torch.full((axis_size((s,), spec.sizes),), s.group is not None) for s in segments]
-    return torch.cat(runs)
+    runs = placed(spec.axes[place.parameter][place.axis].segments, spec.sizes)
+    return laid([torch.full((run.length,), run.segment.group is not None) for run in runs], runs, 0)
 
 
 def _check_matches(models: Any, matches: Any) -> list[Choice | None]:

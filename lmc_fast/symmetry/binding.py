@@ -10,7 +10,8 @@ from torch import Tensor
 from .._models import STATISTICS, tensor_identity
 from .._tensors import FLOATS
 from .._wrappers import met
-from .groups import Axis, AxisLike, Group, Segment, axis_size
+from .groups import Axis, AxisLike, Group, Segment, axis_size, walk
+from .placing import placed
 
 __all__ = ["bound_axes", "bound_unsaved", "check_names", "check_tied", "infer_sizes", "with_rest"]
 
@@ -129,6 +130,11 @@ def bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping
                 f"axis {position} of parameter {name!r} has {extent} entries, but the spec makes it {size}: "
                 f"{parts}{hint}"
             )
+        try:
+            for around in (axis.segments, *(each.parts for each in walk(axis.segments))):
+                placed(around, sizes)
+        except ValueError as error:
+            raise ValueError(f"axis {position} of parameter {name!r}: {error}") from None
         bound.append(axis)
     return tuple(bound)
 

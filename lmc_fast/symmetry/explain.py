@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .._results import Result
@@ -261,10 +261,10 @@ def without(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
         if segment.group is None:
             return [segment]
         if spec.root_of(segment.group) == dropped:
-            return [Segment.fixed(axis_size((segment,), spec.sizes))]
+            return [Segment.fixed(axis_size((segment,), spec.sizes), segment.step)]
         inner = tuple(part for each in segment.parts for part in fixed(each))
         moves = any(part.group is not None for part in inner)
-        return [Segment(segment.group, segment.outer, inner if moves else axis_size(inner, spec.sizes))]
+        return [replace(segment, inner=inner if moves else axis_size(inner, spec.sizes))]
 
     return {
         name: tuple(

@@ -1,7 +1,7 @@
 """The words in which a symmetry is said: groups of exchangeable units, and the axes that they show up on.
 
 A group is a set of hidden units that can be exchanged without changing the network's function. A parameter's
-axis is a concatenation of segments; a segment is fixed, or is a view of a group: its index splits as
+axis is made of segments, end to end or alternately; a segment is fixed, or is a view of a group: its index splits as
 (outer, unit, inner), where `outer` repeats before the unit and `inner` entries belong to each unit. A group may
 own groups (a head owns its value dimensions): exchanging two units of the owner carries what they own.
 
@@ -64,6 +64,8 @@ class Segment:
         inner: what each unit holds: a number of entries, or segments. All owners of a group lie around it (those that
             are left out are put there, right around it); what lies around it besides shares one order of its units.
         length: of a fixed run, its number of entries; None: the whole axis, whatever its size.
+        step: how far apart its entries lie. Segments are laid down in order: each takes the first entry that none
+            before it has, and every step-th from there. With steps of 1 they lie end to end.
 
     Examples:
         ``Segment("channels", inner=49)``: the input axis of a Linear behind the flatten of 7 x 7 maps.
@@ -71,15 +73,21 @@ class Segment:
         of a fused projection that keeps query, key and value of a head side by side.
         ``Segment("query", inner=(Segment("value"),))``, both groups owned by a key/value head: the input axis of the
         output projection of grouped-query attention, where all query heads of a group read the same value dimensions.
+        ``Segment("a", step=2), Segment("b", step=2)``: units of two branches laid alternately, as a channel shuffle
+        leaves them.
     """
 
     group: str | None = None
     outer: int = 1
     inner: int | tuple[Segment, ...] = 1
     length: int | None = None
+    step: int = 1
 
     def __post_init__(self) -> None:
+        check_int("Segment.step", self.step, 1)
         if self.group is None:
+            if self.step != 1 and self.length is None:
+                raise ValueError("a fixed Segment with a step needs its length")
             if self.outer != 1 or self.inner != 1:
                 raise ValueError("a Segment without a group takes a length only, got outer or inner as well")
             if self.length is not None:
@@ -101,9 +109,9 @@ class Segment:
             check_int(f"inner of the Segment of group {self.group!r}", self.inner, 1)
 
     @classmethod
-    def fixed(cls, length: int | None = None) -> Segment:
+    def fixed(cls, length: int | None = None, step: int = 1) -> Segment:
         """A run of `length` entries that never move; without a length, a whole axis of any size."""
-        return cls(length=length)
+        return cls(length=length, step=step)
 
     @cached_property
     def parts(self) -> tuple[Segment, ...]:
@@ -113,7 +121,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a parameter: segments laid end to end.
+    """One axis of a parameter: segments laid end to end, or alternately where they have steps.
 
     Attributes:
         segments: the segments, in order.

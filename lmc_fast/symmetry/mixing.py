@@ -14,6 +14,7 @@ from .._modes import neutral
 from .._tensors import FLOATS, plain
 from .applying import applied
 from .groups import Segment, axis_size
+from .placing import laid, placed
 from .spec import PermutationSpec
 
 __all__ = ["SoftPermutations", "mixed"]
@@ -150,11 +151,10 @@ def _mixed_segments(
         around: the groups that the segments lie inside, outermost first.
     """
     places, rest = entries.shape[:-2], entries.shape[-1]
-    parts, offset = [], 0
-    for segment in segments:
-        length = axis_size((segment,), spec.sizes)
-        part = entries.narrow(-2, offset, length)
-        offset += length
+    parts, lie = [], placed(segments, spec.sizes)
+    for place in lie:
+        segment, length = place.segment, place.length
+        part = place.of(entries, -2)
         if segment.group is not None:
             units, outer = spec.sizes[segment.group], segment.outer
             inner = axis_size(segment.parts, spec.sizes)
@@ -166,7 +166,7 @@ def _mixed_segments(
             part = moved.reshape(*places, units, inner, outer, rest).movedim(-2, len(places))
             part = part.reshape(*places, length, rest)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    return laid(parts, lie, -2)
 
 
 def _matrices_within(

@@ -16,6 +16,7 @@ from .._modes import neutral
 from .applying import applied
 from .groups import Segment, axis_size
 from .kinds.permutation import checked_places
+from .placing import placed
 from .spec import PermutationSpec
 
 __all__ = ["Permutations", "axis_index", "units_within"]
@@ -58,9 +59,9 @@ def _local_index(
         [units of each group around..., entries].
     """
     places = tuple(spec.sizes[name] for name in around)
-    parts, offset = [], 0
-    for segment in segments:
-        length = axis_size((segment,), spec.sizes)
+    found = np.empty((*places, axis_size(segments, spec.sizes)), dtype=np.int64)
+    for place in placed(segments, spec.sizes):
+        segment, length = place.segment, place.length
         if segment.group is None:
             part = np.broadcast_to(np.arange(length, dtype=np.int64), (*places, length))
         else:
@@ -72,9 +73,8 @@ def _local_index(
             # [around..., outer, units, entries]
             index = starts + choice[..., None, :, None] * entries + inside[..., None, :, :]
             part = index.reshape(*places, length)
-        parts.append(part + offset)
-        offset += length
-    return np.concatenate(parts, axis=-1)
+        place.of(found, -1)[...] = part * place.step + place.offset
+    return found
 
 
 def units_within(spec: PermutationSpec, group: str, within: Sequence[str], choices: Choices) -> Index:

@@ -149,10 +149,11 @@ def _axis_to_json(axis: Axis) -> Any:
 
 
 def _segment_to_json(segment: Segment) -> dict[str, Any]:
+    step = {} if segment.step == 1 else {"step": segment.step}
     if segment.group is None:
-        return {"fixed": segment.length}
+        return {"fixed": segment.length, **step}
     inner = segment.inner if isinstance(segment.inner, int) else [_segment_to_json(s) for s in segment.inner]
-    return {"group": segment.group, "outer": segment.outer, "inner": inner}
+    return {"group": segment.group, "outer": segment.outer, "inner": inner, **step}
 
 
 def _axis_from_json(entry: Any) -> Axis:
@@ -172,11 +173,13 @@ def _segment_from_json(entry: Any, depth: int = 0) -> Segment:
         raise ValueError(f"segments must not be nested deeper than {MAX_DEPTH}")
     if isinstance(entry, str):
         return Segment(entry)
-    if isinstance(entry, dict) and set(entry) == {"fixed"}:
-        return Segment.fixed(entry["fixed"])
-    if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner"}:
+    if isinstance(entry, dict) and "fixed" in entry and set(entry) <= {"fixed", "step"}:
+        return Segment.fixed(entry["fixed"], entry.get("step", 1))
+    if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner", "step"}:
         inner = entry.get("inner", 1)
         if isinstance(inner, list):
             inner = tuple(_segment_from_json(part, depth + 1) for part in inner)
-        return Segment(entry["group"], entry.get("outer", 1), inner)
-    raise ValueError(f"a segment must be a group's name, {{fixed}} or {{group, outer, inner}}, got {entry!r}")
+        return Segment(entry["group"], entry.get("outer", 1), inner, step=entry.get("step", 1))
+    raise ValueError(
+        f"a segment must be a group's name, {{fixed, step}} or {{group, outer, inner, step}}, got {entry!r}"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .._checks import check_int, check_type, fail_type
+from .._checks import check_type
 from .._files import write_text
 from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
@@ -20,10 +20,11 @@ from .._wrappers import canonical, met
 from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
 from .editing import edited
 from .explain import Explanation, Origin, explain
-from .folds import Centre, Fold, checked_folds, names_of, renamed
-from .groups import Axis, AxisLike, Group, Segment, as_axis, axis_size
+from .folds import Centre, Fold, checked_folds, renamed
+from .groups import Axis, AxisLike, Group, axis_size
 from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
+from .reading import check_folds, check_owners, read_axes, read_places, with_owners
 from .serialise import is_text, spec_from_json, spec_to_json, text_of
 from .verification import Verification
 
@@ -63,7 +64,7 @@ class PermutationSpec:
 
     def __post_init__(self) -> None:
         check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
-        axes, unsaved = _read_axes("axes", self.axes), _read_axes("unsaved", self.unsaved)
+        axes, unsaved = read_axes("axes", self.axes), read_axes("unsaved", self.unsaved)
         twice = next((name for name in unsaved if name in axes), None)
         if twice is not None:
             raise ValueError(f"axes and unsaved must name different tensors, got {twice!r} in both")
@@ -77,10 +78,10 @@ class PermutationSpec:
             for axis in entries:
                 for name in axis.groups:
                     groups.setdefault(name, Group(name))
-        _check_owners(groups)
+        check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
-            {name: tuple(_with_owners(axis, groups, name) for axis in entries) for name, entries in some.items()}
+            {name: tuple(with_owners(axis, groups, name) for axis in entries) for name, entries in some.items()}
             for some in (axes, unsaved)
         )
         used = {name for entries in axes.values() for axis in entries for name in axis.groups}
@@ -91,7 +92,7 @@ class PermutationSpec:
             for axis in entries:
                 check_segments(axis.segments, groups, name)
         folds = checked_folds(self.folds)
-        _check_folds(folds, axes)
+        check_folds(folds, axes)
         object.__setattr__(self, "folds", folds)
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "axes", axes)
@@ -204,28 +205,8 @@ class PermutationSpec:
             ValueError: a parameter that the model lacks, an axis that it lacks, or an axis named twice; and as
                 `bind`.
         """
-        check_type("perm_to_axes", perm_to_axes, Mapping, "a mapping from groups to (parameter, axis) pairs")
         tensors = tensors_of("model", model, shapes_only=True)
-        axes: dict[str, list[str | None]] = {
-            name: [None] * tensor.ndim for name, tensor in tensors.items() if tensor.is_floating_point()
-        }
-        for group, places in perm_to_axes.items():
-            for place in places:
-                if not isinstance(place, Sequence) or isinstance(place, str) or len(place) != 2:
-                    fail_type(f"perm_to_axes[{group!r}]", "(parameter, axis) pairs", place)
-                name, axis = place[0], check_int(f"the axis in perm_to_axes[{group!r}]", place[1], 0)
-                if name not in axes:
-                    raise ValueError(f"perm_to_axes[{group!r}] names parameter {name!r}, which the model lacks")
-                if axis >= len(axes[name]):
-                    raise ValueError(
-                        f"perm_to_axes[{group!r}] names axis {axis} of {name!r}, which has {len(axes[name])}"
-                    )
-                if axes[name][axis] is not None:
-                    raise ValueError(
-                        f"axis {axis} of parameter {name!r} is named twice: by {axes[name][axis]!r} and {group!r}"
-                    )
-                axes[name][axis] = group
-        return cls.from_axes(axes, model=tensors)
+        return cls.from_axes(read_places(perm_to_axes, tensors), model=tensors)
 
     @property
     def is_bound(self) -> bool:
@@ -414,79 +395,3 @@ class PermutationSpec:
             owner = f" in each unit of {group.owner}" if group.owner else ""
             lines.append(f"  {name}: {size}{owner}, on {uses[name]} axes")
         return "\n".join(lines)
-
-
-def _read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
-    """Axes by name, from their short forms."""
-    if not isinstance(given, Mapping):
-        fail_type(argument, "a mapping from parameter names to axes", given)
-    axes: dict[str, tuple[Axis, ...]] = {}
-    for name, entries in given.items():
-        check_type(f"a parameter name of {argument}", name, str, "a string")
-        if isinstance(entries, str) or not isinstance(entries, Sequence):
-            fail_type(f"{argument}[{name!r}]", "a tuple with one entry for each dimension", entries)
-        axes[name] = tuple(as_axis(f"{argument}[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
-    return axes
-
-
-def _check_folds(folds: Iterable[Fold | Centre], axes: Mapping[str, tuple[Axis, ...]]) -> None:
-    for fold in folds:
-        unknown = next((name for name in names_of(fold, axes) if name not in axes), None)
-        if unknown is not None:
-            raise ValueError(f"folds must name parameters of the spec, got {unknown!r}")
-        if isinstance(fold, Fold) and not all(axis.is_fixed for axis in axes[fold.weight]):
-            raise ValueError(f"axis 0 of {fold.weight!r} must be fixed, since folds leave it the same everywhere")
-
-
-def _check_owners(groups: Mapping[str, Group]) -> None:
-    for name, group in groups.items():
-        chain = [name]
-        while group.owner is not None:
-            if group.owner not in groups:
-                raise ValueError(f"group {group.name!r} is owned by {group.owner!r}, which is no group of the spec")
-            if group.owner in chain:
-                raise ValueError(f"groups own each other in a circle: {' -> '.join([*chain, group.owner])}")
-            chain.append(group.owner)
-            group = groups[group.owner]
-
-
-def _with_owners(axis: Axis, groups: Mapping[str, Group], parameter: str) -> Axis:
-    """An axis as `_nested` has it; itself where nothing on it is owned, as most are, with what it knows of itself."""
-    segments = _nested(axis.segments, (), groups, parameter)
-    return axis if segments == axis.segments else replace(axis, segments=segments)
-
-
-def _nested(
-    segments: tuple[Segment, ...], around: tuple[str, ...], groups: Mapping[str, Group], parameter: str
-) -> tuple[Segment, ...]:
-    """`segments` with every owned group inside its owner, so that the flat short form needs no code of its own.
-
-    Args:
-        around: the groups that these segments lie inside, outermost first.
-    """
-    nested = []
-    for segment in segments:
-        if segment.group is not None:
-            segment = _inside_owners(segment, around, groups, parameter)
-            here = str(segment.group)
-            if here in around:
-                raise ValueError(f"parameter {parameter!r}: group {here!r} stands inside itself")
-            if isinstance(segment.inner, tuple):
-                segment = replace(segment, inner=_nested(segment.inner, (*around, here), groups, parameter))
-        nested.append(segment)
-    return tuple(nested)
-
-
-def _inside_owners(segment: Segment, around: tuple[str, ...], groups: Mapping[str, Group], parameter: str) -> Segment:
-    """A segment inside those of its group's owners that are not around it yet."""
-    name = str(segment.group)
-    owner = groups[name].owner
-    while owner is not None and owner not in around:
-        segment = Segment(owner, segment.outer, (replace(segment, outer=1),))
-        owner = groups[owner].owner
-    if owner is None and around and segment.group != name:
-        raise ValueError(
-            f"parameter {parameter!r}: group {name!r} stands inside {around[-1]!r}, but not inside "
-            f"{groups[name].owner!r}, which owns it"
-        )
-    return segment

@@ -17,6 +17,7 @@ from .applying import applied
 from .groups import Segment, axis_size
 from .kinds import KINDS, Kind
 from .permutations import Permutations
+from .placing import laid, placed
 from .spec import PermutationSpec
 
 __all__ = ["Choice", "Transforms", "between", "choice_for", "element_within", "moved", "moved_along", "random_choice"]
@@ -244,12 +245,11 @@ def _moved_entries(
     elements: Mapping[str, Tensor],
 ) -> Tensor:
     """x [units of each group around..., entries, k] with what lies inside moved, for each of these units."""
-    parts, offset = [], 0
+    parts, lie = [], placed(segments, spec.sizes)
     places, columns = x.shape[:-2], x.shape[-1]
-    for segment in segments:
-        length = axis_size((segment,), spec.sizes)
-        part = x.narrow(-2, offset, length)
-        offset += length
+    for place in lie:
+        segment, length = place.segment, place.length
+        part = place.of(x, -2)
         if segment.group is not None:
             name, units = segment.group, spec.sizes[segment.group]
             kind, within = KINDS[spec.groups[name].kind], (*around, name)
@@ -265,7 +265,7 @@ def _moved_entries(
                 split = inside.reshape(*places, units, inner, segment.outer, columns).movedim(-2, -4)
             part = split.reshape(*places, length, columns)
         parts.append(part)
-    return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
+    return laid(parts, lie, -2)
 
 
 def _acted(kind: Kind, element: Tensor, split: Tensor, around: int) -> Tensor:

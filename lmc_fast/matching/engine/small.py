@@ -20,7 +20,7 @@ from ... import _native
 from ..._progress import Progress, tracking
 from ..._tensors import addresses, obstacle_of
 from ...symmetry import Segment
-from ...symmetry.groups import axis_size
+from ...symmetry.groups import axis_size, walk
 from ...symmetry.views import Leaf, Units
 from .gains import MOST_CORRECTIONS, WORTH_CORRECTING, rounding_of
 from .layout import Layout
@@ -156,6 +156,9 @@ def small_descent(layout: Layout, room: int) -> SmallDescent | None:
         return None
     if any(leaf.beside or len(leaf.levels) > 1 for found in layout.leaves.values() for leaf in found):
         return None
+    # The core takes what lies end to end.
+    if any(segment.step > 1 for axes in spec.axes.values() for axis in axes for segment in walk(axis.segments)):
+        return None
     if not all(_is_plain(tensor) for side in (layout.a, layout.b) for tensor in side.values()):
         return None
     return SmallDescent(layout)
@@ -172,5 +175,6 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _leaf(leaf: Leaf) -> tuple[int, int, int, int, int, int]:
-    ((start, outer, _, inner),) = leaf.levels
-    return leaf.axis, start, outer, inner, *leaf.tail
+    ((start, outer, _, inner, _),) = leaf.levels
+    offset, length, _ = leaf.tail
+    return leaf.axis, start, outer, inner, offset, length

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ..groups import Axis, Group, Segment
 from ..kinds import KINDS
+from ..placing import placed
 from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
@@ -22,6 +24,7 @@ _IN_ORDER = Pin("sort", "", "an order that other units decide stands on a parame
 _MOST_ORDERS = 64
 _PLANES = Pin("rotary", "", "planes that rotary embedding turns, which something else tells apart")
 _INSIDE = Pin("view", "", "pairs of its units stand on one axis")
+_TURNS = Pin("view", "", "units that come in turn with others hold more than an entry each")
 
 # Dimensions of a parameter that an axis spans: from, to.
 Run = tuple[int, int]
@@ -61,6 +64,12 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
     values = [[terms.replaced(term, whole) for term in of] for of in walked.values] if whole else walked.values
     runs = {name: _joined(of, lambda ahead, term: _is_picked_from(terms, ahead, term)) for name, of in dims.items()}
     axes = {name: [_picked_apart(terms, terms.product(dims[name][a:b])) for a, b in runs[name]] for name in dims}
+    mixed = {atom for of in axes.values() for term in of for atom in terms.atoms(term) if atom.at and atom.pin is None}
+    if mixed:
+        # What no axis can say apart is one.
+        for atom in mixed:
+            terms.make_alike(atom)
+        return build(walked, state_order)
     # With the units at each index by themselves.
     every = [each for of in (*values, *dims.values()) for each in levels(terms, of)]
     near = Beside(terms, every, walked.numbers).near
@@ -70,14 +79,15 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
         joined = _joined(of, lambda ahead, term: _is_owned_by(terms, owners, ahead, term))
         axes[name] = [of[a] if b == a + 1 else terms.product(of[a:b]) for a, b in joined]
         runs[name] = [(runs[name][a][0], runs[name][b - 1][1]) for a, b in joined]
-    inside = {atom for of in axes.values() for term in of for atom in _inside_itself(terms, term)}
-    if inside:
-        for atom in inside:
-            terms.pin(atom, _INSIDE)
-        for part, term in whole.items():
-            if inside & set(terms.atoms(term)):
-                terms.pin(part, _INSIDE)
-        return build(walked, state_order)
+    for find, why in ((_inside_itself, _INSIDE), (_cut_in_turn, _TURNS)):
+        inside = {atom for of in axes.values() for term in of for atom in find(terms, term)}
+        if inside:
+            for atom in inside:
+                terms.pin(atom, why)
+            for part, term in whole.items():
+                if inside & set(terms.atoms(term)):
+                    terms.pin(part, why)
+            return build(walked, state_order)
     if walked.gains is not None:
         torn = {atom for of in axes.values() for term in of for atom in _torn_planes(terms, term)}
         if torn:
@@ -162,8 +172,12 @@ def _joined(dims: Dims, leads: Callable[[Term, Term], bool]) -> list[Run]:
 
 def _is_picked_from(terms: Terms, ahead: Term, term: Term) -> bool:
     """Whether a dimension's units are others at each index of a dimension ahead."""
-    picked = {key[0].found() for atom in terms.atoms(term) for key in atom.at}
-    return bool(picked & set(terms.atoms(ahead)))
+    return bool(_places(terms, term) & set(terms.atoms(ahead)))
+
+
+def _places(terms: Terms, term: Term) -> set[Term]:
+    """What units were picked at, of which the atoms of a term are others at each index."""
+    return {key[0].found() for atom in terms.atoms(term) for key in atom.at}
 
 
 def _is_owned_by(terms: Terms, owners: Mapping[Term, Term], ahead: Term, term: Term) -> bool:
@@ -176,6 +190,19 @@ def _inside_itself(terms: Terms, term: Term) -> set[Term]:
     """Atoms that stand in one product twice: no axis can say how that moves."""
     products = monomials(terms, term)
     return {atom for each in products for atom in each if atom.pin is None and each.count(atom) > 1}
+
+
+def _cut_in_turn(terms: Terms, term: Term) -> set[Term]:
+    """Atoms that come in turn with others and have something else behind each unit: no axis can say where that lies."""
+    found: set[Term] = set()
+    factors = terms.factors(term)
+    for place, factor in enumerate(factors):
+        if factor.in_turn and place < len(factors) - 1:
+            found |= {atom for atom in terms.atoms(factor) if atom.pin is None}
+        elif factor.is_sum:
+            for part in factor.parts:
+                found |= _cut_in_turn(terms, part)
+    return found
 
 
 def _by_dimension(terms: Terms, axes: Dims, runs: Sequence[Run]) -> list[tuple[Pin, ...]]:
@@ -196,16 +223,24 @@ def _reasons(terms: Terms, term: Term) -> tuple[Pin, ...]:
 
 def _picked_apart(terms: Terms, term: Term) -> Term:
     """A product whose first factor was picked from, as a sum over what was picked."""
+    if term.found().in_turn:
+        return terms.in_turn([_picked_apart(terms, part) for part in term.found().parts])
     if term.found().is_sum:
         return terms.sum(_picked_apart(terms, part) for part in terms.parts(term))
     factors = [_picked_apart(terms, factor) if factor.is_sum else factor for factor in terms.factors(term)]
     for position, factor in enumerate(factors):
         rest = factors[position + 1 :]
-        picked = {key[0].found() for one in rest for atom in terms.atoms(one) for key in atom.at}
+        picked = {place for one in rest for place in _places(terms, one)}
         if factor in picked:
             parts = [terms.at(terms.product(rest), factor, index) for index in range(factor.size)]
             inner = terms.sum(_picked_apart(terms, part) for part in parts)
             return _picked_apart(terms, terms.product([*factors[:position], inner]))
+        first = next((k for k in range(position) if factor in _places(terms, factors[k])), None)
+        if first is not None and not rest:
+            # What was picked from runs faster: units of each come in turn.
+            front = terms.product(factors[first:position])
+            parts = [_picked_apart(terms, terms.at(front, factor, index)) for index in range(factor.size)]
+            return _picked_apart(terms, terms.product([*factors[:first], terms.in_turn(parts)]))
         if factor.is_sum and not picked.isdisjoint(terms.atoms(factor)):
             # What was picked from stands in parts that are laid end to end: what is behind them goes with each.
             inner = terms.sum(_picked_apart(terms, terms.product([part, *rest])) for part in terms.parts(factor))
@@ -247,6 +282,9 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
     for position, factor in enumerate(factors):
         rest = factors[position + 1 :]
         size = math.prod(each.size for each in rest)
+        if factor.in_turn:
+            several = [_segments(terms, terms.factors(part), names) for part in factor.parts]
+            return _as_one(_in_turn(several, {name: atom.size for atom, name in names.items()}) * outer)
         if factor.is_sum:
             runs: list[Segment] = []
             for part in terms.parts(factor):
@@ -260,11 +298,21 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
     return [Segment.fixed(outer)]
 
 
+def _in_turn(several: Sequence[list[Segment]], sizes: Mapping[str, int]) -> list[Segment]:
+    """Runs of which each takes its turn: those of the first, of the second, and again of the first."""
+    found = [
+        (place.offset * len(several) + turn, replace(place.segment, step=place.step * len(several)))
+        for turn, runs in enumerate(several)
+        for place in placed(tuple(runs), sizes)
+    ]
+    return [run for _, run in sorted(found, key=lambda each: each[0])]
+
+
 def _as_one(runs: Sequence[Segment]) -> list[Segment]:
     """Fixed runs beside each other as one."""
     found: list[Segment] = []
     for run in runs:
-        if found and run.group is None and found[-1].group is None:
+        if found and run.group is None and found[-1].group is None and run.step == found[-1].step == 1:
             found[-1] = Segment.fixed((found[-1].length or 0) + (run.length or 0))
         else:
             found.append(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -11,10 +11,10 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from ..folds import Fold, Reader
-from .lines import source_line
+from .gain import Gain, Read
 from .look import packet_name
-from .places import SAME, SHAPED, VIEWS, Place, onward, origin, shape_of
-from .terms import Pin
+from .places import SAME, SHAPED, VIEWS, Place, letter, onward, origin, shape_of, written
+from .term import Pin
 
 __all__ = ["Gain", "Gains"]
 
@@ -26,49 +26,6 @@ _LAID = (
     *("aten.transpose", "aten.permute", "aten.t", "aten.expand", "aten.index", "aten.index_select", "aten.select"),
     *("aten.slice", "aten.split", "aten.chunk", "aten.unbind", "getitem", "operator.getitem"),
 )
-
-
-@dataclass
-class _Read:
-    """A linear map that reads a gain: its weight, the axis that is summed over, its bias, and the operation."""
-
-    weight: Node
-    axis: int
-    bias: Node | None
-    place: Place
-    user: Node
-
-
-@dataclass
-class Gain:
-    """A norm's gain in one graph or several.
-
-    Attributes:
-        weight: its name.
-        bias: of the same norm, or None.
-        neutral: the weight of a gain of 1.
-        uses: operations that multiply by it, each with the arguments that are the gain there.
-        adds: operations that add the bias, with the arguments.
-        outputs: what has been multiplied.
-        reads: all that reads it.
-        why: why it cannot be folded; None where it can.
-    """
-
-    weight: str
-    bias: str | None = None
-    neutral: float = 1.0
-    uses: dict[Node, set[Node]] = field(default_factory=dict)
-    adds: dict[Node, set[Node]] = field(default_factory=dict)
-    outputs: list[Node] = field(default_factory=list)
-    reads: list[_Read] = field(default_factory=list)
-    why: Pin | None = None
-    keeps_bias: bool = False
-
-    def refuse(self, node: Node, text: str) -> None:
-        if self.why is None:
-            name = packet_name(node.target) if node.op == "call_function" else node.op
-            why = f"gain {self.weight!r} acts entry by entry and cannot be folded: {text}"
-            self.why = Pin(name, source_line(node), why)
 
 
 class Gains:
@@ -179,7 +136,7 @@ class Gains:
                 folded = any(user in gain.uses for gain in self.gains.values() if gain.why is None)
                 is_scale = folded and packet_name(user.target) == "aten.mul"
                 # A scale that is folded is 1.
-                steps = [(user, place)] if is_scale else _written(user, node, place)
+                steps = [(user, place)] if is_scale else written(user, node, place)
                 if steps is None:
                     return False
                 ahead += [step for step in steps if step not in seen]
@@ -321,10 +278,10 @@ class Gains:
                 found = origin(each, axis)
                 if found is None or found[0] not in self.names:
                     return False
-                gain.reads.append(_Read(*found, None, Place(found[1]), value))
+                gain.reads.append(Read(*found, None, Place(found[1]), value))
         return bool(gain.reads)
 
-    def _read(self, user: Node, node: Node, place: Place, *, is_affine: bool) -> _Read | None:
+    def _read(self, user: Node, node: Node, place: Place, *, is_affine: bool) -> Read | None:
         """The linear map that an operation is, if it sums over the units of this value with a parameter."""
         name, args = packet_name(user.target), user.args
         rank = len(shape_of(node))
@@ -346,7 +303,7 @@ class Gains:
             if start and bias is None and weight is not None:
                 return None
         elif name == "aten.einsum":
-            weight, axis = _letter(user, node, place)
+            weight, axis = letter(user, node, place)
         elif name in ("aten.conv1d", "aten.conv2d", "aten.conv3d") and args[0] is node:
             groups = args[6] if len(args) > 6 else 1
             padding: Any = args[4] if len(args) > 4 else 0
@@ -361,9 +318,9 @@ class Gains:
         own_bias = of_bias[0] if of_bias is not None and of_bias[0] in self.names else None
         if found is None or found[0] not in self.names or (is_affine and bias is not None and own_bias is None):
             return None
-        return _Read(found[0], found[1], own_bias, place, user)
+        return Read(found[0], found[1], own_bias, place, user)
 
-    def _names_there(self, read: _Read) -> list[tuple[str, str | None]]:
+    def _names_there(self, read: Read) -> list[tuple[str, str | None]]:
         """The names of a reader's weight that read the gain, each with the name that it is untied from."""
         name = self.names[read.weight]
         tied = self.tied(name)
@@ -373,7 +330,7 @@ class Gains:
             return [(other, None) for other in tied]
         return [(there, elsewhere[0])]
 
-    def _others(self, read: _Read) -> list[str | None]:
+    def _others(self, read: Read) -> list[str | None]:
         """Names under which a reader's weight is used by what reads none of the gains; None: it has none there."""
         reading = {each.user for gain in self.gains.values() for each in gain.reads}
         users = [(user, node) for node in self.named(self.names[read.weight]) for user in self.users(node)]
@@ -406,38 +363,6 @@ class Gains:
                         break
 
 
-def _written(user: Node, node: Node, place: Place) -> list[tuple[Node, Place]] | None:
-    """Where what is added along a dimension comes to lie after an operation: nowhere after a LayerNorm over it; None
-    where it comes to count."""
-    name, args = packet_name(user.target), user.args
-    rank, after = len(shape_of(node)), shape_of(user)
-    times = list(args).count(node)
-    last = Place(len(after) - 1)
-    if user.op != "call_function" or times > 1:
-        return None
-    if "layer_norm" in name:
-        shape: Any = args[1]
-        is_whole = len(shape) == 1 and place == Place(rank - 1) and args[0] is node
-        return [] if is_whole else None
-    if name in ("aten.add", "aten.sub"):
-        return [(user, Place(len(after) - rank + place.dim))] if place == Place(place.dim) else None
-    if name == "aten.linear" and args[0] is not node:
-        return [(user, last)] if place == Place(0) else None
-    if name == "aten.addmm" and args[1] is not node:
-        return [(user, last)] if place == Place(rank - 1) else None
-    if name in ("aten.matmul", "aten.mm") and args[1] is node and rank == 2:
-        return [(user, last)] if place == Place(1) else None
-    if name == "aten.embedding":
-        return [(user, last)] if place == Place(1) and args[0] is node else None
-    if name in ("aten.conv1d", "aten.conv2d", "aten.conv3d") and args[0] is not node:
-        kernel = len(shape_of(args[1])) - 2
-        return [(user, Place(len(after) - kernel - 1))] if place == Place(0) else None
-    if name in ("aten.cat", "aten.concat"):
-        dim: Any = args[1] if len(args) > 1 else 0
-        return [(user, place)] if dim % rank != place.dim else None
-    return onward(user, node, place, is_affine=False)
-
-
 def _tensors(node: Node) -> list[Node]:
     """The operations that use a value, those without a result left out."""
     return [user for user in node.users if user.op == "output" or user.meta.get("val") is not None]
@@ -451,17 +376,3 @@ def _sums(node: Node) -> Collection[Node]:
         if packet_name(user.target) in (*SAME, "aten.add") and len(user.all_input_nodes) == 1
     ]
     return {*found, *(each for user in found for each in _sums(user))}
-
-
-def _letter(user: Node, node: Node, place: Place) -> tuple[Any, int]:
-    """Of an einsum the other factor, and its axis with the letter that is summed over; (None, 0) where it is none."""
-    tensors: Any = user.args[1]
-    sides = str(user.args[0]).replace(" ", "").split("->")
-    given = sides[0].split(",")
-    if len(tensors) != 2 or len(sides) != 2 or "." in sides[0] or tensors[0] is tensors[1]:
-        return None, 0
-    own = 0 if tensors[0] is node else 1
-    letter = given[own][place.dim]
-    if letter in sides[1] or given[1 - own].count(letter) != 1 or given[own].count(letter) != 1:
-        return None, 0
-    return tensors[1 - own], given[1 - own].index(letter)

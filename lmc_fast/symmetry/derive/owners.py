@@ -22,7 +22,8 @@ def monomials(terms: Terms, term: Term) -> list[list[Term]]:
     found: list[list[Term]] = [[]]
     for factor in terms.factors(term):
         if factor.is_sum:
-            choices = [each for part in terms.parts(factor) for each in monomials(terms, part)]
+            parts = factor.parts if factor.in_turn else terms.parts(factor)
+            choices = [each for part in parts for each in monomials(terms, part)]
             found = [[*before, *choice] for before in found for choice in choices]
         else:
             found = [[*before, factor] for before in found]
@@ -112,7 +113,7 @@ def settle_instances(
     terms: Terms, values: Iterable[Dims], parameters: Iterable[Dims], numbers: Sequence[Numbers]
 ) -> Beside:
     """Make instances of an atom one with it, unless what they were picked from stands beside it everywhere, and
-    before it in every parameter: there its units can be written down for each index by themselves.
+    before it, or last on its dimension, in every parameter: there its units can be written down for each index.
 
     Returns:
         What stands beside what then.
@@ -128,13 +129,17 @@ def settle_instances(
         if is_deep:
             seen, on_axes = ([each for of in several for each in levels(terms, of)] for several in (values, parameters))
         found = Beside(terms, [*seen, *on_axes], numbers)
-        orders: dict[Term, list[list[Term]]] = {}
+        orders: dict[Term, list[tuple[list[Term], Dims]]] = {}
         for dims in on_axes:
             for order in monomials(terms, terms.product(dims)):
                 for atom in order:
-                    orders.setdefault(atom, []).append(order)
+                    if atom.at:
+                        orders.setdefault(atom, []).append((order, dims))
+        counts = {place[0].found() for atom in found.near for place in atom.at}
         several = [
-            atom for atom in found.near if atom.at and not _stands_apart(atom, found.near[atom], orders.get(atom, ()))
+            atom
+            for atom in found.near
+            if atom.at and not _stands_apart(terms, atom, found.near[atom], orders.get(atom, ()), counts)
         ]
         for atom in several:
             terms.make_alike(atom)
@@ -163,12 +168,27 @@ def _tidy(terms: Terms, atom: Term) -> None:
                     inside.append(each)
 
 
-def _stands_apart(atom: Term, near: set[Term], orders: Iterable[list[Term]]) -> bool:
+def _stands_apart(
+    terms: Terms, atom: Term, near: set[Term], orders: Iterable[tuple[list[Term], Dims]], counts: set[Term]
+) -> bool:
+    """Whether what an atom was picked at stands beside it everywhere, and where its units can be written down for each
+    index: before it on parameters, or last on the same dimension, but for what others were picked at."""
     picked = {key[0] if key[0].same is None else None for key in atom.at}
     if len(picked) != 1:
         return False
     (one,) = picked
-    return one is not None and one in near and all(one in order[: order.index(atom)] for order in orders)
+    if one is None or one not in near:
+        return False
+    return all(
+        one in order[: order.index(atom)]
+        or all(
+            one in own and counts.issuperset(own[own.index(one) :])
+            for term in dims
+            for own in monomials(terms, term)
+            if atom in own
+        )
+        for order, dims in orders
+    )
 
 
 def own_orders(

@@ -13,7 +13,19 @@ from torch.fx import Node
 
 from .look import packet_name
 
-__all__ = ["SAME", "VIEWS", "Place", "after_shape", "has_own", "onward", "origin", "shape_of"]
+__all__ = [
+    "SAME",
+    "SHAPED",
+    "VIEWS",
+    "Place",
+    "after_shape",
+    "has_own",
+    "letter",
+    "onward",
+    "origin",
+    "shape_of",
+    "written",
+]
 
 SAME = (
     *("aten._to_copy", "aten.clone", "aten.alias", "aten.detach", "aten.contiguous", "aten.dropout", "aten.to"),
@@ -203,3 +215,49 @@ def _steps(node: Node, source: Node, dim: int) -> Iterator[tuple[Node, Place]]:
         "aten.slice",
     ):
         yield from onward(node, source, Place(dim), is_affine=True) or []
+
+
+def written(user: Node, node: Node, place: Place) -> list[tuple[Node, Place]] | None:
+    """Where what is added along a dimension comes to lie after an operation: nowhere after a LayerNorm over it; None
+    where it comes to count."""
+    name, args = packet_name(user.target), user.args
+    rank, after = len(shape_of(node)), shape_of(user)
+    times = list(args).count(node)
+    last = Place(len(after) - 1)
+    if user.op != "call_function" or times > 1:
+        return None
+    if "layer_norm" in name:
+        shape: Any = args[1]
+        is_whole = len(shape) == 1 and place == Place(rank - 1) and args[0] is node
+        return [] if is_whole else None
+    if name in ("aten.add", "aten.sub"):
+        return [(user, Place(len(after) - rank + place.dim))] if place == Place(place.dim) else None
+    if name == "aten.linear" and args[0] is not node:
+        return [(user, last)] if place == Place(0) else None
+    if name == "aten.addmm" and args[1] is not node:
+        return [(user, last)] if place == Place(rank - 1) else None
+    if name in ("aten.matmul", "aten.mm") and args[1] is node and rank == 2:
+        return [(user, last)] if place == Place(1) else None
+    if name == "aten.embedding":
+        return [(user, last)] if place == Place(1) and args[0] is node else None
+    if name in ("aten.conv1d", "aten.conv2d", "aten.conv3d") and args[0] is not node:
+        kernel = len(shape_of(args[1])) - 2
+        return [(user, Place(len(after) - kernel - 1))] if place == Place(0) else None
+    if name in ("aten.cat", "aten.concat"):
+        dim: Any = args[1] if len(args) > 1 else 0
+        return [(user, place)] if dim % rank != place.dim else None
+    return onward(user, node, place, is_affine=False)
+
+
+def letter(user: Node, node: Node, place: Place) -> tuple[Any, int]:
+    """Of an einsum the other factor, and its axis with the letter that is summed over; (None, 0) where it is none."""
+    tensors: Any = user.args[1]
+    sides = str(user.args[0]).replace(" ", "").split("->")
+    given = sides[0].split(",")
+    if len(tensors) != 2 or len(sides) != 2 or "." in sides[0] or tensors[0] is tensors[1]:
+        return None, 0
+    own = 0 if tensors[0] is node else 1
+    letter = given[own][place.dim]
+    if letter in sides[1] or given[1 - own].count(letter) != 1 or given[own].count(letter) != 1:
+        return None, 0
+    return tensors[1 - own], given[1 - own].index(letter)

@@ -14,98 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from .term import MOST_CUT, Pin, Term
 
 __all__ = ["Pin", "Term", "Terms"]
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Why units must stay where they are.
-
-    Attributes:
-        op: what told them apart: an operation's name, or "input", "output", "integers".
-        where: the line of the model's source, "" where there is none.
-        why: in a few words.
-    """
-
-    op: str
-    where: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.op}: {self.why}" + (f" ({self.where})" if self.where else "")
-
-
-class Term:
-    """An atom, a product or a sum; or a name for another one that it was found to be.
-
-    Attributes:
-        size: entries.
-        parts: factors of a product, parts of a sum; of an atom none.
-        is_sum: of one with parts, which of the two.
-        pin: of an atom, why it stays; None where it is free.
-        at: instances of an atom, by the atom that was picked from and the index that was picked.
-        of: of an instance the atom.
-        is_alike: whether all instances of an atom are the atom itself.
-        follows: of an atom whose units come in the order of other units' numbers, these others: it moves as they do,
-            and stays only if they stay.
-        rows: of such an atom dimensions at each of whose indices the order may be another one.
-        stiff: of an atom, why it may not turn; None where nothing acts on it entry by entry.
-        keeps_ones: of an atom, whether what turns it has to keep the vector of ones.
-        plane: of an atom of planes that rotary embedding turns, how the two entries of each stand beside it: "outer"
-            or "inner"; "" of any other.
-        is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
-            value may lay it over other units.
-    """
-
-    __slots__ = (
-        "at",
-        "follows",
-        "is_alike",
-        "is_loose",
-        "is_sum",
-        "keeps_ones",
-        "number",
-        "of",
-        "parts",
-        "pin",
-        "plane",
-        "rows",
-        "same",
-        "size",
-        "stiff",
-    )
-
-    def __init__(self, size: int, parts: tuple[Term, ...] = (), is_sum: bool = False, number: int = 0) -> None:
-        self.size, self.parts, self.is_sum, self.number = size, parts, is_sum, number
-        self.pin: Pin | None = None
-        self.same: Term | None = None
-        self.at: dict[tuple[Term, int], Term] = {}
-        self.of: Term | None = None
-        self.is_alike = self.is_loose = False
-        self.follows: tuple[Term, ...] = ()
-        self.rows: tuple[Term, ...] = ()
-        self.stiff: Pin | None = None
-        self.keeps_ones = False
-        self.plane = ""
-
-    def found(self) -> Term:
-        """The term that this one was found to be, itself where it is still its own."""
-        term = self
-        while term.same is not None:
-            term = term.same
-        return term
-
-    @property
-    def is_atom(self) -> bool:
-        return not self.parts
-
-    def __repr__(self) -> str:
-        term = self.found()
-        if term.is_atom:
-            return f"{'!' if term.pin else ''}a{term.number}[{term.size}]"
-        return "(" + (" + " if term.is_sum else " * ").join(map(repr, term.parts)) + ")"
 
 
 class Terms:
@@ -142,8 +54,22 @@ class Terms:
             return others.get(term, term)
         if not others.keys() & set(self.atoms(term)):
             return term
-        parts = [self.replaced(part, others) for part in term.parts]
+        return self.alike(term, [self.replaced(part, others) for part in term.parts])
+
+    def alike(self, term: Term, parts: Sequence[Term]) -> Term:
+        """A product or a sum of these parts, as a term is one of its own."""
+        if term.in_turn:
+            return self.in_turn(parts)
         return self.sum(parts) if term.is_sum else self.product(parts)
+
+    def in_turn(self, parts: Sequence[Term]) -> Term:
+        """Terms whose entries come in turn; of one size, or the first few with one more each."""
+        parts = [part for part in parts if part.size]
+        if len(parts) == 1:
+            return parts[0].found()
+        made = Term(sum(part.size for part in parts), tuple(parts), is_sum=True)
+        made.in_turn = True
+        return made
 
     def product(self, factors: Iterable[Term]) -> Term:
         """The product of terms, the first running slowest; of none a pinned single."""
@@ -159,7 +85,7 @@ class Terms:
         flat: list[Term] = []
         for part in parts:
             term = part.found()
-            flat += [p.found() for p in term.parts] if term.is_sum else [term] if term.size else []
+            flat += [p.found() for p in term.parts] if term.is_sum and not term.in_turn else [term] if term.size else []
         if len(flat) == 1:
             return flat[0]
         if not flat:
@@ -176,9 +102,9 @@ class Terms:
         return [term]
 
     def parts(self, term: Term) -> list[Term]:
-        """The parts of a term, none of which is a sum or empty."""
+        """The parts of a term, none of which is empty or lies end to end itself."""
         term = term.found()
-        if term.is_sum:
+        if term.is_sum and not term.in_turn:
             return [part for given in term.parts for part in self.parts(given)]
         return [term] if term.size else []
 
@@ -252,6 +178,12 @@ class Terms:
                         self._merge(a, b, why)
                 elif self._is_settled((*left, *right)) or not self._cut_alike(a, b, end):
                     break
+        for one, other in ((left, right), (right, left)):
+            parts = self.parts(one[0]) if len(one) == 1 else []
+            # Parts may end within units, which stay then, while what each holds keeps an order of its own.
+            if len(parts) > 1 and len(other) > 1:
+                self._meet(parts, [self.product(other)], why)
+                return
         for term in (*left, *right):
             self.pin(term, Pin(why.op, why.where, f"{why.why}: sizes without common parts"))
 
@@ -274,7 +206,7 @@ class Terms:
             self._become(term, Term(term.size, (self.atom(first, term.pin), self.atom(rest, term.pin))))
             return True
         parts = self.parts(term)
-        if any(part.size % rest for part in parts):
+        if term.in_turn or any(part.size % rest for part in parts):
             return False
         inner = self.atom(rest)
         heads = []
@@ -284,6 +216,28 @@ class Terms:
             heads.append(head)
         term.same = Term(term.size, (self.sum(heads), inner))
         return True
+
+    def apart(self, term: Term, count: int, why: Pin) -> None:
+        """Make a sum a product of a count and of what stands at each of its indices: as many runs of one size, each
+        of which keeps units of its own. What is no sum, or has no end there, stays as it is."""
+        term = term.found()
+        if not term.is_sum or term.in_turn or term.size % count:
+            return
+        size, runs = term.size // count, []
+        behind = self.parts(term)
+        while behind:
+            run: list[Term] = []
+            while behind and sum(part.size for part in run) < size:
+                run.append(behind.pop(0))
+            if sum(part.size for part in run) != size:
+                return
+            runs.append(self.sum(run))
+        if all(run is runs[0] for run in runs) or self._is_settled(runs):
+            return
+        picked, units = self.atom(count, why), self.atom(size)
+        for index, each in enumerate(runs):
+            units.at[picked, index] = each
+        term.same = Term(term.size, (picked, units))
 
     def _merge(self, a: Term, b: Term, why: Pin) -> None:
         """Unify an atom or a sum with another one of its size."""
@@ -297,6 +251,12 @@ class Terms:
             self._become(a, b)
         elif b.is_atom:
             self._become(b, a)
+        elif a.in_turn and b.in_turn:
+            is_alike = [part.size for part in a.parts] == [part.size for part in b.parts]
+            for one, other in zip(a.parts, b.parts, strict=True) if is_alike else ():
+                self.unify(one, other, why)
+            for term in () if is_alike else (a, b):
+                self.pin(term, why)
         else:
             self._meet(self.parts(a), self.parts(b), why)
 
@@ -341,7 +301,7 @@ class Terms:
             self.unify(a, b, why)
 
     def cut(self, term: Term, at: int, why: Pin) -> tuple[Term, Term]:
-        """The term as two, one behind the other, the first of this size; pinned where that cuts through a unit."""
+        """The term as two, one behind the other, the first of this size; units stay where that cuts through one."""
         term = term.found()
         if at == 0 or at == term.size:
             empty = self.atom(0)
@@ -350,6 +310,8 @@ class Terms:
             first, rest = self.atom(at, term.pin), self.atom(term.size - at, term.pin)
             self._become(term, Term(term.size, (first, rest), is_sum=True))
             return first, rest
+        if term.in_turn:
+            return self._cut_in_turn(term.parts, at, why)
         if term.is_sum:
             before: list[Term] = []
             behind = self.parts(term)
@@ -366,8 +328,23 @@ class Terms:
         if at % unit == 0:
             first, rest = self.cut(leading, at // unit, why)
             return self.product([first, *others]), self.product([rest, *others])
-        self.pin(term, why)
-        return self.atom(at, why), self.atom(term.size - at, why)
+        picked = others[0].found()
+        if len(others) == 1 and any(place.found() is picked for place, _ in leading.at):
+            return self._cut_in_turn([self.instance(leading, picked, k) for k in range(unit)], at, why)
+        self.pin(leading if leading.is_atom and leading.size <= MOST_CUT else term, why)
+        if self._is_settled([term]):
+            return self.atom(at, why), self.atom(term.size - at, why)
+        # What is cut through stays; what each unit holds has an order of its own, and is cut where that one is.
+        held = [self.instance(self.product(others), leading, k) for k in range(leading.size)]
+        first, rest = self.cut(held[at // unit], at % unit, why)
+        return self.sum([*held[: at // unit], first]), self.sum([rest, *held[at // unit + 1 :]])
+
+    def _cut_in_turn(self, parts: Sequence[Term], at: int, why: Pin) -> tuple[Term, Term]:
+        """What comes in turn as two, one behind the other: in the second the next one takes the first turn."""
+        turns, further = divmod(at, len(parts))
+        pieces = [self.cut(part, turns + (k < further), why) for k, part in enumerate(parts)]
+        behind = [rest for _, rest in pieces]
+        return self.in_turn([first for first, _ in pieces]), self.in_turn([*behind[further:], *behind[:further]])
 
     def _become(self, atom: Term, term: Term) -> None:
         """An atom is found to be this term."""
@@ -406,16 +383,17 @@ class Terms:
                 return term
             known = term.at.get((picked, index))
             if known is None:
+                # What was picked from may have been found to be this atom since.
+                known = next((term.at[key] for key in term.at if key[1] == index and key[0].found() is picked), None)
+            if known is None:
                 known = term.at[picked, index] = self.asked_alike(self.atom(term.size), [term])
                 known.of, known.plane = term, term.plane
             return known
-        parts = tuple(self.instance(part, picked, index) for part in term.parts)
-        return self.sum(parts) if term.is_sum else self.product(parts)
+        return self.alike(term, [self.instance(part, picked, index) for part in term.parts])
 
     def at(self, term: Term, picked: Term, index: int) -> Term:
         """The same for what was picked from that atom; what never was stays itself."""
         term = term.found()
         if term.is_atom:
-            return self.instance(term, picked, index) if any(key[0] is picked for key in term.at) else term
-        parts = [self.at(part, picked, index) for part in term.parts]
-        return self.sum(parts) if term.is_sum else self.product(parts)
+            return self.instance(term, picked, index) if any(key[0].found() is picked for key in term.at) else term
+        return self.alike(term, [self.at(part, picked, index) for part in term.parts])

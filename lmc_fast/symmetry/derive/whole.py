@@ -34,6 +34,12 @@ def made_whole(
     """
     found: dict[Term, Term] = {}
     numbered = {atom for each in numbers for dim in (each.of, *each.dims) for atom in terms.atoms(dim)}
+    # Of what others hold at an index only these know.
+    seen = {atom for dims in (*parameters, *values) for term in dims for atom in terms.atoms(term) if atom.at}
+    while seen:
+        held = {each for atom in seen for instance in atom.at.values() for each in terms.atoms(instance)} - numbered
+        numbered |= held
+        seen = {atom for atom in held if atom.at}
     while pairs := _pairs(terms, parameters, values, numbered):
         others: dict[Term, Term] = {}
         for first, second in pairs:

@@ -76,13 +76,13 @@ def _told(program: ExportedProgram) -> list[Any]:
     return lines
 
 
-@pytest.mark.parametrize("name", [*TAKEN_APART, *KEPT])
-def test_the_graph_is_torchs_own(name: str) -> None:
+@pytest.mark.parametrize("of", [TAKEN_APART, KEPT], ids=["what is taken apart", "what is kept"])
+def test_the_graph_is_torchs_own(of: dict[str, Callable[[Of, Tensor], Any]]) -> None:
     """Also where something is taken apart, and on the short way: only its own operations are prepared."""
     with torch.no_grad():
-        program = _program({**TAKEN_APART, **KEPT}[name])
+        program = _program(lambda m, x: [each(m, x.clone()) for each in of.values()])
         kept = decomposing._kept(program)
-        assert kept is not None and len(kept) < 10
+        assert kept is not None and 0 < len(kept) < 20
         assert _told(decomposed(program)) == _told(program.run_decompositions({}))
 
 

@@ -26,11 +26,14 @@ def test_a_sum_cuts_the_first_factor_of_a_product() -> None:
     assert terms.factors(first)[1].found() is terms.factors(second)[1].found()
 
 
-def test_a_sum_whose_parts_are_cut_through_is_pinned() -> None:
+def test_a_sum_whose_parts_are_cut_through_pins_the_units_alone() -> None:
+    """What each unit holds keeps an order of its own, in two runs where a part ends within it."""
     terms = Terms()
     parts, factors = [terms.atom(5), terms.atom(7)], [terms.atom(3), terms.atom(4)]
     terms.unify(terms.sum(parts), terms.product(factors), WHY)
-    assert all(atom.pin for term in (*parts, *factors) for atom in terms.atoms(term))
+    assert [[part.size for part in terms.parts(each)] for each in parts] == [[4, 1], [3, 4]]
+    assert factors[0].pin is not None
+    assert not any(atom.pin for each in (*parts, factors[1]) for atom in terms.atoms(each))
 
 
 def test_what_ends_alike_is_one_though_its_beginnings_have_no_common_parts() -> None:
@@ -66,14 +69,26 @@ def test_what_stays_is_not_cut() -> None:
     assert [factor.size for factor in terms.factors(product)] == [4, 2]
 
 
-def test_a_cut_through_a_unit_pins() -> None:
+def test_a_cut_through_a_unit_pins_it() -> None:
     terms = Terms()
     heads, each = terms.atom(3), terms.atom(4)
     first, rest = terms.cut(terms.product([heads, each]), 6, WHY)
-    assert (first.size, rest.size) == (6, 6) and heads.pin is WHY and each.pin is WHY
+    assert [[part.size for part in terms.parts(term)] for term in (first, rest)] == [[4, 2], [2, 4]]
+    assert heads.pin is WHY
+    assert not any(atom.pin for term in (first, rest) for atom in terms.atoms(term))
     whole = terms.atom(5)
     assert [term.size for term in terms.cut(whole, 0, WHY)] == [0, 5]
     assert [term.size for term in terms.cut(whole, 5, WHY)] == [5, 0] and whole.pin is None
+
+
+def test_of_many_units_all_is_pinned() -> None:
+    """Each would need orders of its own."""
+    terms = Terms()
+    heads, each = terms.atom(65), terms.atom(4)
+    first, rest = terms.cut(terms.product([heads, each]), 6, WHY)
+    assert (first.size, rest.size) == (6, 254)
+    assert heads.pin is WHY
+    assert each.pin is WHY
 
 
 def test_terms_print_as_what_they_are_made_of() -> None:

@@ -35,8 +35,18 @@ def regrouped(look: Look, dims: Dims, shape: list[int]) -> Dims:
         return dims
     made = [terms.atom(size) for size in shape]
     if 0 not in shape:
+        _take_apart(look, dims, shape)
         terms.unify(terms.product(dims), terms.product(made), look.why("cut where units end in no common way"))
     return made
+
+
+def _take_apart(look: Look, dims: Dims, shape: list[int]) -> None:
+    """Values laid end to end, and now taken as rows of which each is one of them, keep units of their own."""
+    starts = {math.prod(shape[:k]): size for k, size in enumerate(shape) if size > 1}
+    for k, dim in enumerate(dims):
+        count = starts.get(math.prod(each.size for each in dims[:k]), 1)
+        if 1 < count < dim.size:
+            look.terms.apart(dim, count, look.why("each is another value"))
 
 
 def is_cut(look: Look, node: Node) -> bool:

@@ -1,0 +1,228 @@
+"""Segments that lie alternately on an axis: where they lie, what moves there, and what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import lmc_fast as lmc
+from lmc_fast import Group, PermutationSpec, Segment
+from lmc_fast.symmetry.kinds import KINDS
+from lmc_fast.symmetry.mixing import mixed
+from lmc_fast.symmetry.placing import laid, placed
+from lmc_fast.symmetry.transforms import Transforms
+from lmc_fast.symmetry.views import axis_orbits, leaves
+
+SIZES = {"a": 3, "b": 3, "c": 6, "pair": 2, "each": 4}
+GROUPS = [*(Group(name, size) for name, size in SIZES.items() if name != "each"), Group("each", 4, owner="pair")]
+# Which entries each of the segments has, in its own order.
+AXES: dict[str, tuple[tuple[Segment, ...], list[list[int]]]] = {
+    "two in turn": ((Segment("a", step=2), Segment("b", step=2)), [[0, 2, 4], [1, 3, 5]]),
+    "two in turn, one of them in turn itself": (
+        (Segment("a", step=4), Segment("c", step=2), Segment("b", step=4)),
+        [[0, 4, 8], [1, 3, 5, 7, 9, 11], [2, 6, 10]],
+    ),
+    "with others end to end": (
+        (Segment.fixed(2), Segment("a", step=2), Segment("b", step=2), Segment("c")),
+        [[0, 1], [2, 4, 6], [3, 5, 7], [8, 9, 10, 11, 12, 13]],
+    ),
+    "with what stays": ((Segment("c", step=2), Segment.fixed(6, 2)), [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]),
+    "with entries of each": (
+        (Segment("a", inner=2, step=2), Segment("b", outer=2, step=2)),
+        [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]],
+    ),
+    "owned units": ((Segment("each", step=2), Segment.fixed(8, 2)), [list(range(0, 16, 2)), list(range(1, 16, 2))]),
+    "one entry with a step": ((Segment.fixed(1, 7), Segment("a")), [[0], [1, 2, 3]]),
+}
+INSIDE = (Segment("c", inner=(Segment("a", step=2), Segment("b", step=2), Segment.fixed(1))),)
+
+
+def _spec(axis: tuple[Segment, ...]) -> PermutationSpec:
+    """On "w" this axis, and each group on a parameter of its own."""
+    axes = {"w": (axis, None)} | {name: (name,) for name in SIZES}
+    size = sum(place.length for place in placed(_whole(axis), SIZES))
+    state = {"w": torch.zeros(size, 2)} | {name: torch.zeros(size) for name, size in SIZES.items()}
+    state["each"] = torch.zeros(8)
+    return PermutationSpec.from_axes(axes, GROUPS, model=state)
+
+
+def _whole(axis: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """With the owner around the units that it owns."""
+    return tuple(
+        Segment("pair", 1, (replace(each, step=1),), step=each.step) if each.group == "each" else each for each in axis
+    )
+
+
+def _wanted(spec: PermutationSpec, chosen: lmc.Permutations, entries: list[list[int]]) -> list[int]:
+    """Where entries come from: every segment by itself, at the entries that it has."""
+    axis = spec.axes["w"][0].segments
+    index = np.arange(sum(map(len, entries)))
+    for segment, at in zip(axis, entries, strict=True):
+        alone = PermutationSpec.from_axes(
+            {"w": ((replace(segment, step=1),),)} | {name: (name,) for name in SIZES},
+            GROUPS,
+            model={"w": torch.zeros(len(at))} | {n: torch.zeros(8 if n == "each" else s) for n, s in SIZES.items()},
+        )
+        own = lmc.Permutations(alone, {name: chosen[name] for name in spec.groups}).index("w", 0).numpy()
+        index[at] = np.array(at)[own]
+    return index.tolist()
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("name", AXES)
+    def test_each_takes_the_first_free_entry_and_every_step_from_there(self, name: str) -> None:
+        axis, entries = AXES[name]
+        found = placed(_whole(axis), SIZES)
+        assert [list(range(*slice_of(place))) for place in found] == entries
+
+    @pytest.mark.parametrize("name", AXES)
+    def test_entries_move_within_their_segment(self, name: str) -> None:
+        spec = _spec(AXES[name][0])
+        for seed in range(3):
+            chosen = lmc.Permutations.random(spec, seed)
+            assert chosen.index("w", 0).tolist() == _wanted(spec, chosen, AXES[name][1])
+
+    def test_inside_a_unit(self) -> None:
+        spec = _spec(INSIDE)
+        chosen = lmc.Permutations.random(spec, 3)
+        a, b, c = (chosen[name].tolist() for name in "abc")
+        inside = [2 * a[0], 2 * b[0] + 1, 2 * a[1], 2 * b[1] + 1, 2 * a[2], 2 * b[2] + 1, 6]
+        assert chosen.index("w", 0).tolist() == [7 * unit + entry for unit in c for entry in inside]
+
+    def test_what_is_laid_together_was_there(self) -> None:
+        whole = torch.arange(24.0).reshape(2, 12)
+        places = placed(AXES["two in turn, one of them in turn itself"][0], SIZES)
+        assert torch.equal(laid([place.of(whole, 1) for place in places], places, 1), whole)
+        assert places[0].of(whole, -1).data_ptr() == whole.data_ptr()
+
+
+def slice_of(place: object) -> tuple[int, int, int]:
+    return place.offset, place.offset + place.step * place.length, place.step  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", [*AXES, "inside units"])
+class TestLaws:
+    """What moves along an axis does so alike for everyone who asks."""
+
+    def _of(self, name: str) -> tuple[PermutationSpec, torch.Tensor]:
+        spec = _spec(INSIDE if name == "inside units" else AXES[name][0])
+        size = len(lmc.Permutations.identity(spec).index("w", 0))
+        return spec, torch.randn(size, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def test_permuted_and_turned_and_mixed(self, name: str) -> None:
+        spec, w = self._of(name)
+        chosen = lmc.Permutations.random(spec, 5)
+        moved = chosen.apply_to("w", w)
+        assert not torch.equal(moved, w)
+        turned = Transforms(spec, {group: chosen[group] for group in spec.groups})
+        assert torch.equal(turned.apply_to("w", w), moved)
+        matrices = {
+            group: torch.nn.functional.one_hot(chosen[group].reshape(-1, spec.sizes[group]), spec.sizes[group]).double()
+            for group in spec.groups
+        }
+        assert torch.equal(mixed(spec, "w", w, matrices), moved)
+
+    def test_leaves_are_all_entries_of_groups(self, name: str) -> None:
+        spec, w = self._of(name)
+        for root in spec.roots:
+            count = torch.zeros_like(w)
+            for leaf in leaves(spec, root):
+                if leaf.parameter == "w":
+                    leaf.view(count).add_(1)
+            tree = [group for group in spec.groups if spec.root_of(group) == root]
+            labels = axis_orbits(spec, spec.axes["w"][0].segments, tree)
+            can_move = np.bincount(labels)[labels] > 1
+            assert (count[:, 0] == 1).tolist() == can_move.tolist()
+
+    def test_orbits_are_where_entries_can_go(self, name: str) -> None:
+        spec, _ = self._of(name)
+        labels = axis_orbits(spec, spec.axes["w"][0].segments, list(spec.groups))
+        assert sorted(set(labels.tolist())) == list(range(len(set(labels.tolist()))))
+        for seed in range(5):
+            index = lmc.Permutations.random(spec, seed).index("w", 0).numpy()
+            assert (labels[index] == labels).all()
+
+    def test_there_and_back_as_text(self, name: str) -> None:
+        spec, _ = self._of(name)
+        assert PermutationSpec.from_json(spec.to_json()) == spec
+
+
+class TestEdited:
+    SPEC = _spec(AXES["two in turn, one of them in turn itself"][0])
+
+    def test_what_is_pinned_stays_where_it_lies(self) -> None:
+        pinned = self.SPEC.edit(pin=["c"])
+        assert [(each.group, each.step) for each in pinned.axes["w"][0].segments] == [("a", 4), (None, 2), ("b", 4)]
+        index = lmc.Permutations.random(pinned, 1).index("w", 0).numpy()
+        assert (index[1::2] == np.arange(12)[1::2]).all()
+        assert (index[0::2] != np.arange(12)[0::2]).any()
+
+    def test_owned_units_that_are_pinned_stay_where_they_lie(self) -> None:
+        axis = (Segment("pair", inner=(Segment("each", step=2), Segment.fixed(4, 2))),)
+        pinned = _spec(axis).edit(pin=["each"])
+        (segment,) = pinned.axes["w"][0].segments
+        assert segment == Segment("pair", inner=8)
+
+    def test_others_names(self) -> None:
+        renamed = self.SPEC.edit(rename={"a": "left"})
+        assert renamed.axes["w"][0].segments[0] == Segment("left", step=4)
+
+    def test_it_is_told(self) -> None:
+        assert "c: 6, on w, c" in str(self.SPEC.explain())
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ((Segment("a", step=2), Segment("c")), r"axis 0 of parameter 'w': 6 entries in steps of 1 do not fit"),
+        ((Segment("a", step=3), Segment("b", step=2)), r"3 entries in steps of 3 do not fit"),
+        ((Segment("c", inner=(Segment("a", step=2),)),), r"axis 0 of parameter 'w': 3 entries in steps of 2"),
+    ],
+    ids=["end to end between", "too far apart", "inside a unit"],
+)
+def test_what_does_not_fill_an_axis_is_named(axis: tuple[Segment, ...], message: str) -> None:
+    sizes = {name: size for name, size in SIZES.items() if name in "abc"}
+    entries = sum(sizes[str(each.group)] * (3 if isinstance(each.inner, tuple) else 1) for each in axis)
+    state = {"w": torch.zeros(entries)} | {name: torch.zeros(size) for name, size in sizes.items()}
+    with pytest.raises(ValueError, match=message):
+        PermutationSpec.from_axes({"w": (axis,)} | {name: (name,) for name in sizes}, model=state)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Segment("a", step=0), ValueError),
+        (lambda: Segment("a", step=1.5), TypeError),  # type: ignore[arg-type]
+        (lambda: Segment.fixed(None, 2), ValueError),
+    ],
+    ids=["zero", "a fraction", "a whole axis"],
+)
+def test_steps_that_are_none(make: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="step"):
+        make()  # type: ignore[operator]
+
+
+def test_text_of_before_has_no_steps() -> None:
+    """What has none is written as it was, and read as lying end to end."""
+    spec = _spec((Segment("a"), Segment("b", inner=2)))
+    assert "step" not in spec.to_json()
+    assert PermutationSpec.from_json(spec.to_json()).axes["w"][0].segments[1].step == 1
+
+
+def test_turned_units_in_turn() -> None:
+    """Of any kind: what turns lies as what permutes does."""
+    spec = PermutationSpec.from_axes(
+        {"w": ((Segment("a", step=2), Segment("b", step=2)),), "a": ("a",), "b": ("b",)},
+        [Group("a", 3, kind="orthogonal"), Group("b", 3)],
+        model={"w": torch.zeros(6), "a": torch.zeros(3), "b": torch.zeros(3)},
+    )
+    element = KINDS["orthogonal"].random((3,), np.random.default_rng(0))
+    chosen = Transforms(spec, {"a": element, "b": torch.tensor([2, 0, 1])})
+    w = torch.arange(6.0, dtype=torch.float64)
+    moved = chosen.apply_to("w", w)
+    a = Transforms(spec, {"a": element, "b": torch.arange(3)}).apply_to("a", w[0::2])
+    assert torch.allclose(moved[0::2], a)
+    assert moved[1::2].tolist() == [5.0, 1.0, 3.0]
