@@ -14,7 +14,7 @@ import torch
 
 import lmc_fast as lmc
 from lmc_fast.matching import weight
-from lmc_fast.matching.engine import descent, gains, leading
+from lmc_fast.matching.engine import descent, gains, leading, small
 
 from .gpu_pairs import DevicePair
 
@@ -31,6 +31,8 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("gains to the host", descent.Leaving, "arrived"),
     ("candidates", descent, "gain_candidates"),
     ("assignments", descent, "best_choices"),
+    ("sweeps in the core", small.SmallDescent, "anchor"),
+    ("sweeps in the core", small.SmallDescent, "run"),
     ("objective", descent.CoordinateDescent, "objective"),
     ("overlaps at the start", weight, "overlaps"),
     ("finite weights", weight, "check_finite_weights"),

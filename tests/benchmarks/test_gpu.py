@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 import lmc_fast as lmc
 from benchmarks import gpu, gpu_pairs
+from benchmarks.gains import by_torch
 from benchmarks.gpu import ALL_COLUMNS
 from benchmarks.gpu_goals import GOALS, ON_CPU, ON_GPU, judged
 from benchmarks.gpu_matching import syncs_of, where_time_goes
@@ -51,7 +53,7 @@ def test_a_dry_run_goes_from_end_to_end(tmp_path: Path) -> None:
     assert len(variants) > 20 and all(float(row["relative_error"]) < 1e-6 for row in variants)
     assert all(row["commit"] and float(row["p50_ms"]) > 0 for row in variants)
     assert [row["label"] for row in rows if row["family"] == "goal"] == [goal.name for goal in GOALS]
-    assert {row["label"] for row in rows if row["part"] == "assignments"} == MATCHED
+    assert {row["label"] for row in rows if row["part"] in ("assignments", "sweeps in the core")} == MATCHED
 
 
 def test_matchings_and_goals_are_written_one_behind_the_other(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_matchings_and_goals_are_written_one_behind_the_other(tmp_path: Path) ->
         assert main(dry) == 0
     rows = rows_of(tmp_path)
     assert not [row["status"] for row in rows if row["status"].startswith(("wrong", "failed"))]
-    assert {row["label"] for row in rows if row["part"] == "assignments"} == MATCHED
+    assert {row["label"] for row in rows if row["part"] in ("assignments", "sweeps in the core")} == MATCHED
     assert [row["label"] for row in rows if row["family"] == "goal"] == [goal.name for goal in GOALS]
 
 
@@ -133,10 +135,13 @@ def test_llama_has_its_sizes() -> None:
     assert sum(math.prod(shape) for shape in shapes.values()) == 6_738_415_616
 
 
-def test_parts_of_a_matching_add_up() -> None:
+@pytest.mark.parametrize("way", ["core", "torch"])
+def test_parts_of_a_matching_add_up(way: str) -> None:
     pair = gpu_pairs.pair_of("mlp", *gpu_pairs.mlp(20, 9), torch.float32, CPU)
-    spent = where_time_goes(pair)
+    with by_torch() if way == "torch" else nullcontext():
+        spent = where_time_goes(pair)
     whole = spent.pop("whole")
-    assert {"gains", "assignments", "objective", "all else"} <= set(spent)
+    own = {"gains", "assignments"} if way == "torch" else {"sweeps in the core"}
+    assert {*own, "objective", "all else"} <= set(spent)
     assert sum(spent.values()) == pytest.approx(whole) and min(spent.values()) >= 0
     assert syncs_of(lambda: None) == {}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import lmc_fast as lmc
 from benchmarks import models
+from lmc_fast.matching.engine import descent
 from lmc_fast.matching.engine import gains as kept_gains
 from lmc_fast.ops.gain_matrix import (
     Term,
@@ -321,6 +322,7 @@ def test_a_search_finds_the_same_by_kernels(device: str, monkeypatch: pytest.Mon
         calls.append(len(groups))
         return gain_matrices(groups, bases, backend="triton")
 
+    monkeypatch.setattr(descent, "small_descent", lambda *_: None)
     monkeypatch.setattr(kept_gains, "_at_once", lambda tensor: True)
     monkeypatch.setattr(kept_gains, "gain_matrices", by_kernels)
     monkeypatch.setattr(kept_gains, "gain_matrix", partial(gain_matrix, backend="triton"))

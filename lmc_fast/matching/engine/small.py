@@ -108,7 +108,8 @@ class SmallDescent:
                 numbers = [[self._numbers[name] for name in batch] for batch in batches()]
                 gained, moved, solved, stale = self._core.sweep(numbers, threads=self._threads)
                 steps.append(Step(gained, moved, solved, time.perf_counter() - began))
-                advance(f"sweep {len(steps)}: {moved} units moved, objective {gained:+.4g}")
+                note = f"sweep {len(steps)}: {moved} units moved, objective {gained:+.4g}"
+                advance(note, moved=moved, solved=solved, gained=gained)
         return steps, not stale
 
     def _set_stale(self, names: Collection[str]) -> bool:

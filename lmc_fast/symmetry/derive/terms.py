@@ -180,8 +180,9 @@ class Terms:
                     break
         for one, other in ((left, right), (right, left)):
             parts = self.parts(one[0]) if len(one) == 1 else []
-            # Parts may end within units, which stay then, while what each holds keeps an order of its own.
-            if len(parts) > 1 and len(other) > 1:
+            # Parts may end within units, which stay then, and what each holds keeps its order; equal parts would merge.
+            apart = len({id(part.found()) for part in parts}) == len(parts)
+            if len(parts) > 1 and len(other) > 1 and (apart or self._is_settled(other[1:])):
                 self._meet(parts, [self.product(other)], why)
                 return
         for term in (*left, *right):
