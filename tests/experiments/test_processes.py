@@ -145,7 +145,7 @@ def contents(folder: Path, of: str) -> dict[str, Any]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer to draw than all else here."""
-    monkeypatch.setattr("lmc_fast.experiments.paper.run.save_figure", lambda figure, folder, name: "<svg ></svg>")
+    monkeypatch.setattr("lmc_fast.experiments.paper.writing.save_figure", lambda figure, folder, name: "<svg ></svg>")
     for name in ("_draw", "_draw_alignment"):
         monkeypatch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
 
