@@ -32,6 +32,7 @@ def handed_on(
     modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 
     def find(name: str) -> Any:
+        """A public name's value or a module of the package; AttributeError for another name."""
         if name in module_of:
             value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
             # From now on without asking.
@@ -42,6 +43,7 @@ def handed_on(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def listed() -> list[str]:
+        """What the package has, and what it hands on."""
         return sorted({*vars(sys.modules[package]), *every})
 
     return every, find, listed

@@ -14,6 +14,7 @@ from ..._models import tensors_of
 from ..._modes import neutral
 from ..searching import Perm
 from ..specs import halves_of
+from .configured import Configured
 from .functions import (
     LayerIterationOrder,
     bound,
@@ -33,19 +34,13 @@ __all__ = [
 ]
 
 
-class Matcher:
+class Matcher(Configured):
     """Base of what finds permutations between modules.
 
     Args:
         name: of the method, as the scripts' configurations have it.
         permutation_spec: the spec, of whatever class.
     """
-
-    def __init__(self, name: str, permutation_spec: Any) -> None:
-        check_type("name", name, str, "a string")
-        halves_of(permutation_spec)
-        self.name = name
-        self.permutation_spec = permutation_spec
 
     def __call__(self, fixed: nn.Module, permutee: nn.Module) -> tuple[Perm, None]:
         """(for every permutation of `permutee` int64 indices on the CPU, None)."""

@@ -16,6 +16,7 @@ from ..._modes import neutral
 from ...repairing import repair
 from ..searching import Perm
 from ..specs import halves_of, is_counter, whole_of
+from .configured import Configured
 from .functions import apply_permutation_to_statedict, bound, start_of, weight_matching
 from .models import average_models, get_model
 
@@ -29,19 +30,13 @@ __all__ = [
 ]
 
 
-class Merger:
+class Merger(Configured):
     """Base of what merges modules, given by symbol; none of them is changed, and the result is a module of its own.
 
     Args:
         name: of the method, as the scripts' configurations have it.
         permutation_spec: the spec, of whatever class.
     """
-
-    def __init__(self, name: str, permutation_spec: Any) -> None:
-        check_type("name", name, str, "a string")
-        halves_of(permutation_spec)
-        self.name = name
-        self.permutation_spec = permutation_spec
 
     @neutral
     def __call__(self, models: Mapping[str, nn.Module], train_loader: Iterable[Any] | None = None) -> tuple[Any, ...]:
