@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from lmc_fast.symmetry.kinds import polar
-from lmc_fast.symmetry.kinds.polar import by_products, by_singular_values, polar_factor
+from lmc_fast.symmetry.kinds.polar import by_eigenvectors, by_products, by_singular_values, polar_factor
 
-WAYS: dict[str, Callable[[Tensor, float], Tensor]] = {"products": by_products, "values": by_singular_values}
+WAYS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "products": by_products,
+    "values": by_singular_values,
+    "vectors": by_eigenvectors,
+}
 DEAD = 1e-13
 
 

@@ -1,4 +1,4 @@
-"""Polar factors of gains: by singular values on a CPU, in matrix products alone elsewhere."""
+"""Polar factors of gains: by eigenvectors of Gram matrices on a CPU, in matrix products alone elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["by_products", "by_singular_values", "nuclear_norm", "polar_factor"]
+__all__ = ["by_eigenvectors", "by_products", "by_singular_values", "nuclear_norm", "polar_factor"]
 
 # A step of lifting, x <- a x + b x^3 + c x^5, takes singular values up by a, and none out of (0, 1.2] (Jordan et al.,
 # "Muon", 2024).
@@ -21,14 +21,17 @@ DECIDE = (0.0, 5 / 2, -3 / 2)
 DECIDING = 5
 # Angles between what is dead in one model and in the other may take more.
 MOST_STEPS = 40
+# How far from orthogonal the columns of G V may be for one step to mend them: what it leaves is the square of that.
+MENDED = 1e-6
+# Singular values down to this share of the largest have their sum from those of a Gram matrix to 1e-12.
+FROM_GRAM = 1e-4
 
 
 def polar_factor(gain: Tensor) -> tuple[Tensor, Tensor]:
     """The orthogonal Q that maximises tr(Q^T gain), U V^T of gain = U S V^T, and that maximum, the nuclear norm.
 
     Computed in float64. A gain's dtype tells how exactly it is known: directions in which it is nothing but rounding
-    of that are dead, and are turned as little as may be. On a CPU singular values are as fast as any way that keeps
-    their accuracy: the eigenvectors of gain^T gain save a fourth of the time, and lose half of the digits.
+    of that are dead, and are turned as little as may be.
 
     Args:
         gain: float [..., n, n].
@@ -39,19 +42,51 @@ def polar_factor(gain: Tensor) -> tuple[Tensor, Tensor]:
     exact, dead = gain.double(), _rounding(gain)
     if not exact.numel():
         return exact, exact.sum((-2, -1))
-    turn = by_singular_values(exact, dead) if gain.device.type == "cpu" else by_products(exact, dead)
+    turn = by_eigenvectors(exact, dead) if gain.device.type == "cpu" else by_products(exact, dead)
     return turn, (turn * exact).sum((-2, -1))
 
 
 def nuclear_norm(gain: Tensor) -> Tensor | None:
-    """The maximum that `polar_factor` reaches, from singular values alone, a third of its work on a CPU: float64 [...].
+    """The maximum that `polar_factor` reaches, without the factor, a quarter of its work on a CPU: float64 [...].
 
     None elsewhere, where both are matrix products.
     """
     if gain.device.type != "cpu":
         return None
-    found: Tensor = torch.linalg.svdvals(gain.double()).sum(-1)
-    return found
+    exact = gain.double()
+    if not exact.numel():
+        return exact.sum((-2, -1))
+    x, largest = _unit(exact)
+    squares = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0.0)
+    found = squares.sqrt().sum(-1)
+    if gain.dtype == torch.float64:
+        # Roots of small squares have half of the digits, which is more than a gain of fewer bits has itself.
+        coarse = ~(squares[..., 0] > FROM_GRAM**2 * squares[..., -1])
+        found[coarse] = torch.linalg.svdvals(x[coarse]).sum(-1)
+    return found * largest[..., 0, 0]
+
+
+def by_eigenvectors(gain: Tensor, dead: float) -> Tensor:
+    """As `by_singular_values`, from V of G^T G = V S^2 V^T: about two thirds of the time.
+
+    The columns of G V = U D, D their lengths, are orthogonal but for the rounding of G^T G, which small ones show. With
+    U^T U = I + F the polar factor of U D is U (I - C), C_ij = F_ij d_i / (d_i + d_j), up to F^2: by the divided
+    differences of (D (I + F) D)^(-1/2). (Of equal d_i that is a step of Newton and Schulz.) What is too far off for
+    that, or has dead directions, is left to singular values.
+    """
+    x, _ = _unit(gain)
+    right = torch.linalg.eigh(x.mT @ x)[1]
+    left = x @ right
+    sizes = torch.linalg.vector_norm(left, dim=-2)  # [..., n]
+    left = left / torch.where(sizes > 0, sizes, 1.0)[..., None, :]
+    off = left.mT @ left
+    off.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    good = (sizes.amin(-1) > dead * sizes.amax(-1)) & (off.abs().amax((-2, -1)) <= MENDED)
+    rows, columns = sizes[..., :, None], sizes[..., None, :]
+    turn = (left - left @ (off * (rows / (rows + columns)))) @ right.mT
+    if not bool(good.all()):
+        turn[~good] = by_singular_values(gain[~good], dead)
+    return turn
 
 
 def by_singular_values(gain: Tensor, dead: float) -> Tensor:
@@ -103,11 +138,17 @@ def _rounding(gain: Tensor) -> float:
 
 def _scaled(gain: Tensor) -> Tensor:
     """The gain with a largest singular value of at most 1, and not much less."""
-    largest = gain.abs().amax((-2, -1), keepdim=True)
-    x = gain / torch.where(largest > 0, largest, 1.0)
+    x, _ = _unit(gain)
     # ||X^T X||_F^(1/2) is at least the largest value, and at most n^(1/4) times it.
     size = torch.linalg.matrix_norm(x.mT @ x)[..., None, None].sqrt()
     return x / torch.where(size > 0, size, 1.0)
+
+
+def _unit(gain: Tensor) -> tuple[Tensor, Tensor]:
+    """The gain over its largest entry, so that no square overflows, and that entry [..., 1, 1], 1 of none."""
+    largest = gain.abs().amax((-2, -1), keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    return gain / largest, largest
 
 
 def _step(x: Tensor, gram: Tensor, weights: tuple[float, float, float]) -> Tensor:

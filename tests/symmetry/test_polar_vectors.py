@@ -1,0 +1,78 @@
+"""Polar factors from eigenvectors of Gram matrices: as exact as those from singular values, which take what they can
+not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmc_fast.symmetry.kinds import polar
+from lmc_fast.symmetry.kinds.polar import by_eigenvectors, by_singular_values, nuclear_norm, polar_factor
+
+from .test_polar import DEAD, gain_with
+
+
+@pytest.fixture
+def left_over(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gains each call left to singular values."""
+    counts: list[int] = []
+
+    def counted(gain: Tensor, dead: float) -> Tensor:
+        counts.append(gain.shape[:-2].numel())
+        return by_singular_values(gain, dead)
+
+    monkeypatch.setattr(polar, "by_singular_values", counted)
+    return counts
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 63, 130])
+@pytest.mark.parametrize("decades", [0, 3, 5])
+def test_small_values_cost_no_digits(size: int, decades: int, left_over: list[int]) -> None:
+    gain, left, right = gain_with(torch.logspace(0, -decades, size, dtype=torch.float64))
+    found = by_eigenvectors(gain, DEAD)
+    assert not left_over
+    # As far as the gain's own rounding lets it be known.
+    assert torch.allclose(found, left @ right.T, rtol=0, atol=1e-15 * 10**decades + 1e-14)
+    assert torch.allclose(found @ found.T, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+def test_only_those_out_of_reach_are_left_to_singular_values(left_over: list[int]) -> None:
+    usual, _, _ = gain_with(torch.linspace(1, 0.1, 20, dtype=torch.float64))
+    steep, left, right = gain_with(torch.logspace(0, -8, 20, dtype=torch.float64))
+    found = by_eigenvectors(torch.stack([usual, steep, torch.zeros_like(usual), -usual])[:, None], DEAD)[:, 0]
+    assert left_over == [2]
+    assert torch.allclose(found[1], left @ right.T, atol=1e-7)
+    assert torch.allclose(found[2], torch.eye(20, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(found[3], -found[0], atol=1e-13)
+
+
+def test_what_rounding_of_the_gain_hides_is_dead(left_over: list[int]) -> None:
+    gain, _, _ = gain_with(torch.logspace(0, -7, 20, dtype=torch.float64))
+    polar_factor(gain.float())
+    assert left_over == [1]
+
+
+@pytest.mark.parametrize("scale", [1e-180, 1e180])
+def test_squares_neither_overflow_nor_vanish(scale: float, left_over: list[int]) -> None:
+    gain, left, right = gain_with(torch.linspace(1, 0.1, 12, dtype=torch.float64))
+    found, value = polar_factor(scale * gain)
+    assert not left_over and torch.allclose(found, left @ right.T, atol=1e-12)
+    norm = nuclear_norm(scale * gain)
+    assert norm is not None and float(norm) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_sums_of_small_values_are_those_of_singular_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.logspace(0, -7, 30, dtype=torch.float64)
+    values[15:] = 0
+    gains = torch.stack([gain_with(torch.ones_like(values))[0], gain_with(values)[0]])
+    asked: list[int] = []
+    real = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda x: asked.append(len(x)) or real(x))
+    exact = nuclear_norm(gains)
+    assert exact is not None and asked == [1]
+    assert torch.allclose(exact, torch.tensor([30.0, float(values.sum())], dtype=torch.float64), rtol=1e-12)
+    # A gain of fewer bits has no more of its own.
+    rounded = nuclear_norm(gains.float())
+    assert rounded is not None and asked == [1]
+    assert torch.allclose(rounded, exact, rtol=1e-6)
