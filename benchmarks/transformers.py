@@ -107,9 +107,13 @@ def run(arguments: argparse.Namespace) -> int:
         for kind in arguments.models:
             bench = Bench.of(kind, arguments)
             for method in arguments.methods:
-                rows = list(bench.rows(method))
-                for row in [*rows, *_summary(rows)]:
-                    report.add(model=kind, method=method, status=_status(kind, method, row), **bench.told, **row)
+                told = {"model": kind, "method": method, **bench.told}
+                rows = []
+                for row in bench.rows(method):
+                    rows.append(row)
+                    report.add(status=_status(kind, method, row), **told, **row)
+                for row in _summary(rows):
+                    report.add(status=_status(kind, method, row), **told, **row)
                 print(table(report.rows[-1:], _COLUMNS), flush=True)
         print(table([row for row in report.rows if row["seeds"] == "mean"], (*_COLUMNS, "status")))
         print(f"rows: {report.path}")
@@ -225,7 +229,7 @@ class Bench:
             method="learned",
             batches=self.setting.training,
             # Of several models steps go to mixtures.
-            **{name: self.setting.options[name] for name in ("loss_fn", "validation", "steps")},
+            **{name: self.setting.options[name] for name in ("loss_fn", "validation", "steps", "discrete")},
         )
         seconds = time.perf_counter() - began
         moved = many.apply(three)

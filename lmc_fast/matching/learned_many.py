@@ -31,11 +31,19 @@ class Learning:
     mixing: str
     patience: int
     steps: int
+    discrete: str
     seed: int
 
     @classmethod
     def of(
-        cls, method: str, rate: float | None, mixing: str | None, patience: int | None, steps: int, seed: int
+        cls,
+        method: str,
+        rate: float | None,
+        mixing: str | None,
+        patience: int | None,
+        steps: int,
+        discrete: str,
+        seed: int,
     ) -> Learning:
         """What was given, and else the method's own."""
         own = (1e-2, "excess", 5) if method == "learned" else (3e-3, "random", 3)
@@ -44,10 +52,20 @@ class Learning:
             own[1] if mixing is None else mixing,
             own[2] if patience is None else patience,
             steps,
+            discrete,
             seed,
         )
         if method == "learned":
-            check_learning(lr=found.rate, points=found.mixing, patience=found.patience, steps=steps, seed=seed)
+            check_learning(
+                lr=found.rate,
+                points=found.mixing,
+                patience=found.patience,
+                steps=steps,
+                discrete=discrete,
+                seed=seed,
+            )
+        elif discrete != "frozen":
+            raise ValueError(f"discrete={discrete!r} must come with method='learned', got {method!r}")
         return found
 
 
@@ -130,5 +148,6 @@ def learn_together(
         tolerance=0.0,
         seed=ours.seed,
         progress=progress,
+        discrete=ours.discrete,
     )
     return [choice_for(spec), *best], sweeps_of_checks(history, turnings), ended

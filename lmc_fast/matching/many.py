@@ -67,6 +67,7 @@ def match_many(
     validation: Iterable[Any] | None = None,
     patience: int | None = None,
     steps: int = 300,
+    discrete: str = "frozen",
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress = False,
@@ -99,6 +100,8 @@ def match_many(
             (equal ones); None: "random". For "learned", where on the line between two models a step is taken: as
             `points` of `learned_matching`, None: "excess".
         steps: for "learned", at most.
+        discrete: for "learned", what groups that change places and signs alone do: "frozen", as the start has them; or
+            "straight_through", which lets them follow the loss, as `learned_matching` does.
         seed: of what is random. Same inputs and same seed, same result; the global generators are neither read nor
             moved.
         device: where to compute; None: where the reference's tensors are. Assignments are solved on the CPU.
@@ -133,7 +136,7 @@ def match_many(
         raise ValueError(f"batches must {wanted} for method={method!r}")
     if method in BY_LOSS:
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
-    ours = Learning.of(method, learning_rate, mixing, patience, steps, seed)
+    ours = Learning.of(method, learning_rate, mixing, patience, steps, discrete, seed)
     if method == "ste_mm":
         check_training(epochs=epochs, sweeps=None, patience=ours.patience, learning_rate=ours.rate, mixing=ours.mixing)
     where = check_device("device", device)
@@ -197,6 +200,7 @@ def match_many(
     else:
         found = _together(work, starts, how, max_sweeps, seed if method == "c2m3" else None, progress)
     method += f", {ours.mixing}" if method in BY_LOSS else ""
+    method += ", straight through" if discrete != "frozen" else ""
     return work.result(found, method, time.perf_counter() - began, verified)
 
 
