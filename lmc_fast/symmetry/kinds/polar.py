@@ -58,12 +58,12 @@ def nuclear_norm(gain: Tensor) -> Tensor | None:
         return exact.sum((-2, -1))
     x, largest = _unit(exact)
     squares = torch.linalg.eigvalsh(x.mT @ x).clamp(min=0.0)
-    found = squares.sqrt().sum(-1)
+    found: Tensor = squares.sqrt().sum(-1)
     if gain.dtype == torch.float64:
         # Roots of small squares have half of the digits, which is more than a gain of fewer bits has itself.
         coarse = ~(squares[..., 0] > FROM_GRAM**2 * squares[..., -1])
         found[coarse] = torch.linalg.svdvals(x[coarse]).sum(-1)
-    return found * largest[..., 0, 0]
+    return found.mul_(largest[..., 0, 0])
 
 
 def by_eigenvectors(gain: Tensor, dead: float) -> Tensor:
@@ -83,7 +83,7 @@ def by_eigenvectors(gain: Tensor, dead: float) -> Tensor:
     off.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     good = (sizes.amin(-1) > dead * sizes.amax(-1)) & (off.abs().amax((-2, -1)) <= MENDED)
     rows, columns = sizes[..., :, None], sizes[..., None, :]
-    turn = (left - left @ (off * (rows / (rows + columns)))) @ right.mT
+    turn: Tensor = (left - left @ (off * (rows / (rows + columns)))) @ right.mT
     if not bool(good.all()):
         turn[~good] = by_singular_values(gain[~good], dead)
     return turn
