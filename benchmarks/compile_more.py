@@ -81,7 +81,7 @@ def halves(target: str) -> Iterator[Variant]:
         for kept in (0, KEPT):
             yield Variant(
                 "lmc_fast.ops.gain_matrix.triton_halves:halves_kernel",
-                f"{config.m} x {config.n} x {config.k}, flush {config.flush}{', candidates' if kept else ''}",
+                f"fp32, {config.m} x {config.n} x {config.k}, flush {config.flush}{', candidates' if kept else ''}",
                 target,
                 sides,
                 {
