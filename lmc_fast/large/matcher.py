@@ -36,6 +36,9 @@ from .watch import Watch, Work
 
 __all__ = ["Matcher"]
 
+# Bytes that are looked at, tensor by tensor, until their pages are let go: to do so takes as long as a small tensor.
+READ = 1 << 26
+
 
 class Matcher:
     """Weight matching of one input onto another.
@@ -70,6 +73,8 @@ class Matcher:
         self.shares, self.team, self.journal, self.watch, self.scratch = shares, team, journal, watch, scratch
         # What the watch was told of for each of the searches that follow the first.
         self._expected = Work()
+        # Bytes read since pages were last let go.
+        self._read = 0
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -185,7 +190,7 @@ class Matcher:
                     for n, tensors in ((k, part.tensors_a), (m, part.tensors_b)):
                         check_finite_weights(f"model {str(self.inputs[n].path)!r}", tensors, [name])
                 mine[name] = list(found)
-                self._let_go()
+                self._let_go(a.nbytes + b.nbytes)
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
                 whole -= a.nbytes + b.nbytes
             done = {name: each for some in self.team.gathered(mine) for name, each in some.items()}
@@ -278,7 +283,16 @@ class Matcher:
 
         return placed(part.tensors_a), placed(part.tensors_b)
 
-    def _let_go(self) -> None:
+    def _let_go(self, read: int | None = None) -> None:
+        """Give back memory and pages that were read.
+
+        Args:
+            read: bytes that were looked at and not copied: nothing is given back until they have come to `READ`.
+        """
+        self._read += 0 if read is None else read
+        if read is not None and self._read < READ:
+            return
+        self._read = 0
         give_back()
         for each in self.inputs:
             each.let_go()

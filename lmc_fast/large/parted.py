@@ -20,6 +20,7 @@ from .._chunks import rows_at_once
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.gains import GainCache
 from ..matching.engine.operands import Workspace
+from ..matching.engine.products import UNITS_A_THREAD
 from ..symmetry.views import Leaf, Units
 from .shares import Shares
 from .team import Team
@@ -30,8 +31,6 @@ __all__ = ["PartedGains"]
 BITS = 50
 # What a number of at most 51 bits is added to, and freed from, to be rounded to a whole one: float64 has none between.
 ROUND = 1.5 * 2.0**52
-# Of fewer units for each of its threads than this, a product on a CPU comes out by how many threads there are.
-UNITS_A_THREAD = 64
 
 
 class PartedGains(GainCache):
@@ -44,10 +43,11 @@ class PartedGains(GainCache):
     """
 
     def __init__(self, descent: CoordinateDescent, shares: Shares, team: Team) -> None:
-        super().__init__(descent.a, descent.b, descent.leaves, descent.index, room=0)
+        whole = Workspace(come_back=True, by_rows=True)
+        super().__init__(descent.a, descent.b, descent.leaves, descent.index, room=0, workspace=whole)
         # What one part adds is looked at once, and its memory serves for the next part.
         parts = Workspace(come_back=True)
-        parts.operands = self._workspace.operands
+        parts.operands, parts.products = whole.operands, whole.products
         self._one_part = GainCache(descent.a, descent.b, {}, descent.index, room=0, workspace=parts)
         self._one_part.told = lambda operations: self.told(operations)
         self._shares, self._team, self._norms = shares, team, descent.norms

@@ -78,7 +78,8 @@ class Searcher:
         watch: is told of what is done.
         shares: which tensors go together, and who has them.
         team: who works on it.
-        let_go: called after each step: what was read for it will not be read again soon.
+        let_go: called after each step: what was read for it will not be read again soon; with a number of bytes after
+            a tensor that was looked at and not copied.
         expected: operations and bytes read that the watch has been told of for this search already.
         others: how many searches like this one follow; the watch is told of these too.
     """
@@ -95,7 +96,7 @@ class Searcher:
         watch: Watch,
         shares: Shares,
         team: Team,
-        let_go: Callable[[], None] = lambda: None,
+        let_go: Callable[..., None] = lambda read=None: None,
         expected: Work | None = None,
         others: int = 0,
     ) -> None:
@@ -347,7 +348,7 @@ class Searcher:
             for parameter, tensor in self.descent.a.items():
                 if self.shares.rank_of(parameter) == self.team.rank:
                     mine[parameter] = self.gains.dot(parameter)
-                    self.let_go()
+                    self.let_go(2 * tensor.nbytes)
                     self._did("read", 2 * tensor.nbytes)
                     whole -= 2 * tensor.nbytes
             found = {name: dot for each in self.team.gathered(mine) for name, dot in each.items()}

@@ -18,7 +18,7 @@ from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
 from .columns import Columns, columns_of
-from .operands import Operands, Workspace
+from .operands import Workspace
 from .sums import gain_times, matrix_times
 from .transfers import moved_between
 
@@ -229,7 +229,7 @@ class GainCache:
         """The gain of leaves, one at least, all of the same units; not kept."""
         uses = [self.use_of(leaf) for leaf in leaves]
         terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
-        return _added(terms, self._empty(uses), self._workspace.operands, True, self.told)
+        return _added(terms, self._empty(uses), self._workspace, True, self.told)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -300,7 +300,7 @@ class GainCache:
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
-        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new, self.told))
+        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace, plan.is_new, self.told))
 
     def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
         for plan in plans:
@@ -457,7 +457,7 @@ def _are_alike(a: Tensor, b: Tensor) -> bool:
 
 
 def _added(
-    terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool, told: Callable[[float], None]
+    terms: Iterable[Term], gain: Tensor, workspace: Workspace, is_new: bool, told: Callable[[float], None]
 ) -> Tensor:
     """The gain with all terms added in place; to nothing, if it is new."""
     if _at_once(gain):
@@ -468,9 +468,8 @@ def _added(
         if term.before is not None:
             gain = gain_matrix([term], gain)
             continue
-        a, b = operands.sides(term, gain.dtype)
-        # The first product of a new sum takes the place of what is there.
-        gain.addmm_(a, b.T, beta=0 if is_new else 1)
+        a, b = workspace.operands.sides(term, gain.dtype)
+        workspace.products.add(gain, a, b, is_new)
         is_new = False
         told(2.0 * len(a) * a.shape[1] * len(b))
     return gain.zero_() if is_new else gain

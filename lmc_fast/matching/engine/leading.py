@@ -190,7 +190,7 @@ def seem_to_stand_out(
     names = sorted(axes, key=lambda name: (a[name].numel(), name))
     names = names[: (len(names) + 1) // 2]
     names = names[:: max(1, len(names) // PROBES)]
-    return any(_is_clear(_factors(a[name], b[name], axes[name]), norms[name]) for name in names)
+    return any(_both_are_clear(a[name], b[name], axes[name], norms[name]) for name in names)
 
 
 def factor_bytes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> int:
@@ -252,11 +252,15 @@ def _is_large(tensor: Tensor, axis: int) -> bool:
 
 
 def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
-    columns = a.numel() // a.shape[axis]
-    # Same weights, same factors.
-    probes = torch.randn(columns, RANK, generator=torch.Generator().manual_seed(0))
+    probes = _probes(a, axis)
     (q_a, c_a), (q_b, c_b) = (_range_of(tensor, axis, probes) for tensor in (a, b))
     return _Factors(axis, q_a, q_b, c_a, c_b)
+
+
+def _probes(tensor: Tensor, axis: int) -> Tensor:
+    """What a weight is multiplied with: the same for the same shape, so that same weights have same factors."""
+    columns = tensor.numel() // tensor.shape[axis]
+    return torch.randn(columns, RANK, generator=torch.Generator().manual_seed(0))
 
 
 def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,13 +284,16 @@ def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor
     return factors.q_a.T @ _gathered(factors.q_b, [indices[factors.axis], None])
 
 
-def _is_clear(factors: _Factors, squares: tuple[float, float]) -> bool:
-    """Whether the largest singular value of both models' weight is more than noise."""
-    sides = zip((factors.q_a, factors.q_b), (factors.c_a, factors.c_b), squares, strict=True)
-    return all(
-        float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
-        for q, c, square in sides
-    )
+def _both_are_clear(a: Tensor, b: Tensor, axis: int, squares: tuple[float, float]) -> bool:
+    """Whether the largest singular value of both models' weight is more than noise; where one's is not, the other is
+    not looked at."""
+    probes = _probes(a, axis)
+    return all(_is_clear(*_range_of(side, axis, probes), square) for side, square in zip((a, b), squares, strict=True))
+
+
+def _is_clear(q: Tensor, c: Tensor, square: float) -> bool:
+    """Whether the largest singular value of a weight, of this squared norm, is more than noise."""
+    return float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
 
 
 def _largest(c: Tensor) -> Tensor:
