@@ -10,8 +10,8 @@ of itself, where a product in float32 rounds by 2^-24 and more.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .._chunks import rows_at_once
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.gains import GainCache
 from ..matching.engine.operands import Workspace
-from ..matching.engine.products import UNITS_A_THREAD
+from ..matching.engine.products import at_most, threads_for
 from ..symmetry.views import Leaf, Units
 from .shares import Shares
 from .team import Team
@@ -31,6 +31,8 @@ __all__ = ["PartedGains"]
 BITS = 50
 # What a number of at most 51 bits is added to, and freed from, to be rounded to a whole one: float64 has none between.
 ROUND = 1.5 * 2.0**52
+# What an entry takes that is read from memory, in operations of a product.
+ENTRY = 100.0
 
 
 class PartedGains(GainCache):
@@ -117,31 +119,31 @@ class PartedGains(GainCache):
 
     def _summed(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves of one part."""
-        with _threads_for(self.use_of(leaves[0]).count):
+        with at_most(threads_for(self.use_of(leaves[0]).count)):
             return super().gain_of(leaves)
 
     def _whole(self, leaves: Sequence[Leaf], parts: Iterable[Sequence[Leaf]]) -> Tensor | None:
         """The sum over some parts of a gain in multiples of `_unit`: float64 [units, units]. None without parts."""
         rounding, total = ROUND * self._unit(leaves), None
         for some in parts:
-            with _threads_for(self.use_of(leaves[0]).count):
+            with at_most(threads_for(self.use_of(leaves[0]).count)):
                 gain = self._one_part.gain_of(some)
             is_first = total is None
             if total is None:
                 total = torch.empty(gain.shape, dtype=torch.float64, device=gain.device)
-            rows = rows_at_once(gain)
-            piece = torch.empty(rows, len(gain), dtype=torch.float64, device=gain.device)
-            for to, part in zip(torch.split(total, rows), torch.split(gain, rows), strict=True):
-                held = to if is_first else piece[: len(part)]
-                held.copy_(part).add_(rounding).sub_(rounding)
-                if not is_first:
-                    to.add_(held)
+            self._over_rows(total, partial(_add_rounded, total, gain, rounding, is_first))
             self._one_part.take_back()
         return total
 
     def _from_whole(self, whole: Tensor, leaves: Sequence[Leaf]) -> Tensor:
         """The gain that `_whole` is the sum of."""
-        return self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device).copy_(whole)
+        gain = self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device)
+        self._over_rows(gain, lambda rows: _copy(gain, whole, rows))
+        return gain
+
+    def _over_rows(self, tensor: Tensor, task: Callable[[slice], None]) -> None:
+        """A task that looks at every entry of a matrix once."""
+        self._workspace.products.over_rows(tensor, task, ENTRY * tensor.numel())
 
     def _unit(self, leaves: Iterable[Leaf]) -> float:
         """What a gain's parts are multiples of: a power of two."""
@@ -150,16 +152,16 @@ class PartedGains(GainCache):
         return math.ldexp(1.0, min(960, max(-1000, math.frexp(bound)[1] - BITS)))
 
 
-@contextmanager
-def _threads_for(units: int) -> Iterator[None]:
-    """As many threads as a product of so many units comes out the same with, whatever the number."""
-    threads = torch.get_num_threads()
-    most = max(1, min(threads, units // UNITS_A_THREAD))
-    if most == threads:
-        yield
-        return
-    torch.set_num_threads(most)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _add_rounded(total: Tensor, gain: Tensor, rounding: float, is_first: bool, some: slice) -> None:
+    """Add some rows of a gain, rounded, to a total in float64, or put them there first."""
+    rows = rows_at_once(gain)
+    piece = torch.empty(0 if is_first else rows, len(gain), dtype=torch.float64, device=gain.device)
+    for to, part in zip(torch.split(total[some], rows), torch.split(gain[some], rows), strict=True):
+        held = to if is_first else piece[: len(part)]
+        held.copy_(part).add_(rounding).sub_(rounding)
+        if not is_first:
+            to.add_(held)
+
+
+def _copy(to: Tensor, tensor: Tensor, rows: slice) -> None:
+    to[rows].copy_(tensor[rows])

@@ -26,6 +26,7 @@ from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
 from .gains import GainCache, IndexOf
+from .products import at_most
 
 __all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
 
@@ -190,7 +191,9 @@ def seem_to_stand_out(
     names = sorted(axes, key=lambda name: (a[name].numel(), name))
     names = names[: (len(names) + 1) // 2]
     names = names[:: max(1, len(names) // PROBES)]
-    return any(_both_are_clear(a[name], b[name], axes[name], norms[name]) for name in names)
+    # One thread: these products are small, and what is decided by them is not to depend on how many there are.
+    with at_most(1):
+        return any(_both_are_clear(a[name], b[name], axes[name], norms[name]) for name in names)
 
 
 def factor_bytes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> int:
