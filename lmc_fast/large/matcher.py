@@ -24,6 +24,7 @@ from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import check_owners_around
+from .ahead import Road, road_to
 from .inputs import Input
 from .journal import Choices, Record, choices_from, choices_to
 from .memory import give_back
@@ -120,7 +121,7 @@ class Matcher:
         )
 
     def _search(self, m: int, part: MatchedPart, names: Sequence[str], overlaps: Mapping[str, Overlap]) -> Found:
-        a, b = self._placed(part, names)
+        a, b, road = self._placed(part, names)
         descent = CoordinateDescent(
             part.spec,
             a,
@@ -145,6 +146,7 @@ class Matcher:
             let_go=self._let_go,
             expected=self._expected,
             others=len(self.inputs) - 2 if m == 1 else 0,
+            road=road,
         )
         if m == 1:
             self._expected = searcher.whole
@@ -266,22 +268,28 @@ class Matcher:
             for m in range(1, count)
         ]
 
-    def _placed(self, part: MatchedPart, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both models' tensors, those that this rank computes gains of on its device."""
+    def _placed(
+        self, part: MatchedPart, names: Sequence[str]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Road | None]:
+        """Both models' tensors where gains are computed of them, or where they are and the road to there.
+
+        What a search looks at all of goes there whole: what is not this rank's where that is the first.
+        """
         device = self.team.device
         if device is None:
-            return part.tensors_a, part.tensors_b
-        alone = self.team.is_first and needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names})
+            return part.tensors_a, part.tensors_b, None
+        if not needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names}):
+            return part.tensors_a, part.tensors_b, road_to(device)
 
-        def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {
                 name: tensors[name].to(device)
-                if alone or self.shares.rank_of(name) == self.team.rank
+                if self.team.is_first or self.shares.rank_of(name) == self.team.rank
                 else tensors[name]
                 for name in names
             }
 
-        return placed(part.tensors_a), placed(part.tensors_b)
+        return placed(part.tensors_a), placed(part.tensors_b), None
 
     def _let_go(self, read: int | None = None) -> None:
         """Give back memory and pages that were read.

@@ -13,7 +13,7 @@ from typing import Any
 from ..matching.engine.merge_many import ManyDescent
 from ..matching.engine.universe import frank_wolfe_many
 from .journal import Choices, Place, Record, choices_from, choices_to
-from .search import work_of
+from .visits import work_of
 from .watch import Watch
 
 __all__ = ["FoundTogether", "Together"]
