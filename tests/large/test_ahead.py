@@ -275,18 +275,25 @@ def test_a_rank_reads_ahead_what_it_has_itself(ranks: int) -> None:
     assert len(gains._own_batches(leaves)) > 1
 
 
-def test_a_merge_on_a_device_writes_the_same_and_waits_for_nothing_but_the_first(
+def test_a_merge_on_a_device_writes_the_same_and_is_read_ahead_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = models.weights(0)
     first = models.write_directory(tmp_path / "A", a)
-    second = models.write_directory(tmp_path / "B", models.planted(a, 1)[0])
+    # So far from the first that the stream moves again, and all others after it.
+    second = models.write_directory(tmp_path / "B", models.planted(a, 4, noise=3.0)[0])
     told: dict[str, Any] = {"spec": models.spec(), "search": "coordinate_descent", "dtype": "float32"}
     lmc.merge_checkpoints(first, second, out=tmp_path / "here", **told)
     machine = Later()
     monkeypatch.setattr(matcher, "road_to", lambda device: Road(machine))
     late: list[list[str]] = []
-    plain = Ahead.take
+    ready: list[bool] = []
+    plain, plain_expect = Ahead.take, Ahead.expect
+
+    def expect(self: Ahead, batches: Any) -> None:
+        route = [list(names) for names in batches]
+        ready.append(all(name in self._coming or name in self._now for name in route[0]))
+        plain_expect(self, route)
 
     def take(self: Ahead, names: Any) -> Any:
         batch = list(names)
@@ -295,8 +302,12 @@ def test_a_merge_on_a_device_writes_the_same_and_waits_for_nothing_but_the_first
         return plain(self, batch)
 
     monkeypatch.setattr(Ahead, "take", take)
-    lmc.merge_checkpoints(first, second, out=tmp_path / "there", device="cpu", **told)
+    monkeypatch.setattr(Ahead, "expect", expect)
+    result = lmc.merge_checkpoints(first, second, out=tmp_path / "there", device="cpu", **told)
     assert machine.made > 0
     assert late == []
+    # All but the first visit of each pass, and the second of the one where all others become stale by the first.
+    assert len(ready) == 11
+    assert ready.count(False) == 2 + len(result.matches[0].history) == 4
     here, there = (models.contents(tmp_path / name) for name in ("here", "there"))
     assert here == there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -81,6 +82,19 @@ class TestRows:
             assert who[0].startswith(threading.current_thread().name)
             assert who[299].startswith("lmc_fast products")
 
+    def test_a_thread_that_has_more_of_torchs_gives_them_up(self) -> None:
+        torch.set_num_threads(2)
+        found: dict[int, int] = {}
+        each = Products(by_rows=True)
+
+        def task(rows: slice) -> None:
+            found[rows.start] = torch.get_num_threads()
+            torch.set_num_threads(2)
+
+        for _ in range(2):
+            each.over_rows(torch.empty(300, 1), task, 1e9)
+        assert found == {0: 1, 128: 1}
+
     def test_shares_are_whole_numbers_of_units_that_a_product_comes_out_the_same_with(self) -> None:
         who = self.seen(300, 2)
         starts = [row for row in range(1, 300) if who[row] != who[row - 1]]
@@ -104,6 +118,7 @@ class TestRows:
         def task(rows: slice) -> None:
             if rows.start == 0:
                 raise ValueError("the first rows")
+            time.sleep(0.05)
             ended.append(rows)
 
         with pytest.raises(ValueError, match="the first rows"):
