@@ -23,6 +23,7 @@ from lmc_fast.checkpoints.mapped import MappedTensors
 from lmc_fast.checkpoints.shards import shards_of
 from lmc_fast.large import merge_checkpoints
 from lmc_fast.large.matcher import Matcher
+from lmc_fast.large.reports import reporter
 from lmc_fast.matching.engine.products import Products
 
 from .solvers import Unavailable
@@ -129,7 +130,8 @@ def measured() -> Iterator[Cost]:
 def _aligned(pair: Path, site: Path | None) -> dict[str, Any]:
     """ours, with the planted permutation to be found"""
     with measured() as cost, timed_products() as products:
-        result = merge_checkpoints(pair / "A", pair / "B", out=pair / f"out {OURS}", spec=pair / "spec.json")
+        told: dict[str, Any] = {"spec": pair / "spec.json", "listener": reporter("text", sys.stderr)}
+        result = merge_checkpoints(pair / "A", pair / "B", out=pair / f"out {OURS}", **told)
     (match,) = result.matches
     back = MappedTensors(read_header(pair / "back.safetensors").tensors)
     right = sum(torch.equal(choice, back[group]) for group, choice in match.permutations.items())
