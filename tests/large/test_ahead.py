@@ -22,6 +22,7 @@ from lmc_fast.large.team import Team
 from lmc_fast.matching.engine.descent import CoordinateDescent
 
 from . import models
+from .test_parted import Desk
 
 CPU = torch.device("cpu")
 
@@ -273,6 +274,22 @@ def test_a_rank_reads_ahead_what_it_has_itself(ranks: int) -> None:
     assert sorted(found) == sorted(leaf.parameter for leaf in leaves if shares.rank_of(leaf.parameter) == 0)
     assert found
     assert len(gains._own_batches(leaves)) > 1
+
+
+def test_ranks_that_read_ahead_sum_what_one_does() -> None:
+    search = descent()
+    leaves = search.leaves["D"]
+    alone = PartedGains(search, shared_out(parts_of(search.spec, search.a), search.a, 1), Team()).gain("D")
+    shares = shared_out(parts_of(search.spec, search.a), search.a, 2)
+    left: list[Tensor] = []
+    for rank in (1, 0):
+        gains = PartedGains(search, shares, Desk(rank, left), Road(Later()))
+        gains.expect([leaves])
+        gains.bring("step", {"D": leaves}, [0, 1], 0)
+    found = gains.gain("D")
+    assert found is not None
+    assert alone is not None
+    assert torch.equal(found, alone)
 
 
 def test_a_merge_on_a_device_writes_the_same_and_is_read_ahead_for(
