@@ -194,7 +194,7 @@ class Counted:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """CPU tensors are taken for a GPU's, whose gains are summed at once."""
-    monkeypatch.setattr(gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(kept_terms, "at_once", lambda tensor: True)
     monkeypatch.setattr(descent, "small_descent", lambda *_: None)
     return Counted(monkeypatch)
 

@@ -25,7 +25,8 @@ from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
-from .gains import GainCache, IndexOf
+from .gains import GainCache
+from .uses import IndexOf
 
 __all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
 
