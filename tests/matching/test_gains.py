@@ -14,6 +14,7 @@ import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.matching.engine import descent, gains
+from lmc_fast.matching.engine import terms as kept_terms
 from lmc_fast.matching.engine.gains import GainCache
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.symmetry.views import leaves
