@@ -24,20 +24,30 @@ using ParameterFields = std::tuple<std::uintptr_t, std::uintptr_t, std::vector<A
 using LeafFields = std::array<std::int64_t, 7>;
 using GroupFields = std::tuple<std::int64_t, double, std::vector<LeafFields>, std::vector<std::int64_t>>;
 
+// (parameter, axis, rank, addresses of Q and C of a, then of b: q_a, q_b, c_a, c_b).
+using FactorFields = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::array<std::uintptr_t, 4>>;
+
 // One search at a time: no two calls on one of these may run at once.
 class BoundDescent {
   public:
     BoundDescent(const std::vector<ParameterFields>& parameters, const std::vector<GroupFields>& groups,
-                 double worth_correcting, double most_corrections) {
+                 double worth_correcting, double most_corrections, const std::vector<FactorFields>& factors) {
         std::vector<lmc::DescentParameter> found;
         for (const auto& [a, b, axes] : parameters) {
-            found.push_back({reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), {}});
+            found.push_back({reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), {}, {}});
             for (const auto& [size, a_stride, b_stride, segments] : axes) {
                 found.back().axes.push_back({size, a_stride, b_stride, {}});
                 for (const SegmentFields& one : segments) {
                     found.back().axes.back().segments.push_back({one[0], one[1], one[2]});
                 }
             }
+        }
+        for (const auto& [parameter, axis, rank, places] : factors) {
+            if (parameter < 0 || parameter >= static_cast<std::int64_t>(found.size()))
+                throw py::value_error("factors do not fit the rest");
+            const auto at = [&of = places](std::size_t k) { return reinterpret_cast<const float*>(of[k]); };
+            found[static_cast<std::size_t>(parameter)].factors =
+                lmc::DescentFactors{axis, rank, at(0), at(1), at(2), at(3)};
         }
         std::vector<lmc::DescentGroup> of_groups;
         for (const auto& [units, scale, leaves, neighbours] : groups) {
@@ -153,9 +163,10 @@ class BoundDescent {
 
 void bind_descent(py::module_& module) {
     py::class_<BoundDescent>(module, "Descent")
-        .def(py::init<const std::vector<ParameterFields>&, const std::vector<GroupFields>&, double, double>(),
+        .def(py::init<const std::vector<ParameterFields>&, const std::vector<GroupFields>&, double, double,
+                      const std::vector<FactorFields>&>(),
              py::arg("parameters"), py::arg("groups"), py::arg("worth_correcting"),
-             py::arg("most_corrections"))
+             py::arg("most_corrections"), py::arg("factors") = std::vector<FactorFields>{})
         .def("choice", &BoundDescent::choice, py::arg("group"))
         .def("choose", &BoundDescent::choose, py::arg("group"), py::arg("choice"))
         .def("anchor", &BoundDescent::anchor, py::arg("visits"), py::kw_only(), py::arg("threads") = 0)

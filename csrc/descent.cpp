@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "column_products.hpp"
 #include "product_kernels.hpp"
 #include "threads.hpp"
 
@@ -63,7 +64,7 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited,
         plan(visited[k], which[k]);
         const Index units = groups_[at(visited[k])].units;
         Index columns = 0;
-        for (const Piece& piece : states_[at(visited[k])].pieces)
+        for (const ColumnPiece& piece : states_[at(visited[k])].pieces)
             columns += static_cast<Index>(piece.a.size());
         work += columns * units * units;
         // Rows of one group go to several threads; all that is packed for more than one is the other side.
@@ -80,7 +81,9 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited,
     for_each_index(static_cast<Index>(jobs.size()), used, [&](int worker, Index k) {
         const Job& job = jobs[at(k)];
         try {
-            add_pieces(job.group, job.first_row, job.last_row, scratch_[static_cast<std::size_t>(worker)]);
+            GroupState& state = states_[at(job.group)];
+            add_column_products(state.pieces, job.first_row, job.last_row, groups_[at(job.group)].units,
+                                !state.is_new, state.gain.data(), scratch_[static_cast<std::size_t>(worker)]);
         } catch (const std::bad_alloc&) {
             no_memory = true;
         }

@@ -15,6 +15,43 @@ Index length_of(const DescentSegment& segment, const std::vector<DescentGroup>& 
     return segment.outer * units * segment.inner;
 }
 
+std::vector<Index> counted(Index count) {
+    std::vector<Index> numbers(static_cast<std::size_t>(count));
+    std::iota(numbers.begin(), numbers.end(), Index{0});
+    return numbers;
+}
+
+// One more axis: all sums of what was found and of a place on it.
+std::vector<Index> crossed(const std::vector<Index>& found, const std::vector<Index>& places, Index stride) {
+    if (places.size() == 1 && places[0] == 0) return found;
+    std::vector<Index> wider;
+    wider.reserve(found.size() * places.size());
+    for (const Index before : found) {
+        for (const Index place : places) wider.push_back(before + place * stride);
+    }
+    return wider;
+}
+
+// Of every column of a leaf, where unit 0 has it on the leaf's own axis.
+std::vector<Index> own_places(const DescentLeaf& leaf, Index units) {
+    std::vector<Index> places;
+    for (Index o = 0; o < leaf.outer; ++o) {
+        for (Index t = 0; t < leaf.length; ++t) {
+            places.push_back(leaf.start + o * units * leaf.inner + leaf.tail + t);
+        }
+    }
+    return places;
+}
+
+// Entries of all axes but the one that is factored.
+Index rest_of(const DescentParameter& parameter) {
+    Index rest = 1;
+    for (std::size_t d = 0; d < parameter.axes.size(); ++d) {
+        if (static_cast<Index>(d) != parameter.factors->axis) rest *= parameter.axes[d].size;
+    }
+    return rest;
+}
+
 }  // namespace
 
 const char* Descent::problem_of(const std::vector<DescentParameter>& parameters,
@@ -35,7 +72,11 @@ const char* Descent::problem_of(const std::vector<DescentParameter>& parameters,
                 total += length_of(segment, groups);
             }
             if (total != axis.size) return "segments";
+            if (axis.size < 1 && parameter.factors) return "factors";
         }
+        if (!parameter.factors) continue;
+        if (parameter.factors->rank < 1 || parameter.factors->axis < 0) return "factors";
+        if (parameter.factors->axis >= static_cast<Index>(parameter.axes.size())) return "factors";
     }
     for (const DescentGroup& group : groups) {
         for (const DescentLeaf& leaf : group.leaves) {
@@ -59,7 +100,8 @@ Descent::Descent(std::vector<DescentParameter> parameters, std::vector<DescentGr
       worth_correcting_(worth_correcting),
       most_corrections_(most_corrections),
       states_(groups_.size()),
-      stale_(groups_.size(), 1) {
+      stale_(groups_.size(), 1),
+      scratch_(1) {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         std::vector<Index> identity(at(groups_[g].units));
         std::iota(identity.begin(), identity.end(), Index{0});
@@ -69,6 +111,12 @@ Descent::Descent(std::vector<DescentParameter> parameters, std::vector<DescentGr
             states_[g].leaves[k].a = offsets(groups_[g].leaves[k], groups_[g].units, false);
         }
     }
+}
+
+void Descent::forget(Index group) {
+    GroupState& state = states_[at(group)];
+    state.gain.clear();
+    for (LeafState& leaf : state.leaves) leaf.b.clear();
 }
 
 // Where each entry of the permuted axis is.
@@ -97,35 +145,94 @@ std::vector<Index> Descent::axis_index(const DescentAxis& axis) const {
 
 // Of every column of a leaf, in the order of model a's entries: where unit 0 has it.
 std::vector<Index> Descent::offsets(const DescentLeaf& leaf, Index units, bool of_b) const {
+    if (has_factors(leaf)) return factored_offsets(leaf, units, of_b);
     const DescentParameter& parameter = parameters_[at(leaf.parameter)];
     std::vector<Index> found(1, 0);
-    std::vector<Index> wider;
-    std::vector<Index> places;
     for (std::size_t d = 0; d < parameter.axes.size(); ++d) {
         const DescentAxis& axis = parameter.axes[d];
         const Index stride = of_b ? axis.b_stride : axis.a_stride;
         if (static_cast<Index>(d) == leaf.axis) {
-            places.clear();
-            for (Index o = 0; o < leaf.outer; ++o) {
-                for (Index t = 0; t < leaf.length; ++t) {
-                    places.push_back(leaf.start + o * units * leaf.inner + leaf.tail + t);
-                }
-            }
-        } else if (of_b) {
-            places = axis_index(axis);
+            found = crossed(found, own_places(leaf, units), stride);
         } else {
-            places.resize(at(axis.size));
-            std::iota(places.begin(), places.end(), Index{0});
+            found = crossed(found, of_b ? axis_index(axis) : counted(axis.size), stride);
         }
-        if (places.size() == 1 && places[0] == 0) continue;
-        wider.clear();
-        wider.reserve(found.size() * places.size());
-        for (const Index before : found) {
-            for (const Index place : places) wider.push_back(before + place * stride);
-        }
-        found.swap(wider);
     }
     return found;
+}
+
+// The same of the factor whose entries lie along the leaf's axis, and of what it is multiplied with.
+std::vector<Index> Descent::factored_offsets(const DescentLeaf& leaf, Index units, bool of_b) const {
+    const DescentParameter& parameter = parameters_[at(leaf.parameter)];
+    const DescentFactors& factors = *parameter.factors;
+    if (leaf.axis == factors.axis) {
+        return crossed(crossed({0}, own_places(leaf, units), factors.rank), counted(factors.rank), 1);
+    }
+    Index stride = rest_of(parameter);
+    std::vector<Index> found = crossed({0}, counted(factors.rank), stride);
+    for (std::size_t d = 0; d < parameter.axes.size(); ++d) {
+        const DescentAxis& axis = parameter.axes[d];
+        if (static_cast<Index>(d) == factors.axis) continue;
+        stride /= axis.size;
+        if (static_cast<Index>(d) == leaf.axis) {
+            found = crossed(found, own_places(leaf, units), stride);
+        } else {
+            found = crossed(found, of_b ? axis_index(axis) : counted(axis.size), stride);
+        }
+    }
+    return found;
+}
+
+// Where each entry of a row of C is, all other axes permuted.
+std::vector<Index> Descent::rest_index(const DescentParameter& parameter) const {
+    Index stride = rest_of(parameter);
+    std::vector<Index> found(1, 0);
+    for (std::size_t d = 0; d < parameter.axes.size(); ++d) {
+        const DescentAxis& axis = parameter.axes[d];
+        if (static_cast<Index>(d) == parameter.factors->axis) continue;
+        stride /= axis.size;
+        found = crossed(found, axis_index(axis), stride);
+    }
+    return found;
+}
+
+// With all other groups where they are: of <Q_a C_a, P Q_b C_b R^T> the gain in P is Q_a (C_a R C_b^T) Q_b^T,
+// and that in R is C_a^T (Q_a^T P Q_b) C_b. What stands left is the same at each visit.
+ColumnPiece Descent::factored(const DescentLeaf& leaf, LeafState& state) {
+    const DescentParameter& parameter = parameters_[at(leaf.parameter)];
+    const DescentFactors& factors = *parameter.factors;
+    const Index rank = factors.rank;
+    const Index rest = rest_of(parameter);
+    const Index entries = parameter.axes[at(factors.axis)].size;
+    std::vector<float> between(at(rank * rank));
+    ProductScratch& scratch = scratch_.front();
+    if (leaf.axis == factors.axis) {
+        add_column_products(
+            {{factors.c_a, rest, factors.c_b, rest, counted(rest), rest_index(parameter), {}}}, 0, rank, rank,
+            false, between.data(), scratch);
+        state.right.resize(at(entries * rank));
+        add_column_products({{factors.q_b, rank, between.data(), rank, counted(rank), counted(rank), {}}}, 0,
+                            entries, rank, false, state.right.data(), scratch);
+        const Index stride = leaf.inner * rank;
+        return {factors.q_a, stride, state.right.data(), stride, state.a, state.next, {}};
+    }
+    const std::vector<Index> rows = axis_index(parameter.axes[at(factors.axis)]);
+    add_column_products({{factors.q_a,
+                          1,
+                          factors.q_b,
+                          1,
+                          crossed({0}, counted(entries), rank),
+                          crossed({0}, rows, rank),
+                          {}}},
+                        0, rank, rank, false, between.data(), scratch);
+    state.right.resize(at(rank * rest));
+    add_column_products(
+        {{between.data(), rank, factors.c_b, 1, counted(rank), crossed({0}, counted(rank), rest), {}}}, 0,
+        rank, rest, false, state.right.data(), scratch);
+    Index stride = leaf.inner;
+    for (std::size_t d = at(leaf.axis) + 1; d < parameter.axes.size(); ++d) {
+        if (static_cast<Index>(d) != factors.axis) stride *= parameter.axes[d].size;
+    }
+    return {factors.c_a, stride, state.right.data(), stride, state.a, state.next, {}};
 }
 
 // What brings a gain up to date: of the leaves that count (null: all) columns that are new to it, or have
@@ -134,17 +241,19 @@ void Descent::plan(Index g, const std::vector<Index>* which) {
     const DescentGroup& group = groups_[at(g)];
     GroupState& state = states_[at(g)];
     state.pieces.clear();
+    const auto of_factors = [this](const DescentLeaf& leaf) { return has_factors(leaf); };
+    if (std::any_of(group.leaves.begin(), group.leaves.end(), of_factors)) forget(g);
     state.is_new = state.gain.empty();
-    std::vector<std::size_t> counted;
+    std::vector<std::size_t> chosen;
     if (which == nullptr) {
-        counted.resize(group.leaves.size());
-        std::iota(counted.begin(), counted.end(), std::size_t{0});
+        chosen.resize(group.leaves.size());
+        std::iota(chosen.begin(), chosen.end(), std::size_t{0});
     } else {
-        for (const Index k : *which) counted.push_back(at(k));
+        for (const Index k : *which) chosen.push_back(at(k));
     }
     Index moved = 0;
     Index known = 0;
-    for (const std::size_t k : counted) {
+    for (const std::size_t k : chosen) {
         LeafState& leaf = state.leaves[k];
         leaf.next = offsets(group.leaves[k], group.units, true);
         if (leaf.b.empty()) continue;
@@ -158,12 +267,20 @@ void Descent::plan(Index g, const std::vector<Index>* which) {
         for (LeafState& leaf : state.leaves) leaf.b.clear();
     }
     state.corrected = state.is_new ? 0 : state.corrected + share;
-    for (const std::size_t k : counted) {
+    for (const std::size_t k : chosen) {
         LeafState& leaf = state.leaves[k];
-        if (leaf.b.empty()) {
-            state.pieces.push_back({&group.leaves[k], leaf.a, leaf.next, {}});
+        const DescentLeaf& told = group.leaves[k];
+        const DescentParameter& parameter = parameters_[at(told.parameter)];
+        const DescentAxis& axis = parameter.axes[at(told.axis)];
+        ColumnPiece piece{
+            parameter.a, axis.a_stride * told.inner, parameter.b, axis.b_stride * told.inner, {}, {}, {}};
+        if (parameter.factors) {
+            state.pieces.push_back(factored(told, leaf));
+        } else if (leaf.b.empty()) {
+            piece.a = leaf.a;
+            piece.b = leaf.next;
+            state.pieces.push_back(std::move(piece));
         } else {
-            Piece piece{&group.leaves[k], {}, {}, {}};
             for (std::size_t c = 0; c < leaf.next.size(); ++c) {
                 if (leaf.next[c] == leaf.b[c]) continue;
                 piece.a.push_back(leaf.a[c]);
