@@ -49,23 +49,33 @@ lmc::LerpPart lerp_part(PartFields&& fields, std::size_t outputs) {
     return part;
 }
 
-py::tuple permuted_dot(int type, const Sizes& sizes, const Addresses& addresses,
-                       const std::vector<Sizes>& strides, const std::vector<Addresses>& gathers, bool squares,
-                       int threads) {
+// (||a||^2, ||b||^2, <a, b>) of each part, one after another.
+std::vector<std::tuple<double, double, double>> permuted_dots(std::vector<PartFields> fields, bool squares,
+                                                              int threads) {
     check_threads(threads);
-    if (addresses.size() != 2) throw py::value_error("permuted_dot takes two sources");
-    const lmc::LerpPart part = lerp_part(PartFields{type, sizes, addresses, strides, gathers, {}}, 0);
+    std::vector<lmc::LerpPart> parts;
+    parts.reserve(fields.size());
+    for (PartFields& part : fields) {
+        parts.push_back(lerp_part(std::move(part), 0));
+        if (parts.back().sources.size() != 2) throw py::value_error("permuted_dots takes two sources");
+    }
+    std::vector<std::tuple<double, double, double>> found;
+    found.reserve(parts.size());
     lmc::DotOutcome outcome{};
     {
         const py::gil_scoped_release no_gil;
-        outcome = lmc::permuted_dot(part.type, part.sizes, part.sources, squares, threads);
+        for (const lmc::LerpPart& part : parts) {
+            outcome = lmc::permuted_dot(part.type, part.sizes, part.sources, squares, threads);
+            if (outcome.status != lmc::DotStatus::ok) break;
+            found.emplace_back(outcome.squares[0], outcome.squares[1], outcome.product);
+        }
     }
     if (outcome.status == lmc::DotStatus::no_memory) throw std::bad_alloc();
     if (outcome.status == lmc::DotStatus::bad_index) {
         throw py::index_error("gathers[" + std::to_string(outcome.source) + "][" +
                               std::to_string(outcome.dimension) + "] must hold indices of its dimension");
     }
-    return py::make_tuple(outcome.squares[0], outcome.squares[1], outcome.product);
+    return found;
 }
 
 void lay_out(int type, const Sizes& sizes, const Sizes& limits, std::uintptr_t address, const Sizes& strides,
@@ -142,8 +152,7 @@ void bind_tensors(py::module_& module) {
                py::arg("threads") = 0);
     module.def("lay_out", &lay_out, py::arg("type"), py::arg("sizes"), py::arg("limits"), py::arg("address"),
                py::arg("strides"), py::arg("gathers"), py::arg("out"), py::kw_only(), py::arg("threads") = 0);
-    module.def("permuted_dot", &permuted_dot, py::arg("type"), py::arg("sizes"), py::arg("addresses"),
-               py::arg("strides"), py::arg("gathers"), py::arg("squares"), py::kw_only(),
+    module.def("permuted_dots", &permuted_dots, py::arg("parts"), py::arg("squares"), py::kw_only(),
                py::arg("threads") = 0);
     module.def("permuted_lerp", &permuted_lerp, py::arg("parts"), py::arg("weights"), py::kw_only(),
                py::arg("threads") = 0);

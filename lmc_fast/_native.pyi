@@ -48,19 +48,11 @@ def solve_lap_batch(
     problem that has one, as an item of `name`.
     """
 
-def permuted_dot(
-    type: int,
-    sizes: Sequence[int],
-    addresses: Sequence[int],
-    strides: Sequence[Sequence[int]],
-    gathers: Sequence[Sequence[int]],
-    squares: bool,
-    *,
-    threads: int = 0,
-) -> tuple[float, float, float]:
-    """<a, a> and <b, b> (0 unless `squares`), and <a, b>, of two tensors given as a part of `permuted_lerp` is.
+def permuted_dots(parts: Sequence[LerpPart], squares: bool, *, threads: int = 0) -> list[tuple[float, float, float]]:
+    """<a, a> and <b, b> (0 unless `squares`), and <a, b>, of pairs of tensors, given as to `permuted_lerp`.
 
-    Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
+    Each has two sources and no outputs. Raises IndexError for indices beyond their dimension. The result does not
+    depend on `threads`.
     """
 
 class Descent:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._checks import check_type
@@ -61,6 +63,10 @@ class PermutationSpec:
     folds: tuple[Fold | Centre, ...] = ()
     verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
     origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
+    # Of the tensors that it was bound to, where these told all: to bind it to the like changes nothing.
+    _like: Mapping[str, tuple[torch.Size, torch.dtype]] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
@@ -236,6 +242,10 @@ class PermutationSpec:
             model = unwrapped("model", model)
         tensors = tensors_of("model", model, shapes_only=True)
         buffers = unsaved_buffers(model) if isinstance(model, nn.Module) else {}
+        like = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        if like == self._like and not buffers:
+            check_tied(self.axes, tensors)
+            return self
         axes = met(self.axes, [*tensors, *buffers])
         for name in tensors:
             layer, _, kind = name.rpartition(".")
@@ -255,13 +265,21 @@ class PermutationSpec:
         if folds and axes.keys() != self.axes.keys():
             theirs = {canonical(name): name for name in axes}
             folds = tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
-        return self._kept(PermutationSpec(groups, bound, unsaved, folds))
+        found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
+        if not unsaved and not buffers:
+            object.__setattr__(found, "_like", like)
+        return found
 
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
         """`other`, which says the same as this spec, with what is known of this one."""
         object.__setattr__(other, "verified", self.verified)
         object.__setattr__(other, "origin", self.origin)
         return other
+
+    @cached_property
+    def worked_out(self) -> dict[str, Any]:
+        """What was worked out of this spec alone and serves whoever asks again, by what it is."""
+        return {}
 
     def axes_of(self, tensor: str) -> tuple[Axis, ...]:
         """The axes of a parameter, or of a buffer that no state dict holds."""
