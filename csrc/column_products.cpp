@@ -13,21 +13,21 @@ Index padded(Index count, Index width) { return (count + width - 1) / width * wi
 
 }  // namespace
 
-void add_column_products(const std::vector<ColumnPiece>& pieces, Index first_row, Index last_row,
-                         Index columns, bool add, float* out, ProductScratch& scratch) {
+void add_column_products(const std::vector<ColumnPiece>& pieces, Index rows, Index columns, Index first,
+                         Index last, bool add, float* out, ProductScratch& scratch) {
     const ProductKernels& kernels = product_kernels();
-    const Index rows = last_row - first_row;
+    const Index some_columns = last - first;
     scratch.a.resize(static_cast<std::size_t>(padded(rows, kernels.rows) * kProductDepth));
-    scratch.b.resize(static_cast<std::size_t>(padded(columns, kernels.columns) * kProductDepth));
+    scratch.b.resize(static_cast<std::size_t>(padded(some_columns, kernels.columns) * kProductDepth));
     float edge[kMostTileRows * kMostTileColumns];
     const auto multiply = [&](Index depth) {
-        for (Index j = 0; j < columns; j += kernels.columns) {
+        for (Index j = 0; j < some_columns; j += kernels.columns) {
             for (Index i = 0; i < rows; i += kernels.rows) {
                 const float* const a = scratch.a.data() + i * kProductDepth;
                 const float* const b = scratch.b.data() + j * kProductDepth;
-                float* const c = out + (first_row + i) * columns + j;
+                float* const c = out + i * columns + first + j;
                 const Index height = std::min(kernels.rows, rows - i);
-                const Index width = std::min(kernels.columns, columns - j);
+                const Index width = std::min(kernels.columns, some_columns - j);
                 if (height == kernels.rows && width == kernels.columns) {
                     kernels.tile(a, b, depth, c, columns, add);
                     continue;
@@ -51,10 +51,10 @@ void add_column_products(const std::vector<ColumnPiece>& pieces, Index first_row
         for (Index k = 0; k < count;) {
             const Index some = std::min(kProductDepth - filled, count - k);
             const Index* const minus = piece.minus.empty() ? nullptr : piece.minus.data() + k;
-            kernels.pack({piece.a_data, piece.a_stride, piece.a.data() + k, nullptr}, some, first_row, rows,
+            kernels.pack({piece.a_data, piece.a_stride, piece.a.data() + k, nullptr}, some, 0, rows,
                          kernels.rows, kernels.rows * kProductDepth,
                          scratch.a.data() + filled * kernels.rows);
-            kernels.pack({piece.b_data, piece.b_stride, piece.b.data() + k, minus}, some, 0, columns,
+            kernels.pack({piece.b_data, piece.b_stride, piece.b.data() + k, minus}, some, first, some_columns,
                          kernels.columns, kernels.columns * kProductDepth,
                          scratch.b.data() + filled * kernels.columns);
             filled += some;

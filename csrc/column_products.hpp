@@ -24,10 +24,10 @@ struct ProductScratch {
     std::vector<float> a, b;
 };
 
-// Rows [first_row, last_row), which begin with a tile, of out [rows, columns] = a b^T over all pieces, one
-// after another, each in the order of its columns; plus what is there, if `add`. Throws std::bad_alloc.
-void add_column_products(const std::vector<ColumnPiece>& pieces, std::int64_t first_row,
-                         std::int64_t last_row, std::int64_t columns, bool add, float* out,
+// Columns [first, last), which begin with a tile, of out [rows, columns] = a b^T over all pieces, one after
+// another, each in the order of its own columns; plus what is there, if `add`. Throws std::bad_alloc.
+void add_column_products(const std::vector<ColumnPiece>& pieces, std::int64_t rows, std::int64_t columns,
+                         std::int64_t first, std::int64_t last, bool add, float* out,
                          ProductScratch& scratch);
 
 }  // namespace lmc

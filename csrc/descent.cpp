@@ -56,7 +56,7 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited,
                               const LapInterrupt& interrupt, int threads) {
     const Index count = static_cast<Index>(visited.size());
     struct Job {
-        Index group, first_row, last_row;
+        Index group, first, last;
     };
     std::vector<Job> jobs;
     Index work = 0;
@@ -67,11 +67,13 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited,
         for (const ColumnPiece& piece : states_[at(visited[k])].pieces)
             columns += static_cast<Index>(piece.a.size());
         work += columns * units * units;
-        // Rows of one group go to several threads; all that is packed for more than one is the other side.
-        const Index share =
-            columns * units * units < kAlone ? units : padded((units + threads - 1) / threads, kMostTileRows);
-        for (Index row = 0; row < units && columns > 0; row += share) {
-            jobs.push_back({visited[k], row, std::min(units, row + share)});
+        // Columns of one gain go to several threads; all that is packed by each is model a, which lies in
+        // order.
+        const Index share = columns * units * units < kAlone
+                                ? units
+                                : padded((units + threads - 1) / threads, kMostTileColumns);
+        for (Index first = 0; first < units && columns > 0; first += share) {
+            jobs.push_back({visited[k], first, std::min(units, first + share)});
         }
     }
     const int used = work < kAlone ? 1 : threads;
@@ -82,8 +84,9 @@ LapOutcome Descent::solve_all(const std::vector<Index>& visited,
         const Job& job = jobs[at(k)];
         try {
             GroupState& state = states_[at(job.group)];
-            add_column_products(state.pieces, job.first_row, job.last_row, groups_[at(job.group)].units,
-                                !state.is_new, state.gain.data(), scratch_[static_cast<std::size_t>(worker)]);
+            const Index units = groups_[at(job.group)].units;
+            add_column_products(state.pieces, units, units, job.first, job.last, !state.is_new,
+                                state.gain.data(), scratch_[static_cast<std::size_t>(worker)]);
         } catch (const std::bad_alloc&) {
             no_memory = true;
         }

@@ -207,11 +207,11 @@ ColumnPiece Descent::factored(const DescentLeaf& leaf, LeafState& state) {
     ProductScratch& scratch = scratch_.front();
     if (leaf.axis == factors.axis) {
         add_column_products(
-            {{factors.c_a, rest, factors.c_b, rest, counted(rest), rest_index(parameter), {}}}, 0, rank, rank,
-            false, between.data(), scratch);
+            {{factors.c_a, rest, factors.c_b, rest, counted(rest), rest_index(parameter), {}}}, rank, rank, 0,
+            rank, false, between.data(), scratch);
         state.right.resize(at(entries * rank));
-        add_column_products({{factors.q_b, rank, between.data(), rank, counted(rank), counted(rank), {}}}, 0,
-                            entries, rank, false, state.right.data(), scratch);
+        add_column_products({{factors.q_b, rank, between.data(), rank, counted(rank), counted(rank), {}}},
+                            entries, rank, 0, rank, false, state.right.data(), scratch);
         const Index stride = leaf.inner * rank;
         return {factors.q_a, stride, state.right.data(), stride, state.a, state.next, {}};
     }
@@ -223,11 +223,11 @@ ColumnPiece Descent::factored(const DescentLeaf& leaf, LeafState& state) {
                           crossed({0}, counted(entries), rank),
                           crossed({0}, rows, rank),
                           {}}},
-                        0, rank, rank, false, between.data(), scratch);
+                        rank, rank, 0, rank, false, between.data(), scratch);
     state.right.resize(at(rank * rest));
     add_column_products(
-        {{between.data(), rank, factors.c_b, 1, counted(rank), crossed({0}, counted(rank), rest), {}}}, 0,
-        rank, rest, false, state.right.data(), scratch);
+        {{between.data(), rank, factors.c_b, 1, counted(rank), crossed({0}, counted(rank), rest), {}}}, rank,
+        rest, 0, rest, false, state.right.data(), scratch);
     Index stride = leaf.inner;
     for (std::size_t d = at(leaf.axis) + 1; d < parameter.axes.size(); ++d) {
         if (static_cast<Index>(d) != factors.axis) stride *= parameter.axes[d].size;
