@@ -10,7 +10,7 @@ from typing import Any
 from .folds import Centre, Fold, folds_from_json, folds_to_json
 from .groups import Axis, Group, Segment
 
-__all__ = ["is_text", "spec_from_json", "spec_to_json", "text_of"]
+__all__ = ["is_text", "spec_from_file", "spec_from_json", "spec_to_json"]
 
 FORMAT = "lmc_fast.PermutationSpec"
 VERSION = 1
@@ -65,6 +65,15 @@ def text_of(path: Path) -> str:
 
 
 Axes = dict[str, tuple[Axis, ...]]
+
+
+def spec_from_file(path: Path) -> tuple[dict[str, Group], Axes, Axes, tuple[Fold | Centre, ...]]:
+    """As `spec_from_json`; what is wrong with the text is said of the file."""
+    text = text_of(path)
+    try:
+        return spec_from_json(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
 
 
 def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes, tuple[Fold | Centre, ...]]:

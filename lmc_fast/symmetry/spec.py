@@ -11,23 +11,31 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .._checks import check_type
 from .._files import write_text
-from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
+from .._models import Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
-from .._wrappers import canonical, met
-from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
+from .._wrappers import met
+from .binding import (
+    add_statistics,
+    bound_axes,
+    bound_unsaved,
+    check_names,
+    check_tied,
+    infer_sizes,
+    met_folds,
+    with_rest,
+)
 from .editing import edited
 from .explain import Explanation, Origin, explain
-from .folds import Centre, Fold, checked_folds, renamed
+from .folds import Centre, Fold, checked_folds
 from .groups import Axis, AxisLike, Group, axis_size
 from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
-from .reading import check_folds, check_owners, read_axes, read_places, with_owners
-from .serialise import is_text, spec_from_json, spec_to_json, text_of
+from .reading import check_folds, check_owners, read_axes, read_groups, read_places, with_owners
+from .serialise import is_text, spec_from_file, spec_from_json, spec_to_json
 from .verification import Verification
 
 __all__ = ["PermutationSpec"]
@@ -64,26 +72,14 @@ class PermutationSpec:
     verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
     origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
     # Of the tensors that it was bound to, where these told all: to bind it to the like changes nothing.
-    _like: Mapping[str, tuple[torch.Size, torch.dtype]] | None = field(
-        default=None, init=False, compare=False, repr=False
-    )
+    _like: Mapping[str, object] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
         axes, unsaved = read_axes("axes", self.axes), read_axes("unsaved", self.unsaved)
         twice = next((name for name in unsaved if name in axes), None)
         if twice is not None:
             raise ValueError(f"axes and unsaved must name different tensors, got {twice!r} in both")
-        groups: dict[str, Group] = {}
-        for name, group in self.groups.items():
-            check_type(f"groups[{name!r}]", group, Group, "a Group")
-            if group.name != name:
-                raise ValueError(f"groups[{name!r}] must be the group of that name, got {group.name!r}")
-            groups[name] = group
-        for entries in (*axes.values(), *unsaved.values()):
-            for axis in entries:
-                for name in axis.groups:
-                    groups.setdefault(name, Group(name))
+        groups = read_groups(self.groups, (*axes.values(), *unsaved.values()))
         check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
@@ -247,11 +243,7 @@ class PermutationSpec:
             check_tied(self.axes, tensors)
             return self
         axes = met(self.axes, [*tensors, *buffers])
-        for name in tensors:
-            layer, _, kind = name.rpartition(".")
-            weight = f"{layer}.weight" if layer else "weight"
-            if name not in axes and kind in STATISTICS and weight in axes:
-                axes[name] = axes[weight]
+        add_statistics(axes, tensors)
         unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
         check_names(axes, tensors)
         sizes = infer_sizes(self.groups, axes, tensors)
@@ -261,10 +253,7 @@ class PermutationSpec:
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
             unsaved = bound_unsaved(unsaved, buffers, sizes)
-        folds = self.folds
-        if folds and axes.keys() != self.axes.keys():
-            theirs = {canonical(name): name for name in axes}
-            folds = tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
+        folds = self.folds if axes.keys() == self.axes.keys() else met_folds(self.folds, axes)
         found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
         if not unsaved and not buffers:
             object.__setattr__(found, "_like", like)
@@ -398,12 +387,7 @@ class PermutationSpec:
         check_type("source", source, (str, PathLike), "a path, or the text of a spec")
         if isinstance(source, str) and is_text(source):
             return cls(*spec_from_json(source))
-        path = Path(source)
-        text = text_of(path)
-        try:
-            return cls(*spec_from_json(text))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
+        return cls(*spec_from_file(Path(source)))
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]
