@@ -226,7 +226,7 @@ class PermutationSpec:
 
         Running statistics of a normalisation layer that the spec leaves out take the axis of the layer's `weight`,
         since a unit must not leave its statistics behind. Integer tensors need no entry. Names that differ only by
-        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's.
+        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's. Bound to the like before, it is itself.
 
         Raises:
             TypeError: `model` is neither a module nor a state dict.
