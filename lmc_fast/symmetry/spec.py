@@ -35,7 +35,7 @@ from .groups import Axis, AxisLike, Group, axis_size
 from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
 from .reading import check_folds, check_owners, read_axes, read_groups, read_places, with_owners
-from .serialise import is_text, spec_from_file, spec_from_json, spec_to_json
+from .serialise import is_text, made_from_file, spec_from_json, spec_to_json
 from .verification import Verification
 
 __all__ = ["PermutationSpec"]
@@ -226,7 +226,7 @@ class PermutationSpec:
 
         Running statistics of a normalisation layer that the spec leaves out take the axis of the layer's `weight`,
         since a unit must not leave its statistics behind. Integer tensors need no entry. Names that differ only by
-        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's. Bound to the like before, it is itself.
+        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's. What is bound to the like stays.
 
         Raises:
             TypeError: `model` is neither a module nor a state dict.
@@ -387,7 +387,7 @@ class PermutationSpec:
         check_type("source", source, (str, PathLike), "a path, or the text of a spec")
         if isinstance(source, str) and is_text(source):
             return cls(*spec_from_json(source))
-        return cls(*spec_from_file(Path(source)))
+        return made_from_file(Path(source), cls)
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]
