@@ -25,10 +25,11 @@ from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
-from .gains import GainCache, IndexOf
+from .gains import GainCache
 from .products import at_most
+from .uses import IndexOf
 
-__all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
+__all__ = ["Factors", "LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
 
 # Columns that a factored weight keeps; more would follow the noise.
 RANK = 32
@@ -49,7 +50,7 @@ PROBES = 4
 
 
 @dataclass(frozen=True)
-class _Factors:
+class Factors:
     """A weight of both models as Q C.
 
     Attributes:
@@ -63,6 +64,11 @@ class _Factors:
     q_b: Tensor
     c_a: Tensor
     c_b: Tensor
+
+    @property
+    def sides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Q and C of each model, Q of both first."""
+        return self.q_a, self.q_b, self.c_a, self.c_b
 
 
 class LeadingGains(GainCache):
@@ -85,6 +91,11 @@ class LeadingGains(GainCache):
         self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
         # By group: thin, and the same at every call.
         self._left: dict[Units, Tensor] = {}
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        """What stands in the place of large weights."""
+        return self._factors
 
     def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the leading singular values of most weights, by their entries, are those of more than noise.
@@ -254,10 +265,10 @@ def _is_large(tensor: Tensor, axis: int) -> bool:
     return rows > 0 and min(rows, tensor.numel() // rows) >= LONGER * RANK
 
 
-def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
+def _factors(a: Tensor, b: Tensor, axis: int) -> Factors:
     probes = _probes(a, axis)
     (q_a, c_a), (q_b, c_b) = (_range_of(tensor, axis, probes) for tensor in (a, b))
-    return _Factors(axis, q_a, q_b, c_a, c_b)
+    return Factors(axis, q_a, q_b, c_a, c_b)
 
 
 def _probes(tensor: Tensor, axis: int) -> Tensor:
@@ -276,13 +287,13 @@ def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor
     return q, (q.T @ matrix).reshape(-1, *rest.shape[1:])
 
 
-def _between_rests(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+def _between_rests(factors: Factors, indices: Sequence[Tensor | None]) -> Tensor:
     """C_a R C_b^T: [r, r]."""
     others = [None, *(index for axis, index in enumerate(indices) if axis != factors.axis)]
     return factors.c_a.flatten(1) @ _gathered(factors.c_b, others).flatten(1).T
 
 
-def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+def _between_rows(factors: Factors, indices: Sequence[Tensor | None]) -> Tensor:
     """Q_a^T P Q_b: [r, r]."""
     return factors.q_a.T @ _gathered(factors.q_b, [indices[factors.axis], None])
 
