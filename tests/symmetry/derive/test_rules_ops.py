@@ -107,7 +107,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "looked up in a run": (lambda h: h[:, [3, 4, 5]], ((3, 3, 6), ())),
     "looked up in a run from behind": (lambda h: h[:, [-3, -2]], ((2, 9), ())),
     "looked up around the end": (lambda h: h[:, [-1, 0]], NONE),
-    "looked up by a mask": (lambda h: h[torch.tensor([True] * 5)].view(5, 12), NONE),
+    "looked up by a mask": (lambda h: h[torch.tensor([True] * 5)].view(5, 12), ALL),
     "runs of rows": (runs_of_rows, ((2, 4), (4,))),
     "runs of rows, sliced from end to end": (runs_of_all, ((2, 4), (4,))),
     "runs of rows, and all rows": (runs_and_rows, ((2, 4), ())),

@@ -1,6 +1,18 @@
 """What operations do to axes, a family a file; importing this registers all."""
 
-from . import convolutions, elementwise, factories, indexing, joining, norms, products, recurrent, reductions, shapes
+from . import (
+    convolutions,
+    elementwise,
+    factories,
+    indexing,
+    joining,
+    norms,
+    products,
+    recurrent,
+    reductions,
+    shapes,
+    transforms,
+)
 
 __all__ = [
     "convolutions",
@@ -13,4 +25,5 @@ __all__ = [
     "recurrent",
     "reductions",
     "shapes",
+    "transforms",
 ]

@@ -1,0 +1,121 @@
+"""Transforms, cells of recurrent layers, masks, units with themselves, and what is used for its shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from .side_by_side import Between, Case, Derived, derived
+
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+ALL, NONE = ((12,), ()), ((), ())
+
+
+def filtered(h: Tensor) -> Tensor:
+    """The lower frequencies along the batch."""
+    return torch.fft.irfft(torch.fft.rfft(h, dim=0)[:2], n=5, dim=0)
+
+
+def with_time(h: Tensor) -> Tensor:
+    """A number beside the units, of the shape of the first of them."""
+    return torch.cat([h, torch.full_like(h[:, :1] * 2, 0.3)], 1)
+
+
+def marked(h: Tensor) -> Tensor:
+    h = h.view(5, 3, 4).clone()
+    h[torch.arange(15).view(5, 3) % 2 == 0] = h[0, 0] * 3
+    return h
+
+
+def erased(h: Tensor) -> Tensor:
+    h = h.clone()
+    h[torch.arange(5) < 2] = 0.0
+    return h
+
+
+def erased_where_large(h: Tensor) -> Tensor:
+    h = h.clone()
+    h[h > 1] = 0.5
+    return h
+
+
+# Of 12 units of a layer: what goes on, the sizes of groups without an owner, and of those with one.
+OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
+    "frequencies of the batch": (filtered, ALL),
+    "frequencies of units": (lambda h: torch.fft.rfft(h).abs(), NONE),
+    "frequencies of rows": (lambda h: torch.fft.fft(h.view(5, 3, 4), dim=1).real, ((4,), ())),
+    "two dimensions": (lambda h: torch.fft.fft2(h.view(5, 12, 1, 1).expand(5, 12, 3, 2)).abs(), ALL),
+    "the last ones by sizes": (lambda h: torch.fft.fftn(h[:, :, None].expand(5, 12, 3), s=(4,)).abs(), ALL),
+    "all dimensions": (lambda h: torch.fft.fftn(h).abs(), NONE),
+    "of the shape of a unit": (with_time, ALL),
+    "noise of its shape": (lambda h: h * 0 * torch.rand_like(h), NONE),
+    "with itself added": (lambda h: (torch.eye(12, dtype=h.dtype) + h[:, :, None] * h[:, None]) @ h[0], ALL),
+    "a diagonal that is not square": (lambda h: h @ torch.eye(12, 7, dtype=h.dtype), NONE),
+    "rows by a mask": (lambda h: h.view(5, 3, 4)[torch.arange(15).view(5, 3) % 2 == 0][:7], ((4,), ())),
+    "written by a mask": (marked, ((4,), ())),
+    "a number by a mask": (erased, ALL),
+    "a number by a mask of units": (erased_where_large, NONE),
+}
+
+
+class Stepped(nn.Module):
+    """[batch, time, 4] -> 3: cells, one step after the other."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.down = cell, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.down(state[0] if isinstance(state, tuple) else state)
+
+
+class Writes(nn.Module):
+    """[batch, 4] -> 3: keeps a mean of its units as they go, and clamps its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.up.weight.clamp_(-2, 2)
+        h = self.up(x).relu()
+        self.mean.lerp_(h.mean(0), 0.1)
+        self.count += 1
+        return self.down(h - self.mean)
+
+
+CASES = {
+    **{name: Case(Between(between), torch.randn(5, 4), *sizes) for name, (between, sizes) in OPERATIONS.items()},
+    "LSTM cells": Case(Stepped(nn.LSTMCell(4, 6)), torch.randn(5, 3, 4), (6,)),
+    "GRU cells": Case(Stepped(nn.GRUCell(4, 6, bias=False)), torch.randn(5, 3, 4), (6,)),
+    "RNN cells": Case(Stepped(nn.RNNCell(4, 6)), torch.randn(5, 3, 4), (6,)),
+    "buffers that are written to": Case(Writes(), torch.randn(5, 4), (6,)),
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> Derived:
+    # Noise is another one each time, and nothing of it would be tried.
+    return derived(CASES, verify=False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_known_by_hand_is_found(name: str, found: Derived) -> None:
+    assert found.sizes(name) == (CASES[name].roots, CASES[name].owned), found.reasons(name)
+
+
+def test_all_of_it_holds_on_the_model() -> None:
+    steady = {name: case for name, case in CASES.items() if "noise" not in name}
+    spec = derived(steady).spec
+    assert spec.verified is not None and spec.verified.error < 1e-6
+    assert not spec.explain().notes
+    assert spec.axes[f"each.{list(steady).index('buffers that are written to')}.mean"][0].groups
