@@ -1,4 +1,4 @@
-"""Transforms, cells of recurrent layers, masks, units with themselves, and what is used for its shape alone."""
+"""Transforms, cells of recurrent layers, masks, whole matrices, and what is used for its shape alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .side_by_side import Between, Case, Derived, derived
 
@@ -58,6 +59,30 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "written by a mask": (marked, ((4,), ())),
     "a number by a mask": (erased, ALL),
     "a number by a mask of units": (erased_where_large, NONE),
+}
+
+
+def square(h: Tensor) -> Tensor:
+    """[12, 12] that can be inverted."""
+    return 0.05 * h.t() @ h + torch.eye(12, dtype=h.dtype)
+
+
+OPERATIONS |= {
+    "angles": (lambda h: torch.cosine_similarity(h[:, None], h[None], dim=-1), ALL),
+    "angles along the first": (lambda h: torch.cosine_similarity(h[:, :, None], h.sin()[:, :, None]), ALL),
+    "distances in pairs": (lambda h: F.pairwise_distance(h, h.sin(), keepdim=True) * torch.dist(h, h.cos()) * h, ALL),
+    "dots of vectors": (lambda h: torch.linalg.vecdot(h, h.sin())[:, None] * h, ALL),
+    "angles of rows": (lambda h: torch.cosine_similarity(h.view(5, 3, 4), h.sin().view(5, 3, 4), dim=2), ((3,), (4,))),
+    "contracted": (lambda h: torch.tensordot(h, h, dims=([1], [1])) + torch.tensordot(h, h, 2), ALL),
+    "a power": (lambda h: (torch.linalg.matrix_power(square(h), 3) @ torch.matrix_exp(square(h)) @ h.t()).t(), ALL),
+    "determinants": (lambda h: torch.slogdet(square(h))[1] * torch.det(square(h)) * square(h).trace() * h, ALL),
+    "an inverse": (lambda h: (torch.linalg.inv(square(h)) @ torch.linalg.pinv(h)).t() + h, ALL),
+    "a system": (lambda h: torch.linalg.solve(square(h), h.t()).t() + torch.linalg.solve(square(h), h[0]), ALL),
+    "a system from the right": (lambda h: torch.linalg.solve(square(h), h, left=False), NONE),
+    "a chain": (lambda h: torch.linalg.multi_dot([h, h.t(), h]), ALL),
+    "crossed": (lambda h: torch.linalg.cross(h.view(5, 3, 4), h.sin().view(5, 3, 4), dim=1), ((4,), ())),
+    "losses": (lambda h: h * F.mse_loss(h, h.sin()) + F.l1_loss(h, h.cos(), reduction="none"), ALL),
+    "Bessel functions": (lambda h: torch.special.i0(h.tanh()) + torch.special.logit(torch.sigmoid(h)), ALL),
 }
 
 

@@ -38,7 +38,8 @@ def unwritten(look: Look) -> Dims:
 @rule(
     *("aten.linspace", "aten.tril_indices", "aten.triu_indices", "aten.logspace"),
     *("aten.hann_window", "aten.rand", "aten.randn", "aten.randint", "aten.randperm"),
-    *("aten.rand_like", "aten.randn_like", "aten.randint_like"),
+    *("aten.rand_like", "aten.randn_like", "aten.randint_like", "aten.uniform", "aten.exponential"),
+    *("aten.normal_functional", "aten.log_normal", "aten.cauchy", "aten.geometric"),
     shapes=True,
 )
 def told_apart(look: Look) -> Dims:
