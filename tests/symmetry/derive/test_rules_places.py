@@ -117,11 +117,26 @@ class Writes(nn.Module):
         return self.down(h - self.mean)
 
 
+class InTurn(nn.Module):
+    """[batch, 6] -> 3: experts of 10 units, whose results are taken in turn and told apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.last = nn.Linear(6, 7), nn.Linear(6, 3)
+        self.up, self.down = nn.Parameter(torch.zeros(7, 10, 6)), nn.Parameter(torch.zeros(7, 6, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.tanh(torch.einsum("tw,ehw->teh", x, self.up))
+        x = torch.einsum("teh,ewh,te->tw", inner, self.down, torch.softmax(self.router(x), -1))
+        return self.last(torch.stack([x[..., ::2] * x[..., 1::2], x[..., 1::2]], -1).flatten(-2))
+
+
 CASES = {
     **{name: Case(Between(between), torch.randn(5, 4), *sizes) for name, (between, sizes) in OPERATIONS.items()},
     "LSTM cells": Case(Stepped(nn.LSTMCell(4, 6)), torch.randn(5, 3, 4), (6,)),
     "GRU cells": Case(Stepped(nn.GRUCell(4, 6, bias=False)), torch.randn(5, 3, 4), (6,)),
     "RNN cells": Case(Stepped(nn.RNNCell(4, 6)), torch.randn(5, 3, 4), (6,)),
+    "experts behind what comes in turn": Case(InTurn(), torch.randn(5, 6), (7,), (10,)),
     "buffers that are written to": Case(Writes(), torch.randn(5, 4), (6,)),
 }
 
