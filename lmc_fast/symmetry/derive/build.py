@@ -282,6 +282,10 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
     for position, factor in enumerate(factors):
         rest = factors[position + 1 :]
         size = math.prod(each.size for each in rest)
+        if factor.in_turn and names.keys().isdisjoint(terms.atoms(factor)):
+            # All of it stays, and what is behind it is the same in each.
+            outer *= factor.size
+            continue
         if factor.in_turn:
             several = [_segments(terms, terms.factors(part), names) for part in factor.parts]
             return _as_one(_in_turn(several, {name: atom.size for atom, name in names.items()}) * outer)

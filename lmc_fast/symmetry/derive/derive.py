@@ -42,8 +42,11 @@ def derive_spec(
     stays; units that stand beside others wherever they stand are owned by these. An operation that is not known pins
     what it touches. ``spec.explain()`` tells what was found, and of the rest which operation holds it.
 
-    Where the whole cannot be traced (a branch on a value, numpy on the way), its parts are, each with what goes in and
-    out of it pinned, and a note in the explanation says which line is at fault.
+    A model that goes by its own values (a loop that stops when it has come close, rows chosen by a mask) is run once,
+    and traced on the way that it went, and with the other answer at each line that asks yes or no: what moves has to
+    move on all ways. A note in the explanation names these lines. Where the whole cannot be traced (a branch on a
+    Python number made of a value, numpy on the way), its parts are, each with what goes in and out of it pinned, and
+    a note says which line is at fault.
 
     Args:
         model: left as it is. One on the meta device or of fake tensors will do: nothing is computed, and nothing

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from . import rules
 from .decomposing import decomposed
 from .gains import Gains
 from .lines import source_line
-from .look import CARRIES, HELD, READS, RULES, Dims, Look, Numbers, Rule, packet_name
+from .look import CARRIES, HELD, READS, RULES, SHAPES, Dims, Look, Numbers, Rule, packet_name
 from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
 from .terms import Pin, Term, Terms
@@ -104,10 +104,14 @@ def walk(
     inside = {each for found in turned.values() for each in found.inside}
     gained = set() if walked.gains is None else {each for g in walked.gains.gains.values() for each in g.outputs}
     given: set[Node] = set()
+    shapes = _shapes_alone(program.graph_module.graph)
     for node in program.graph_module.graph.nodes:
         so_far = len(walked.values)
         if node in inside:
-            known[node] = _on_the_way(walked, node)
+            why = Pin("rotary", source_line(node), "is a part of the planes that places turn")
+            known[node] = _apart(walked, node, why)
+        elif node in shapes:
+            known[node] = _apart(walked, node, Pin("shape", source_line(node), "no more than its shape is used"))
         elif node in turned:
             known[node] = _turned(walked, node, turned[node], known)
         elif node.op == "placeholder":
@@ -120,12 +124,7 @@ def walk(
         elif node.op == "get_attr":
             known[node] = _attribute(walked, node)
         elif node.op == "output":
-            for value in node.all_input_nodes:
-                if value in numbered:
-                    walked.terms.pin(numbered[value].of, numbered[value].why)
-                for dims in _each(known[value]):
-                    for term in dims:
-                        walked.terms.pin(term, Pin("output", "", "is what the model gives"))
+            _leaving(walked, node, known, numbered, program, prefix)
         if node in known:
             walked.values += _each(known[node])
             _reach(walked, node, known, places, given, walked.values[so_far:])
@@ -254,14 +253,53 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[A
     return results if several else results[0]
 
 
-def _on_the_way(walked: Walked, node: Node) -> Any:
-    """The dimensions of what is computed within a rotary embedding, and used nowhere else."""
-    value, why = node.meta.get("val"), Pin("rotary", source_line(node), "is a part of the planes that places turn")
+def _apart(walked: Walked, node: Node, why: Pin) -> Any:
+    """Dimensions that nothing else has, of a value of which no operation is told."""
+    value = node.meta.get("val")
     dims = [
         [walked.terms.atom(int(size), why) for size in each.shape] if isinstance(each, Tensor) else []
         for each in _values(value)
     ]
     return dims if isinstance(value, (list, tuple)) else dims[0]
+
+
+def _shapes_alone(graph: Graph) -> set[Node]:
+    """Values of which no more than the shape is used, and what these alone are made of."""
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        of_shape = (
+            user in found or (packet_name(user.target) in SHAPES and user.all_input_nodes == [node])
+            for user in node.users
+        )
+        if node.op == "call_function" and node.users and all(of_shape):
+            found.add(node)
+    return found
+
+
+def _leaving(
+    walked: Walked,
+    node: Node,
+    known: Mapping[Node, Any],
+    numbered: Mapping[Any, Numbers],
+    program: ExportedProgram,
+    prefix: str,
+) -> None:
+    """What the model gives is told apart; what it writes to one of its own tensors has this one's units."""
+    terms = walked.terms
+    specs = {spec.arg.name: spec for spec in program.graph_signature.output_specs if hasattr(spec.arg, "name")}
+    for value in node.all_input_nodes:
+        spec = specs.get(value.name)
+        if spec is not None and spec.kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION"):
+            name = f"{prefix}{spec.target}"
+            for own, term in zip(walked.parameters.get(name, ()), known[value], strict=False):
+                terms.unify(own, term, Pin("copy_", "", f"is written to {name}"))
+            if name in walked.parameters:
+                continue
+        if value in numbered:
+            terms.pin(numbered[value].of, numbered[value].why)
+        for dims in _each(known[value]):
+            for term in dims:
+                terms.pin(term, Pin("output", "", "is what the model gives"))
 
 
 def _turned(walked: Walked, node: Node, found: Rotary, known: dict[Node, Any]) -> Dims:

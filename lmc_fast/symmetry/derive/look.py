@@ -23,12 +23,14 @@ RULES: dict[str, Rule] = {}
 # Operations that lay entries out anew: what a value's numbers are of stays. And those whose rules ask for it.
 CARRIES: set[str] = set()
 READS: set[str] = set()
+# What takes no more of a value than its shape.
+SHAPES: set[str] = set()
 # Where a node that is a constant of the model's code has that.
 HELD = "lmc_fast_held"
 _COPIES = ("aten.lift_fresh_copy", "aten.clone", "aten.detach", "aten.alias", "aten._to_copy")
 
 
-def rule(*names: str, carries: bool = False, reads: bool = False) -> Callable[[Rule], Rule]:
+def rule(*names: str, carries: bool = False, reads: bool = False, shapes: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for operations, by their names in the graph ("aten.linear").
 
     Args:
@@ -36,6 +38,7 @@ def rule(*names: str, carries: bool = False, reads: bool = False) -> Callable[[R
         carries: a result's entries are those of the first tensor, so that its numbers stay what they were.
         reads: the rule looks at what numbers are of (`Look.numbers`). Any other operation that takes the numbers of
             units tells these apart.
+        shapes: no more is taken of the first tensor than its shape.
     """
 
     def register(function: Rule) -> Rule:
@@ -46,6 +49,8 @@ def rule(*names: str, carries: bool = False, reads: bool = False) -> Callable[[R
                 CARRIES.add(name)
             if reads:
                 READS.add(name)
+            if shapes:
+                SHAPES.add(name)
         return function
 
     return register

@@ -157,10 +157,9 @@ class Terms:
     def unify(self, one: Term, other: Term, why: Pin) -> None:
         """The two are the same dimension: refined to common parts, or pinned for this reason where they have none."""
         one, other = one.found(), other.found()
-        if one is other or one.size != other.size:
-            assert one.size == other.size, f"{one!r} and {other!r} cannot be one dimension"
-            return
-        self._align(self.factors(one), self.factors(other), why)
+        assert one.size == other.size, f"{one!r} and {other!r} cannot be one dimension"
+        if one is not other:
+            self._align(self.factors(one), self.factors(other), why)
 
     def _align(self, left: Sequence[Term], right: Sequence[Term], why: Pin) -> None:
         """Unify two products from the front as far as it goes, then from the back; pin what is left between."""
@@ -247,6 +246,7 @@ class Terms:
             while base.of is not None:
                 base = base.of.found()
             self.make_alike(base)
+            a.of = b.of = None
             self.unify(a, b, why)
         elif a.is_atom:
             self._become(a, b)

@@ -22,7 +22,9 @@ from torch.utils import _pytree as pytree
 from ..calls import Call, shapes_of
 from .forms import Form
 from .graph import export
+from .lines import source_line
 from .look import Dims, Look, rule
+from .ways import MOST_WAYS, Way, answering, ways
 
 __all__ = ["Piece", "Traced", "trace"]
 
@@ -85,6 +87,11 @@ def trace(form: Form, calls: Sequence[Call], *, strict: bool) -> Traced:
             failed = failed or error
     assert failed is not None
     why = _told(failed)
+    for call in calls if form.mode is None else ():
+        with contextlib.suppress(*FAILURES):
+            followed = _by_values(form, call)
+            if followed is not None:
+                return followed
     watched = None
     for call in calls:
         try:
@@ -125,7 +132,43 @@ def _quiet() -> Iterator[None]:
 
 def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     with _quiet():
-        return export(module, tuple(args), _with_defaults(module, args, kwargs))
+        program = export(module, tuple(args), _with_defaults(module, args, kwargs))
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            try:
+                _ = [int(size) for size in each.shape] if isinstance(each, Tensor) else []
+            except RuntimeError as error:
+                told = source_line(node) or node.target
+                raise RuntimeError(f"{told} gives as many entries as its values say") from error
+    return program
+
+
+def _by_values(form: Form, call: Call) -> Traced | None:
+    """The graphs of a model that goes by its own values, on all of its ways; None where it does not, or has too many.
+
+    Raises:
+        RuntimeError, ValueError, ...: one of the ways cannot be traced.
+    """
+    args, kwargs = form.inputs(call.given)
+    kwargs = _with_defaults(form.module, args, kwargs)
+
+    def run() -> None:
+        with torch.no_grad():
+            form.module(*args, **kwargs)
+
+    pieces: list[Piece] = []
+    found: list[Way] = []
+    for way in ways(run, FAILURES):
+        if not way.asked or len(found) == MOST_WAYS:
+            return None
+        found.append(way)
+        with answering(form.module, way):
+            pieces.append(Piece("", _exported(form.module, args, kwargs)))
+    asked = [each for way in found for each in way.asked if isinstance(each.answer, bool)]
+    lines = ", ".join(dict.fromkeys(each.line for each in asked))
+    notes = [f"the model goes by its own values at {lines}: it was traced with both answers at each"] * bool(lines)
+    return Traced(pieces, notes)
 
 
 def _with_defaults(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

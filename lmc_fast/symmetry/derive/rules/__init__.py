@@ -1,6 +1,19 @@
 """What operations do to axes, a family a file; importing this registers all."""
 
-from . import convolutions, elementwise, factories, indexing, joining, norms, products, recurrent, reductions, shapes
+from . import (
+    convolutions,
+    elementwise,
+    factories,
+    indexing,
+    joining,
+    linalg,
+    norms,
+    products,
+    recurrent,
+    reductions,
+    shapes,
+    transforms,
+)
 
 __all__ = [
     "convolutions",
@@ -8,9 +21,11 @@ __all__ = [
     "factories",
     "indexing",
     "joining",
+    "linalg",
     "norms",
     "products",
     "recurrent",
     "reductions",
     "shapes",
+    "transforms",
 ]

@@ -31,10 +31,29 @@ def identity(look: Look) -> Dims | list[Dims]:
     *("aten.less", "aten.less_equal", "aten.not_equal", "aten.isclose", "aten.isreal", "aten.conj", "aten.real"),
     *("aten.imag", "aten.complex", "aten.polar", "aten.arctan2", "aten.special_expit", "aten.special_erf"),
     *("aten.special_log1p", "aten.special_expm1", "aten.special_ndtr", "aten.special_round", "aten.special_xlogy"),
+    *("aten.special_i0", "aten.special_i1", "aten.special_logit", "aten.special_erfinv", "aten.special_digamma"),
+    *("aten.special_gammaln", "aten.special_exp2", "aten.special_sinc", "aten.special_erfc", "aten.special_psi"),
 )
 def untagged(look: Look) -> Dims:
     """As every operation entry by entry, of those that torch does not mark as such."""
     return broadcast(look)
+
+
+@rule("aten.broadcast_tensors")
+def each_broadcast(look: Look) -> list[Dims]:
+    """[..., n or 1], [..., n] -> [..., n], [..., n]."""
+    dims = broadcast(look)
+    return [list(dims) for _ in look.shapes]
+
+
+@rule(
+    *("aten.mse_loss", "aten.l1_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.kl_div"),
+    *("aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits", "aten.soft_margin_loss"),
+)
+def lost(look: Look) -> Dims:
+    """[..., n], [..., n] -> [..., n] entry by entry, or [] of all."""
+    dims = broadcast(look)
+    return dims if look.shape else []
 
 
 @rule("aten.eq", "aten.ne", reads=True)

@@ -13,6 +13,7 @@ APART = "holds another number at every place"
     *("aten.full", "aten.zeros", "aten.ones", "aten.full_like", "aten.zeros_like", "aten.ones_like", "aten.new_full"),
     *("aten.new_zeros", "aten.new_ones", "aten.scalar_tensor", "aten.fill", "aten.zero"),
     reads=True,
+    shapes=True,
 )
 def uniform(look: Look) -> Dims:
     """-> [...]: one number everywhere; its dimensions are whatever they are laid over, each time that it is used."""
@@ -27,6 +28,7 @@ def uniform(look: Look) -> Dims:
     "aten.empty_strided",
     "aten.new_empty_strided",
     reads=True,
+    shapes=True,
 )
 def unwritten(look: Look) -> Dims:
     """-> [...]: to be written to; its dimensions are whatever they are laid over."""
@@ -34,12 +36,25 @@ def unwritten(look: Look) -> Dims:
 
 
 @rule(
-    *("aten.linspace", "aten.eye", "aten.tril_indices", "aten.triu_indices", "aten.logspace"),
+    *("aten.linspace", "aten.tril_indices", "aten.triu_indices", "aten.logspace"),
     *("aten.hann_window", "aten.rand", "aten.randn", "aten.randint", "aten.randperm"),
+    *("aten.rand_like", "aten.randn_like", "aten.randint_like", "aten.uniform", "aten.exponential"),
+    *("aten.normal_functional", "aten.log_normal", "aten.cauchy", "aten.geometric"),
+    shapes=True,
 )
 def told_apart(look: Look) -> Dims:
     """-> [...]: another number at every place."""
     return [look.told(size, APART) for size in look.shape]
+
+
+@rule("aten.eye")
+def identity(look: Look) -> Dims:
+    """-> [n, n] with ones on the diagonal: rows and columns are the same units. Told apart where there are others."""
+    rows, columns = look.shape
+    if rows != columns:
+        return [look.told(size, APART) for size in look.shape]
+    units = look.terms.atom(rows)
+    return [units, units]
 
 
 @rule("aten.arange")

@@ -12,6 +12,7 @@ from .shapes import run_of
 __all__ = ["embedding"]
 
 NUMBERED = "looked up by number"
+MASKED = "chosen by a mask"
 
 
 @rule("aten.embedding", reads=True)
@@ -58,7 +59,13 @@ def index(look: Look) -> Dims:
     given = list(look["indices"]) + [None] * (len(dims) - len(look["indices"]))
     used = [d for d, each in enumerate(given) if isinstance(each, Node)]
     if any(given[d].meta["val"].dtype.itemsize == 1 for d in used) or used != list(range(used[0], used[-1] + 1)):
-        return look.all_pinned(NUMBERED)[0]
+        mask = look.of(given[used[0]])
+        if len(used) > 1 or not used[0] + len(mask) <= len(dims):
+            return look.all_pinned(NUMBERED)[0]
+        look.unread(*look.tensors())
+        end = used[0] + len(mask)
+        look.pin([*dims[used[0] : end], *mask], MASKED)
+        return [*dims[: used[0]], look.told(look.shape[used[0]], MASKED), *dims[end:]]
     run = look.run(given[used[0]], dims[used[0]].size) if len(used) == 1 else None
     if run is not None and look.numbers(look["self"]) is None:
         return run_of(look, look["self"], used[0], *run)
@@ -107,6 +114,8 @@ def scattered(look: Look) -> Dims:
 def put(look: Look) -> Dims:
     """[n, ...] with values written to places of n."""
     dims, places, values = look.dims("self"), look["indices"], look["values"]
+    if len(places) == 1 and isinstance(places[0], Node) and places[0].meta["val"].dtype.itemsize == 1:
+        return _put_by_mask(look, dims)
     numbers = look.numbers(places[0])
     if len(places) != 1 or numbers is None or numbers.kind != "unit" or len(look.of(places[0])) != 1:
         return look.all_pinned("written over in part")[0]
@@ -124,6 +133,17 @@ def put(look: Look) -> Dims:
     else:
         look.unread(values)
     return dims
+
+
+def _put_by_mask(look: Look, dims: Dims) -> Dims:
+    """[places..., n] with values [k, n], [n] or [] written to the k places of a mask [places...]."""
+    mask, values = look.of(look["indices"][0]), look.of(look["values"])
+    look.unread(*look.tensors())
+    ahead, kept = dims[: len(mask)], dims[len(mask) :]
+    own = max(0, len(values) - len(kept))
+    look.pin([*ahead, *mask, *values[:own]], MASKED)
+    look.mixed(dims, *range(len(mask)))
+    return [*ahead, *look.broadcast([kept, values[own:]])]
 
 
 @rule("aten.floor_divide", reads=True)

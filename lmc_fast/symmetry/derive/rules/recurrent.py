@@ -7,10 +7,10 @@ from ..terms import Term
 
 __all__ = ["recurrent"]
 
-GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
-@rule(*GATES)
+@rule(*(f"aten.{name}" for name in GATES))
 def recurrent(look: Look) -> list[Dims]:
     """[batch, time, i], states [layers, batch, h], weights [gates * h, i], [gates * h, h] -> [batch, time, h]."""
     if not isinstance(look["params"], (list, tuple)) or "batch_first" not in look.arguments:
@@ -37,12 +37,25 @@ def recurrent(look: Look) -> list[Dims]:
     return [[*dims[:-1], entering], *ends]
 
 
+@rule(*(f"aten.{name}_cell" for name in GATES))
+def cell(look: Look) -> list[Dims]:
+    """[batch, i], states [batch, h], weights [gates * h, i], [gates * h, h] -> [batch, h]: one step."""
+    dims = look.dims("input")
+    states = [look.of(state) for state in (look["hx"] if isinstance(look["hx"], (list, tuple)) else [look["hx"]])]
+    weights = [look.dims(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh") if look.has(name)]
+    hidden, _ = _cell(look, weights, dims[-1])
+    result = [*dims[:-1], hidden]
+    for state in states:
+        result = look.broadcast([result, state])
+    return [list(result) for _ in look.shapes]
+
+
 def _cell(look: Look, weights: list[Dims], entering: Term) -> tuple[Term, Term]:
     """Of one layer in one direction the hidden units, and those that it gives: the same, or these projected."""
     terms = look.terms
     inward, across, *rest = weights
     projection = rest.pop() if len(rest) % 2 else None
-    gates = GATES[look.name]
+    gates = GATES[look.name.removeprefix("aten.").removesuffix("_cell")]
     hidden = terms.atom(inward[0].size // gates)
     both = terms.product([look.told(gates, "gates"), hidden])
     for dims in (inward, across, *rest):
