@@ -82,23 +82,17 @@ def find(
     starts: list[str | symmetry.Permutations] = ["identity", "anchored", *([] if seed is None else ["random"])]
     if init_perm is not None:
         starts = [read_perm("init_perm", init_perm, spec)]
-    best = max(
-        (
-            matching.weight_matching(
-                tensors_a,
-                tensors_b,
-                spec,
-                init=start,
-                search=search,
-                max_sweeps=max_iter,
-                seed=seed or 0,
-                device=device,
-                weights=weights or None,
-                progress=False if silent else _teller(start),
-            )
-            for start in starts
-        ),
-        key=lambda match: match.objective,
+    best = matching.weight_matching(
+        tensors_a,
+        tensors_b,
+        spec,
+        init=starts,
+        search=search,
+        max_sweeps=max_iter,
+        seed=seed or 0,
+        device=device,
+        weights=weights or None,
+        progress=False if silent else _teller("search" if init_perm is None else "init_perm"),
     )
     return Found({p: best.permutations[p] for p in halves[0]}, best, names)
 
@@ -119,9 +113,8 @@ def distances(match: matching.Matching) -> list[float]:
     return [match.l2_before, *after, match.l2_after]
 
 
-def _teller(start: str | symmetry.Permutations) -> Callable[[str, int, int], None]:
-    """Prints a line for every sweep, from 0."""
-    name = start if isinstance(start, str) else "init_perm"
+def _teller(name: str) -> Callable[[str, int, int], None]:
+    """Prints a line for every sweep, from 0, with the name of what is searched from."""
     lines = itertools.count()
     return lambda what, done, total: print(f"{next(lines)}/{name}: {what}")
 

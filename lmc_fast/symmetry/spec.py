@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ from .._files import write_text
 from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
 from .._wrappers import canonical, met
-from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
+from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, sized, with_rest
 from .editing import edited
 from .explain import Explanation, Origin, explain
 from .folds import Centre, Fold, checked_folds, renamed
@@ -245,7 +245,7 @@ class PermutationSpec:
         unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
         check_names(axes, tensors)
         sizes = infer_sizes(self.groups, axes, tensors)
-        groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
+        groups = sized(self.groups, sizes)
         bound = {name: bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
         check_tied(bound, tensors)
         # A state dict says nothing of what it does not hold.
@@ -255,6 +255,9 @@ class PermutationSpec:
         if folds and axes.keys() != self.axes.keys():
             theirs = {canonical(name): name for name in axes}
             folds = tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
+        # Bound to such a model before: nothing to check and to keep a second time.
+        if (groups, bound, unsaved) == (self.groups, self.axes, self.unsaved):
+            return self
         return self._kept(PermutationSpec(groups, bound, unsaved, folds))
 
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
