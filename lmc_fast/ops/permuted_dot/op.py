@@ -18,6 +18,10 @@ from . import naive, native
 
 __all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]
 
+# Entries of tensors that are held until all of them are looked at together; a larger one that was made for the call is
+# let go at once, and its sum takes longer than a look at it.
+SMALL = 1 << 13
+
 
 class Overlap(NamedTuple):
     """||a||^2, ||b||^2 and <a, b>."""
@@ -56,17 +60,23 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     Raises:
         as `permuted_dot`.
     """
-    found: list[float | tuple[Tensor, Tensor, Gathers]] = []
+    found: list[float | str] = []
+    small: list[tuple[Tensor, Tensor, Gathers]] = []
+    plain: list[tuple[Tensor, Tensor, Gathers]] = []
     for a, b, gathers in items:
         a, b = seen("a", a), seen("b", b)
         _check_gathers(b, gathers)
         if _chosen(backend, "permuted_dot", a, b) != "torch":
-            found.append(native.sums(a, b, gathers, False)[2])
+            if a.numel() > SMALL:
+                found.append(native.sums(a, b, gathers, False)[2])
+            else:
+                found.append("small")
+                small.append((a, b, gathers))
             continue
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
-        found.append((a, b, gathers))
-    plain = [one for one in found if not isinstance(one, float)]
+        found.append("plain")
+        plain.append((a, b, gathers))
     # Most tensors share their indices with others.
     named = {
         id(index): (f"gathers[{d}]", index)
@@ -76,7 +86,8 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     }
     check_indices_at_once(list(named.values()))
     sums = iter(numbers(naive.permuted_dot(*one) for one in plain))
-    return [one if isinstance(one, float) else next(sums)[0] for one in found]
+    ours = iter(native.sums_of_many(small, False))
+    return [one if isinstance(one, float) else next(ours)[2] if one == "small" else next(sums)[0] for one in found]
 
 
 def _check_gathers(b: Tensor, gathers: Gathers) -> None:
@@ -109,17 +120,22 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
     Raises:
         as `overlap`.
     """
-    found: list[Overlap | Tensor] = []
+    found: list[Overlap | Tensor | None] = []
+    small: list[tuple[Tensor, Tensor, Gathers]] = []
     for a, b in pairs:
         a, b = seen("a", a), seen("b", b)
         if _chosen(backend, "overlap", a, b) == "torch":
             check_dense("a", a)
             check_dense("b", b)
             found.append(naive.overlap(a, b))
-        else:
+        elif a.numel() > SMALL:
             found.append(Overlap(*native.sums(a, b, (None,) * a.ndim, True)))
+        else:
+            found.append(None)
+            small.append((a, b, (None,) * a.ndim))
     sums = iter(numbers(one for one in found if isinstance(one, Tensor)))
-    return [Overlap(*next(sums)) if isinstance(one, Tensor) else one for one in found]
+    ours = iter(native.sums_of_many(small, True))
+    return [one if isinstance(one, Overlap) else Overlap(*next(ours if one is None else sums)) for one in found]
 
 
 def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:
