@@ -38,6 +38,8 @@ def test_a_tensor_with_two_names_is_seen_though_shapes_were() -> None:
     weight_matching(ps, a, b, silent=True)
     tied = {**a, "b.weight": a["a.weight"]}
     with pytest.raises(ValueError, match="one tied tensor"):
+        engine_spec(AXES, tied)
+    with pytest.raises(ValueError, match="one tied tensor"):
         weight_matching(ps, tied, tied, silent=True)
 
 
