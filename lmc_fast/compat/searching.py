@@ -92,7 +92,7 @@ def find(
         seed=seed or 0,
         device=device,
         weights=weights or None,
-        progress=False if silent else _teller("search" if init_perm is None else "init_perm"),
+        progress=[False if silent else _teller(start) for start in starts],
     )
     return Found({p: best.permutations[p] for p in halves[0]}, best, names)
 
@@ -113,8 +113,9 @@ def distances(match: matching.Matching) -> list[float]:
     return [match.l2_before, *after, match.l2_after]
 
 
-def _teller(name: str) -> Callable[[str, int, int], None]:
-    """Prints a line for every sweep, from 0, with the name of what is searched from."""
+def _teller(start: str | symmetry.Permutations) -> Callable[[str, int, int], None]:
+    """Prints a line for every sweep, from 0."""
+    name = start if isinstance(start, str) else "init_perm"
     lines = itertools.count()
     return lambda what, done, total: print(f"{next(lines)}/{name}: {what}")
 

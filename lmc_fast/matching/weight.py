@@ -66,7 +66,7 @@ def weight_matching(
     max_sweeps: int = 100,
     seed: int = 0,
     device: torch.device | str | None = None,
-    progress: Progress = False,
+    progress: Progress | Sequence[Progress] = False,
     example_inputs: Any = None,
 ) -> Matching:
     """Find what of a spec's permutations, rotations and the like maximises <theta_a, pi(theta_b)>.
@@ -120,7 +120,8 @@ def weight_matching(
             global generators are neither read nor moved.
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
-        progress: True for a bar, a function (description, done, total), or a `Logger`.
+        progress: True for a bar, a function (description, done, total), or a `Logger`; or a list of these, one for each
+            start in a list.
         example_inputs: with a module as model a, the spec is derived from these where it is left out, and is verified
             on them first, as by `verify_spec`, unless it was before.
 
@@ -167,6 +168,9 @@ def weight_matching(
         spec.check_only_permutes(f"similarity={similarity!r}")
     inits = [init] if isinstance(init, (str, Permutations, Transforms)) else listed(init)
     starts = [start_of(each, spec, seed) for each in inits]
+    hooks: Sequence[Progress] = progress if isinstance(progress, (list, tuple)) else [progress] * len(starts)
+    if len(hooks) != len(starts):
+        raise ValueError(f"progress must be one, or one for each of the {len(starts)} starts, got {len(hooks)}")
     frozen = check_freeze(freeze, spec)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
@@ -196,13 +200,13 @@ def weight_matching(
     if search == "leading" and isinstance(starts[0], Permutations):
         a, b = (emphasised(looked.spec, side, shares) for side in (looked.tensors_a, looked.tensors_b))
         raised = Searched(looked.spec, a, b, shares)
-    begins: list[tuple[Choice, str | Choice, int]] = [
-        *((start, how, seed) for start, how in zip(starts, inits, strict=True)),
-        *((shuffled(starts[0], frozen, seed + more), "random", seed + more) for more in range(1, restarts)),
+    begins: list[tuple[Choice, str | Choice, int, Progress]] = [
+        *((start, how, seed, hook) for start, how, hook in zip(starts, inits, hooks, strict=True)),
+        *((shuffled(starts[0], frozen, seed + more), "random", seed + more, hooks[0]) for more in range(1, restarts)),
     ]
     searches: list[_Search] = []
     descent: CoordinateDescent | None = None
-    for begin, how, of in begins:
+    for begin, how, of, hook in begins:
         pair = raised.parts
         if isinstance(begin, Permutations):
             if descent is None:
@@ -211,10 +215,10 @@ def weight_matching(
                 descent = descent.again(begin)
             is_known = raised is looked and how in ("anchored", "identity")
             reached = inner if is_known else descent.objective()
-            searches.append(_search(descent, how, reached, search, of, max_sweeps, progress))
+            searches.append(_search(descent, how, reached, search, of, max_sweeps, hook))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
-            searches.append(_turned(turning, how, of, max_sweeps, progress))
+            searches.append(_turned(turning, how, of, max_sweeps, hook))
     best = max(searches, key=lambda search: search.objective)
     moved, identity = choice_for(view.spec, best.choices), choice_for(view.spec)
     if entries is None:

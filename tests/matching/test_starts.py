@@ -41,6 +41,17 @@ def test_restarts_come_on_top() -> None:
     assert more.objective >= max(few.objective, most.objective)
 
 
+def test_each_start_may_be_told_of_by_itself() -> None:
+    a, b = mlp(9), mlp(8)
+    spec = architectures.mlp(a)
+    told: dict[str, list[int]] = {"identity": [], "anchored": []}
+    hooks = [lambda what, done, total, name=name: told[name].append(done) for name in told]
+    lmc.weight_matching(a, b, spec, init=list(told), progress=hooks)
+    assert all(steps and steps == list(range(1, len(steps) + 1)) for steps in told.values())
+    with pytest.raises(ValueError, match="progress must be one, or one for each of the 2 starts, got 1"):
+        lmc.weight_matching(a, b, spec, init=list(told), progress=hooks[:1])
+
+
 def test_rotations_have_several_starts_too() -> None:
     spec = lmc.PermutationSpec.from_axes(
         {"0.weight": (Segment("R"), None), "1.weight": (None, Segment("R"))}, [Group("R", kind="orthogonal")]
