@@ -19,7 +19,7 @@ __all__ = ["gain_candidates", "gain_matrices", "gain_matrix", "gain_matrix_and_c
 
 
 def gain_matrix(
-    terms: Sequence[Term], base: Tensor | None = None, *, precision: str = "tf32x3", backend: str = "auto"
+    terms: Sequence[Term], base: Tensor | None = None, *, precision: str = "auto", backend: str = "auto"
 ) -> Tensor:
     """G = sum over terms of A_mat @ B_mat^T, B permuted along its other dimensions (Ainsworth et al. 2023, eq. 3).
 
@@ -61,7 +61,7 @@ def gain_matrix_and_candidates(
     k: int = 16,
     base: Tensor | None = None,
     *,
-    precision: str = "tf32x3",
+    precision: str = "auto",
     backend: str = "auto",
 ) -> tuple[Tensor, GainCandidates]:
     """`gain_matrix`, and `gain_candidates` of the result; on a GPU without reading it again.
@@ -132,7 +132,7 @@ def gain_matrices(
     groups: Sequence[Sequence[Term]],
     bases: Sequence[Tensor | None] | None = None,
     *,
-    precision: str = "tf32x3",
+    precision: str = "auto",
     backend: str = "auto",
 ) -> list[Tensor]:
     """`gain_matrix` of many groups at once: on a GPU those of a few hundred units share one launch.
