@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import symmetry
 from .._checks import check_type, fail_type
 from .._models import STATISTICS
+from .structures import derived
 
 __all__ = [
     "Axes",
@@ -99,7 +100,7 @@ def derived_spec(
     Raises:
         ValueError: a name in `leave_out` that no permutation has, or what `derive_spec` says.
     """
-    whole = symmetry.derive_spec(model, example_inputs)
+    whole = derived(model, example_inputs)
     for name in leave_out:
         if name not in whole.groups:
             known = ", ".join(map(repr, whole.groups)) or "none"
