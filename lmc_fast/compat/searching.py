@@ -82,23 +82,17 @@ def find(
     starts: list[str | symmetry.Permutations] = ["identity", "anchored", *([] if seed is None else ["random"])]
     if init_perm is not None:
         starts = [read_perm("init_perm", init_perm, spec)]
-    best = max(
-        (
-            matching.weight_matching(
-                tensors_a,
-                tensors_b,
-                spec,
-                init=start,
-                search=search,
-                max_sweeps=max_iter,
-                seed=seed or 0,
-                device=device,
-                weights=weights or None,
-                progress=False if silent else _teller(start),
-            )
-            for start in starts
-        ),
-        key=lambda match: match.objective,
+    best = matching.weight_matching(
+        tensors_a,
+        tensors_b,
+        spec,
+        init=starts,
+        search=search,
+        max_sweeps=max_iter,
+        seed=seed or 0,
+        device=device,
+        weights=weights or None,
+        progress=[False if silent else _teller(start) for start in starts],
     )
     return Found({p: best.permutations[p] for p in halves[0]}, best, names)
 

@@ -7,6 +7,7 @@ git-re-basin and what grew from it call the halves ``perm_to_axes`` and ``axes_t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .. import symmetry
 from .._checks import check_type, fail_type
 from .._models import STATISTICS
+from .structures import derived
 
 __all__ = [
     "Axes",
@@ -98,7 +100,7 @@ def derived_spec(
     Raises:
         ValueError: a name in `leave_out` that no permutation has, or what `derive_spec` says.
     """
-    whole = symmetry.derive_spec(model, example_inputs)
+    whole = derived(model, example_inputs)
     for name in leave_out:
         if name not in whole.groups:
             known = ", ".join(map(repr, whole.groups)) or "none"
@@ -199,21 +201,33 @@ def engine_spec(
         flattened: whether the second axis of a matrix may be some times as long as the permutation on it: that is a
             Linear that reads flattened maps, and has so many entries a unit.
     """
-    axes = {name: full_axes(name, axes_to_perm[name], tensor.ndim) for name, tensor in tensors.items()}
-    if not flattened:
-        return symmetry.PermutationSpec.from_axes(axes, model=dict(tensors))
+    told = tuple(
+        (name, full_axes(name, axes_to_perm[name], tensor.ndim), tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    )
+    # Tensors may be tied, which shapes do not tell.
+    return _of_shapes(told, flattened).bind(dict(tensors))
+
+
+# Scripts match models of the same shapes over and over, and many are small.
+@lru_cache(maxsize=16)
+def _of_shapes(
+    told: tuple[tuple[str, tuple[str | None, ...], tuple[int, ...]], ...], flattened: bool
+) -> symmetry.PermutationSpec:
+    """The spec of tensors with (name, what is on its axes, shape)."""
     sizes: dict[str, int] = {}
-    for name, entries in axes.items():
-        for p, length in zip(entries, tensors[name].shape, strict=True):
+    for _, entries, shape in told:
+        for p, length in zip(entries, shape, strict=True):
             if p is not None:
                 sizes[p] = min(length, sizes.get(p, length))
 
-    def read(name: str, axis: int, p: str | None) -> symmetry.Segment | str | None:
-        inner = 1 if p is None else entries_a_unit(tensors[name].shape, axis, sizes[p])
+    def read(shape: tuple[int, ...], axis: int, p: str | None) -> symmetry.Segment | str | None:
+        inner = 1 if p is None or not flattened else entries_a_unit(shape, axis, sizes[p])
         return p if inner == 1 else symmetry.Segment(p, inner=inner)
 
-    spread = {name: tuple(read(name, i, p) for i, p in enumerate(entries)) for name, entries in axes.items()}
-    return symmetry.PermutationSpec.from_axes(spread, model=dict(tensors))
+    axes = {name: tuple(read(shape, i, p) for i, p in enumerate(entries)) for name, entries, shape in told}
+    like = {name: torch.empty(shape, device="meta") for name, _, shape in told}
+    return symmetry.PermutationSpec.from_axes(axes, model=like)
 
 
 def entries_a_unit(shape: Sequence[int], axis: int, units: int) -> int:

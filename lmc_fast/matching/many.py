@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from .._backend import check_device
 from .._calls import Forward, check_forward
 from .._checks import check_int, check_type, fail_type
+from .._entry_weights import checked_entry_weights
 from .._models import Model, check_numbers, check_same_tensors, tensors_of
 from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlap
-from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
-from ..symmetry.transforms import Choice, between, choice_for, random_choice
+from ..symmetry import Permutations, PermutationSpec, check_pure
+from ..symmetry.transforms import Choice, between, choice_for
 from ..symmetry.views import check_owners_around
 from .engine.descent import CoordinateDescent
 from .engine.measures import distance_between, distance_from, objective_of
@@ -36,14 +37,14 @@ from .learned import check_turns
 from .learned_many import Learning, LearningTask, learn_together
 from .results.many import ManyMatching
 from .results.matching import Sweep
+from .starts import starts_of_many
 from .straight_through import Hat, Optimizer, check_training, train_hats
 from .verification import Verified, ensure_verified
-from .weight import check_finite_weights, sweeps_of
+from .weight import check_finite_weights, sweeps_of, weight_matching
 
 __all__ = ["match_many"]
 
 METHODS = ("merge_many", "pairwise", "c2m3", "ste_mm", "learned")
-STARTS = ("anchored", "identity", "random", "activations")
 # Methods that go by the loss of the task.
 BY_LOSS = ("ste_mm", "learned")
 
@@ -56,6 +57,8 @@ def match_many(
     method: str = "merge_many",
     reference: int = 0,
     init: str | Sequence[Choice] | ManyMatching | None = None,
+    entry_weights: Sequence[Mapping[str, Tensor]] | None = None,
+    entry_weighting: str = "sum",
     max_sweeps: int = 100,
     batches: Iterable[Any] | None = None,
     loss_fn: LossFn = nn.functional.cross_entropy,
@@ -91,6 +94,8 @@ def match_many(
         init: where to start: "anchored" (each over the reference by weight matching), "identity", "random" (by
             `seed`), "activations" (for "learned": each over the reference by activation matching), Permutations or
             Transforms of all models, or another result. None: "activations" for "learned", else "anchored".
+        entry_weights, entry_weighting: for "pairwise" alone, how much each entry of each model counts, and how two of
+            them are combined, as of `weight_matching`. The objective and the distances stay those of plain weights.
         max_sweeps: end after so many passes over the groups, converged or not; C2M3's steps too.
         batches: for "ste_mm" and "learned", (inputs, targets) pairs; one step each.
         loss_fn, forward, epochs, learning_rate, optimizer, validation, patience: for "ste_mm", as of
@@ -116,7 +121,8 @@ def match_many(
     Raises:
         TypeError: a model that is neither a module nor a state dict, or another argument of the wrong kind.
         ValueError: fewer than two models, models of different shapes, a spec that does not fit them, weights or a
-            loss that are not finite, batches missing or not taken, or an option out of range.
+            loss that are not finite, batches missing or not taken, entry weights with another method than "pairwise",
+            or an option out of range.
         SymmetryError: the spec does not keep the reference's function.
     """
     began = time.perf_counter()
@@ -134,6 +140,8 @@ def match_many(
     if (batches is None) == (method in BY_LOSS):
         wanted = "be given" if batches is None else "be left out"
         raise ValueError(f"batches must {wanted} for method={method!r}")
+    if entry_weights is not None and method != "pairwise":
+        raise ValueError(f"entry_weights must come with method='pairwise', which weighs entries, got {method!r}")
     if method in BY_LOSS:
         check_type(f"models[{reference}]", models[reference], nn.Module, "a torch.nn.Module, for a loss of the task")
     ours = Learning.of(method, learning_rate, mixing, patience, steps, discrete, seed)
@@ -158,7 +166,7 @@ def match_many(
         check_owners_around(work.spec, "method='c2m3'")
     if init is None:
         init = "activations" if method == "learned" else "anchored"
-    starts, how = _starts(init, work, seed, method), init if isinstance(init, str) else "given"
+    starts, how = starts_of_many(init, work.spec, work.order, seed, method), init if isinstance(init, str) else "given"
     verified = Verified(work.told.verified, "")
     if method == "ste_mm":
         given = {"batches": batches} if validation is None else {"batches": batches, "validation": validation}
@@ -195,6 +203,9 @@ def match_many(
         if how == "activations":
             starts = learning.by_activations(ordered, work.told)
         found = _Found(*learn_together(learning, work.spec, work.tensors, starts, ours, progress))
+    elif entry_weights is not None:
+        by_entries = {"entry_weighting": entry_weighting, "max_sweeps": max_sweeps, "progress": progress}
+        found = _by_entries(work, starts, how, entry_weights, by_entries)
     elif method == "pairwise":
         found = _pairwise(work, starts, how, max_sweeps, progress)
     else:
@@ -291,31 +302,6 @@ class _Work:
         )
 
 
-def _starts(init: object, work: _Work, seed: int, method: str) -> list[Choice]:
-    """Where each model begins, the reference first; starts by weights or activations begin at the identity."""
-    spec, count = work.spec, len(work.order)
-    if isinstance(init, str):
-        if init not in STARTS:
-            raise ValueError(
-                f"init must be one of {', '.join(map(repr, STARTS))}, Permutations, Transforms or a result, "
-                f"got {init!r}"
-            )
-        if init == "activations" and method != "learned":
-            raise ValueError(f"init='activations' must come with method='learned', got {method!r}")
-        identity = choice_for(spec)
-        seeds = np.random.SeedSequence(seed).generate_state(count - 1).tolist()
-        return [identity, *(random_choice(spec, s) if init == "random" else identity for s in seeds)]
-    given = init.permutations if isinstance(init, ManyMatching) else init
-    if not isinstance(given, Sequence):
-        fail_type("init", "a name, Permutations or Transforms of all models, or a ManyMatching", init)
-    if len(given) != count:
-        raise ValueError(f"init must have one entry for each of the {count} models, got {len(given)}")
-    for m, choice in enumerate(given):
-        check_type(f"init[{m}]", choice, (Permutations, Transforms), "Permutations or Transforms")
-    # Checked against this spec: they may have been made for another model.
-    return [choice_for(spec, given[m]) for m in work.order]
-
-
 def _pairwise(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int, progress: Progress) -> _Found:
     """Each model over the reference, by itself."""
     found, converged, sweeps = [choice_for(work.spec)], True, []
@@ -334,6 +320,30 @@ def _pairwise(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int, 
         converged = converged and settled.converged
         found.append(choice_for(work.spec, reached))
     return _Found(found, sweeps, converged)
+
+
+def _by_entries(
+    work: _Work, starts: Sequence[Choice], how: str, given: Sequence[Mapping[str, Tensor]], options: dict[str, Any]
+) -> _Found:
+    """As `_pairwise`, by weighted entries."""
+    places = sorted(range(len(starts)), key=work.order.__getitem__)
+    checked = checked_entry_weights("entry_weights", given, [work.tensors[place] for place in places])
+    weights = [checked[m] for m in work.order]
+    matches = [
+        weight_matching(
+            work.tensors[0],
+            work.tensors[m],
+            work.spec,
+            init="anchored" if how == "anchored" else between(starts[0], starts[m]),
+            entry_weights=(weights[0], weights[m]),
+            device=work.device,
+            **options,
+        )
+        for m in range(1, len(starts))
+    ]
+    choices = [choice_for(work.spec), *(choice_for(work.spec, match.choice) for match in matches)]
+    history = [sweep for match in matches for sweep in match.history]
+    return _Found(choices, history, all(match.converged for match in matches))
 
 
 def _hats(work: _Work, starts: Sequence[Choice], how: str, max_sweeps: int) -> list[Hat]:

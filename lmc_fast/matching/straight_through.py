@@ -30,8 +30,8 @@ from .engine.seen import seen
 from .engine.task import LossFn, TaskLoss
 from .given import spec_of
 from .results.matching import Matching, Sweep
+from .starts import start_of
 from .verification import ensure_verified
-from .weight import start_of
 
 __all__ = ["Hat", "Optimizer", "check_training", "straight_through_matching", "train_hats"]
 

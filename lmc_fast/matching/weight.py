@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from .._modes import neutral
 from .._progress import Progress
 from ..ops.permuted_dot import Overlap, overlaps
 from ..symmetry import Permutations, PermutationSpec, Transforms, check_pure
-from ..symmetry.transforms import Choice, choice_for, random_choice
+from ..symmetry.transforms import Choice, choice_for
 from .engine.descent import CoordinateDescent
 from .engine.emphasis import emphasised
 from .engine.frank_wolfe import check_affine, frank_wolfe
@@ -39,9 +39,10 @@ from .engine.steps import Step
 from .engine.turning import TurningDescent
 from .given import spec_of
 from .results.matching import Matching, Sweep
+from .starts import listed, shuffled, start_of
 from .verification import ensure_verified
 
-__all__ = ["check_finite_weights", "check_freeze", "start_of", "sweeps_of", "weight_matching"]
+__all__ = ["check_finite_weights", "check_freeze", "sweeps_of", "weight_matching"]
 
 SEARCHES = ("spectral", "coordinate_descent", "frank_wolfe", "leading")
 WEIGHTINGS = ("product", "sum")
@@ -54,7 +55,7 @@ def weight_matching(
     model_b: Model,
     spec: PermutationSpec | None = None,
     *,
-    init: str | Choice = "anchored",
+    init: str | Choice | Sequence[str | Choice] = "anchored",
     search: str = "spectral",
     restarts: int = 1,
     weights: Mapping[str, float] | None = None,
@@ -65,7 +66,7 @@ def weight_matching(
     max_sweeps: int = 100,
     seed: int = 0,
     device: torch.device | str | None = None,
-    progress: Progress = False,
+    progress: Progress | Sequence[Progress] = False,
     example_inputs: Any = None,
 ) -> Matching:
     """Find what of a spec's permutations, rotations and the like maximises <theta_a, pi(theta_b)>.
@@ -82,7 +83,7 @@ def weight_matching(
             `example_inputs`.
         init: where to start: "anchored" (outwards from the fixed axes, each group by what is settled around it),
             "identity", "random" (by `seed`), or Permutations or Transforms (not changed). "anchored" ends no lower
-            than the identity is.
+            than the identity is. A list of these: a search from each.
         search: "spectral", which first matches the leading parts of large weights alone, those of their largest
             singular values, for they say where most units go, and goes on from there by coordinate descent over all of
             the weights; small weights are matched whole from the beginning, and so are all where finding these parts
@@ -96,8 +97,8 @@ def weight_matching(
             where it was. It is the inner product of these copies that does not end below its start. Where groups of
             other kinds than permutations take part it is coordinate descent that runs, for "spectral" and "leading",
             too.
-        restarts: how many searches to make; those after the first start at random. The best objective (of
-            "leading", that of its copies) is kept, of equal ones the first.
+        restarts: how many searches to make, those from a list counted as one; the others start at random. The best
+            objective (of "leading", that of its copies) is kept, of equal ones the first.
         weights: how much a parameter counts in the objective and in the distances, by name: 0 or more; 1 for those
             left out. Others than 0 and 1 take a copy of the parameter.
         entry_weights: how much each entry of each model counts, as `fisher_weights` gives it: (of model a, of model b),
@@ -119,7 +120,8 @@ def weight_matching(
             global generators are neither read nor moved.
         device: where gain matrices are computed; None: where model a's tensors are. Assignments are solved on the
             CPU.
-        progress: True for a bar, a function (description, done, total), or a `Logger`.
+        progress: True for a bar, a function (description, done, total), or a `Logger`; or a list of these, one for each
+            start in a list.
         example_inputs: with a module as model a, the spec is derived from these where it is left out, and is verified
             on them first, as by `verify_spec`, unless it was before.
 
@@ -164,7 +166,11 @@ def weight_matching(
             raise ValueError("similarity must be 'inner' with entry_weights, which weigh entries as they are")
     if similarity != "inner":
         spec.check_only_permutes(f"similarity={similarity!r}")
-    start = start_of(init, spec, seed)
+    inits = [init] if isinstance(init, (str, Permutations, Transforms)) else listed(init)
+    starts = [start_of(each, spec, seed) for each in inits]
+    hooks = list(progress) if isinstance(progress, Sequence) else [progress] * len(starts)
+    if len(hooks) != len(starts):
+        raise ValueError(f"progress must be one, or one for each of the {len(starts)} starts, got {len(hooks)}")
     frozen = check_freeze(freeze, spec)
     view = seen([model_a, model_b], [tensors_a, tensors_b], spec)
     tensors_a, tensors_b = view.tensors
@@ -191,22 +197,28 @@ def weight_matching(
     inner = sum(weight * norms[name].dot for name, weight in looked.shares.items())
     # What a search raises the inner product of.
     raised = looked
-    if search == "leading" and isinstance(start, Permutations):
+    if search == "leading" and isinstance(starts[0], Permutations):
         a, b = (emphasised(looked.spec, side, shares) for side in (looked.tensors_a, looked.tensors_b))
         raised = Searched(looked.spec, a, b, shares)
-    searches = []
-    for attempt in range(restarts):
-        begin = start if attempt == 0 else _shuffled(start, frozen, seed + attempt)
-        how = init if attempt == 0 else "random"
+    begins: list[tuple[Choice, str | Choice, int, Progress]] = [
+        *((start, how, seed, hook) for start, how, hook in zip(starts, inits, hooks, strict=True)),
+        *((shuffled(starts[0], frozen, seed + more), "random", seed + more, hooks[0]) for more in range(1, restarts)),
+    ]
+    searches: list[_Search] = []
+    descent: CoordinateDescent | None = None
+    for begin, how, of, hook in begins:
         pair = raised.parts
         if isinstance(begin, Permutations):
-            descent = CoordinateDescent(*pair, begin, frozen, device, norms if raised is looked else None)
+            if descent is None:
+                descent = CoordinateDescent(*pair, begin, frozen, device, norms if raised is looked else None)
+            else:
+                descent = descent.again(begin)
             is_known = raised is looked and how in ("anchored", "identity")
             reached = inner if is_known else descent.objective()
-            searches.append(_search(descent, how, reached, search, seed + attempt, max_sweeps, progress))
+            searches.append(_search(descent, how, reached, search, of, max_sweeps, hook))
         else:
             turning = TurningDescent(*pair, begin, frozen, device, norms)
-            searches.append(_turned(turning, how, seed + attempt, max_sweeps, progress))
+            searches.append(_turned(turning, how, of, max_sweeps, hook))
     best = max(searches, key=lambda search: search.objective)
     moved, identity = choice_for(view.spec, best.choices), choice_for(view.spec)
     if entries is None:
@@ -330,27 +342,6 @@ def sweeps_of(steps: Sequence[Step], objective: float) -> list[Sweep]:
         after += step.gained
         history.append(Sweep(after, step.moved, step.solved, step.seconds))
     return history
-
-
-def start_of(init: str | Choice, spec: PermutationSpec, seed: int) -> Choice:
-    """The choice that `init` names; the anchored start begins at the identity."""
-    takes = "'anchored', 'identity', 'random', Permutations or Transforms"
-    if isinstance(init, (Permutations, Transforms)):
-        # Checked against this spec: it may have been made for another model.
-        return choice_for(spec, init)
-    if not isinstance(init, str):
-        fail_type("init", takes, init)
-    if init in ("anchored", "identity"):
-        return choice_for(spec)
-    if init == "random":
-        return random_choice(spec, seed)
-    raise ValueError(f"init must be {takes}, got {init!r}")
-
-
-def _shuffled(start: Choice, frozen: Collection[str], seed: int) -> Choice:
-    """A random choice for every group that is not frozen."""
-    shuffled = random_choice(start.spec, seed)
-    return choice_for(start.spec, {name: (start if name in frozen else shuffled)[name] for name in start})
 
 
 def check_freeze(freeze: Iterable[str], spec: PermutationSpec) -> frozenset[str]:

@@ -17,7 +17,8 @@ CSS = (
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Source Serif 4", Georgia, serif; overflow-wrap: break-word; }
-h1, h2, table, figcaption, .verdict, nav, footer, aside { font-family: system-ui, "Segoe UI", Roboto, sans-serif; }
+h1, h2, table, figcaption, .caption, .verdict, nav, footer, aside {
+  font-family: system-ui, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 p, .verdict, ol, dl { max-width: 46rem; }
@@ -45,8 +46,9 @@ cite { font-style: normal; font-weight: 600; }
     linear-gradient(to right, var(--soft), transparent) 0 0 / .5rem 100% no-repeat scroll,
     linear-gradient(to left, var(--soft), transparent) 100% 0 / .5rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-caption a { font-weight: 400; margin-left: .6rem; }
+caption, .caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
+.caption { position: sticky; left: 0; margin: 0; font-size: .86rem; max-width: none; }
+.caption a { font-weight: 400; margin-left: .6rem; }
 th, td { padding: .3rem 1rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 figure { margin: 1.5rem 0; max-width: 38rem; } figure svg { display: block; width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .5rem; }
@@ -60,7 +62,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   .summary b { font-size: .92rem; } .summary thead th:first-child { display: none; }
   .summary tbody th { grid-column: 1 / -1; padding-bottom: 0; }
   dl { display: block; } dd { margin: 0 0 .5rem; }
-  .box table, .box caption, .box tbody, .box tr, .box td { display: block; }
+  .box table, .box tbody, .box tr, .box td { display: block; }
   .box thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .box tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }
   .box td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; border: 0; text-align: right; }
@@ -217,8 +219,9 @@ def _summary(summary: Summary) -> str:
         for name, cells in summary.rows
     )
     return (
-        f'<div class="summary"><table><caption>{escape(summary.title)}</caption><thead><tr>{heads}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div><p class="soft lead">{escape(summary.note)}</p>'
+        f'<section class="summary" aria-label="{escape(summary.title)}">'
+        f"<table><caption>{escape(summary.title)}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="soft lead">{escape(summary.note)}</p></section>'
     )
 
 
@@ -240,7 +243,8 @@ def _section(section: Section, csv: str | None) -> str:
     )
     if section.quote is not None:
         quote = f"<p><cite>{escape(section.quote.where)}</cite></p><p>{escape(section.quote.text)}</p>"
-        claim = f'<div class="beside"><div>{claim}</div><aside aria-label="The paper">{quote}</aside></div>'
+        label = f"The paper on: {escape(section.title)}"
+        claim = f'<div class="beside"><div>{claim}</div><aside aria-label="{label}">{quote}</aside></div>'
     return "\n".join(
         [
             f'<section aria-labelledby="{escape(section.name)}">',
@@ -284,9 +288,11 @@ def _table(table: Table, csv: str | None) -> str:
         for row in table.rows
     )
     # Scrolls in itself, by keyboard too; on a phone, where rows stand as blocks, roles keep it a table.
+    # A table with a role may hold rows alone: its title, with a link in it, stands in front.
+    title = f'aria-label="{escape(table.title)}"'
     return (
-        f'<div class="box" id="table-{escape(table.name)}" tabindex="0" role="region" '
-        f'aria-label="{escape(table.title)}"><table role="table"><caption>{escape(table.title)}{link}</caption>'
+        f'<div class="box" id="table-{escape(table.name)}" tabindex="0" role="region" {title}>'
+        f'<p class="caption">{escape(table.title)}{link}</p><table role="table" {title}>'
         f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead><tbody role="rowgroup">{rows}</tbody></table></div>'
     )
 

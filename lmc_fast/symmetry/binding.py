@@ -22,6 +22,7 @@ __all__ = [
     "check_tied",
     "infer_sizes",
     "met_folds",
+    "sized",
     "with_rest",
 ]
 
@@ -106,6 +107,8 @@ def infer_sizes(
 ) -> dict[str, int]:
     """Sizes of all groups: those given, and those that an axis with a single open group settles."""
     sizes = {name: group.size for name, group in groups.items() if group.size is not None}
+    if len(sizes) == len(groups):
+        return sizes
     pending = [
         (name, position, axis, extent)
         for name, entries in axes.items()
@@ -136,6 +139,12 @@ def infer_sizes(
     return sizes
 
 
+def sized(groups: Mapping[str, Group], sizes: Mapping[str, int]) -> dict[str, Group]:
+    return {
+        name: group if group.size == sizes[name] else replace(group, size=sizes[name]) for name, group in groups.items()
+    }
+
+
 def bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping[str, int]) -> tuple[Axis, ...]:
     bound = []
     for position, (axis, extent) in enumerate(zip(axes, _dim_sizes(axes, tensor), strict=True)):
@@ -155,11 +164,13 @@ def bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping
                 f"axis {position} of parameter {name!r} has {extent} entries, but the spec makes it {size}: "
                 f"{parts}{hint}"
             )
-        try:
-            for around in (axis.segments, *(each.parts for each in walk(axis.segments))):
-                placed(around, sizes)
-        except ValueError as error:
-            raise ValueError(f"axis {position} of parameter {name!r}: {error}") from None
+        # Segments that lie end to end leave nothing out.
+        if any(segment.step > 1 for segment in walk(axis.segments)):
+            try:
+                for around in (axis.segments, *(each.parts for each in walk(axis.segments))):
+                    placed(around, sizes)
+            except ValueError as error:
+                raise ValueError(f"axis {position} of parameter {name!r}: {error}") from None
         bound.append(axis)
     return tuple(bound)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -26,6 +26,7 @@ from .binding import (
     check_tied,
     infer_sizes,
     met_folds,
+    sized,
     with_rest,
 )
 from .editing import edited
@@ -247,14 +248,18 @@ class PermutationSpec:
         unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
         check_names(axes, tensors)
         sizes = infer_sizes(self.groups, axes, tensors)
-        groups = {name: replace(group, size=sizes[name]) for name, group in self.groups.items()}
+        groups = sized(self.groups, sizes)
         bound = {name: bound_axes(name, axes[name], tensors[name], sizes) for name in axes}
         check_tied(bound, tensors)
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
             unsaved = bound_unsaved(unsaved, buffers, sizes)
-        folds = self.folds if axes.keys() == self.axes.keys() else met_folds(self.folds, axes)
-        found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
+        if (groups, bound, unsaved) == (self.groups, self.axes, self.unsaved):
+            # Bound to such a model before: nothing to check and to keep a second time.
+            found = self
+        else:
+            folds = self.folds if axes.keys() == self.axes.keys() else met_folds(self.folds, axes)
+            found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
         if not unsaved and not buffers:
             object.__setattr__(found, "_like", like)
         return found

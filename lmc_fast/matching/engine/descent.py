@@ -91,6 +91,13 @@ class CoordinateDescent(Layout):
         # By the number of an axis, the roots that are left in place, and where the tensor is.
         self._indices: dict[tuple[int, tuple[str, ...], torch.device], Tensor] = {}
 
+    def again(self, start: Permutations) -> CoordinateDescent:
+        """Another search over the same weights, from elsewhere; this one's is over."""
+        other = copy.copy(self)
+        other.choices, other.solvers, other._indices = start.choices, {}, {}
+        other.gains = GainCache(self.a, self.b, self.leaves, other.index, self.gains.room)
+        return other
+
     def leading(self, *, probe: bool = False) -> CoordinateDescent | None:
         """A search over the leading parts of the weights alone, from these choices.
 

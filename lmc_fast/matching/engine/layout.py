@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,18 +80,24 @@ class Layout:
         self.neighbours = self._find_neighbours()
         self.scale = {root: self._find_scale(root) for root in spec.roots}
 
-    def outward(self) -> Iterator[tuple[str, dict[Units, list[Leaf]]]]:
+    def outward(self) -> list[tuple[str, dict[Units, list[Leaf]]]]:
         """Root groups from the fixed axes outwards, each with the leaves of its tree that are settled by then.
 
         Next comes the group with the largest share of its weights (by norms) in parameters whose other axes are
         fixed or settled.
         """
+        return self._outward
+
+    @cached_property
+    def _outward(self) -> list[tuple[str, dict[Units, list[Leaf]]]]:
+        found = []
         settled = set(self.spec.roots) - set(self.open)
         while len(settled) < len(self.spec.roots):
             known = {root: self._settled_leaves(root, settled) for root in self.open if root not in settled}
             root = max(known, key=lambda name: self._share(name, known[name]))
-            yield root, known[root]
+            found.append((root, known[root]))
             settled.add(root)
+        return found
 
     def apart(self, order: Sequence[str]) -> list[list[str]]:
         """The groups in batches, each group in the first that holds none of its neighbours."""

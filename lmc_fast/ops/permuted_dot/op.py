@@ -18,8 +18,10 @@ from . import naive, native
 
 __all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]
 
-
 _Item = tuple[Tensor, Tensor, Gathers]
+# Entries of tensors that are held until all of them are looked at together; a larger one that was made for the call is
+# let go at once, and its sum takes longer than a look at it.
+SMALL = 1 << 13
 
 
 class Overlap(NamedTuple):
@@ -59,18 +61,22 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     Raises:
         as `permuted_dot`.
     """
+    found: dict[int, float] = {}
     here: dict[int, _Item] = {}
     plain: dict[int, _Item] = {}
     for place, (a, b, gathers) in enumerate(items):
         a, b = seen("a", a), seen("b", b)
         _check_gathers(b, gathers)
         if _chosen(backend, "permuted_dot", a, b) != "torch":
-            here[place] = a, b, gathers
+            if a.numel() > SMALL:
+                ((*_, found[place]),) = native.sums([(a, b, gathers)], False)
+            else:
+                here[place] = a, b, gathers
             continue
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
         plain[place] = a, b, gathers
-    found = {place: dot for place, (*_, dot) in zip(here, native.sums(list(here.values()), False), strict=True)}
+    found |= {place: dot for place, (*_, dot) in zip(here, native.sums(list(here.values()), False), strict=True)}
     # Most tensors share their indices with others.
     named = {
         id(index): (f"gathers[{d}]", index)
@@ -114,6 +120,7 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
     Raises:
         as `overlap`.
     """
+    found: dict[int, tuple[float, ...]] = {}
     here: dict[int, _Item] = {}
     plain: dict[int, Tensor] = {}
     for place, (a, b) in enumerate(pairs):
@@ -122,10 +129,12 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
             check_dense("a", a)
             check_dense("b", b)
             plain[place] = naive.overlap(a, b)
+        elif a.numel() > SMALL:
+            (found[place],) = native.sums([(a, b, (None,) * a.ndim)], True)
         else:
             here[place] = a, b, (None,) * a.ndim
-    found = dict(zip(here, native.sums(list(here.values()), True), strict=True))
-    found |= {place: (x, y, dot) for place, (x, y, dot) in zip(plain, numbers(plain.values()), strict=True)}
+    found |= dict(zip(here, native.sums(list(here.values()), True), strict=True))
+    found |= dict(zip(plain, map(tuple, numbers(plain.values())), strict=True))
     return [Overlap(*found[place]) for place in range(len(found))]
 
 
