@@ -269,6 +269,9 @@ import sys
 for name in [{module!r}, *sys.modules]:
     if name.split(".")[0] == {module!r}:
         sys.modules[name] = None
+# What has been imported with it comes again.
+for name in [name for name in sys.modules if name.startswith("lmc_fast.cli")]:
+    del sys.modules[name]
 sys.argv = ["lmc-fast", "demo"]
 from lmc_fast.__main__ import main
 main()
