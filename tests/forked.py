@@ -148,7 +148,7 @@ def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str
 
 
 def stand_in(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """In place of `subprocess.run`, where what Python's processes say is held and looked at; others start as they do."""
+    """In place of `subprocess.run` where what Python's processes say is held; others start as they always do."""
     if command[0] != sys.executable:
         return _plain_run(command, **options)
     return run(command[1:], **{name: value for name, value in options.items() if name in ("cwd", "env")})
