@@ -1,10 +1,10 @@
-"""More kernels for `compile`: rows of interpolation, and halves of gain matrices."""
+"""More kernels for `compile`: rows of interpolation, and half numbers of gain matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .compile import Variant
+from .compile import LIMITS, Variant
 
 __all__ = ["halves", "rows"]
 
@@ -38,36 +38,77 @@ def rows(target: str) -> Iterator[Variant]:
                 (),
                 min(16, max(4, triton_rows.TILE // share)),
                 1,
-                # Of long rows a few registers are spilled, and they are the fastest all the same, as measured.
-                width < 4096,
+                # On Hopper these spill two registers.
+                (dtype, width) != ("fp32", 512),
             )
 
 
 def halves(target: str) -> Iterator[Variant]:
-    """Splitting float32 into halves, and scaling sums of them."""
-    from lmc_fast.ops.gain_matrix import triton_split as split
+    """float32 split into halves, products of halves, and rows of half types that are gathered."""
+    from lmc_fast.ops.gain_matrix import triton_halves as split
+    from lmc_fast.ops.gain_matrix.triton_candidates import KEPT
+    from lmc_fast.ops.permuted_lerp.triton_rows import can
 
-    pointers = dict.fromkeys(("out", "total", "source", "largest", "largest_a", "largest_b"), "*fp32")
-    down, across, warps = split.SPLIT_TILE
-    yield Variant(
-        "lmc_fast.ops.gain_matrix.triton_split:split_kernel",
-        f"fp32, {down} x {across}",
-        target,
-        {name: pointers[name] for name in ("source", "largest")} | {"out": "*fp16"},
-        {"BLOCK_R": down, "BLOCK_C": across},
-        ("columns", "row", "out_row", "padded_columns", "hi_1", "hi_2", "lo"),
-        warps,
-        1,
-    )
-    down, across, warps = split.SCALE_TILE
-    for add in (False, True):
+    made = {"source": "*fp32", "gather": "*i64", "out": "*fp16", "exponents": "*i32"}
+    width = 4096
+    for gathered in (False, True) if can() else (False,):
         yield Variant(
-            "lmc_fast.ops.gain_matrix.triton_split:scale_kernel",
-            f"fp32, {down} x {across}{', added' if add else ''}",
+            "lmc_fast.ops.gain_matrix.triton_halves:split_rows_kernel",
+            f"fp32, rows of {width}{', gathered' if gathered else ''}",
             target,
-            {name: pointers[name] for name in ("out", "total", "largest_a", "largest_b")},
-            {"ADD": add, "BLOCK_R": down, "BLOCK_C": across},
-            ("units", "out_row"),
+            made,
+            {"GATHERED": gathered, "WIDTH": width, "TURNS": split.TURNS},
+            ("k", "reach", "row", "width"),
+            width // (32 * split.EACH),
+            1,
+        )
+    units, entries, warps = split.SPLIT_TILE
+    for one in ("unit_stride", "entry_stride"):
+        yield Variant(
+            "lmc_fast.ops.gain_matrix.triton_halves:split_tiles_kernel",
+            f"fp32, {units} x {entries}, {'units' if one == 'unit_stride' else 'entries'} in order",
+            target,
+            made,
+            {one: 1, "GATHERED": True, "BLOCK_U": units, "BLOCK_E": entries},
+            ("k", "width", *({"unit_stride", "entry_stride"} - {one})),
             warps,
+            1,
+        )
+    left = {"duals": "*fp32", "best_gains": "*fp32", "best_columns": "*i32", "rests": "*fp32"}
+    sides = {"a": "*fp16", "b": "*fp16", "exponents_a": "*i32", "exponents_b": "*i32", "out": "*fp32", **left}
+    roomy = LIMITS[target] >= split.SHARED
+    for config in (split.FEW_HALVES, *(split.HALVES if roomy else ())):
+        for kept in (0, KEPT):
+            yield Variant(
+                "lmc_fast.ops.gain_matrix.triton_halves:halves_kernel",
+                f"fp32, {config.m} x {config.n} x {config.k}, flush {config.flush}{', candidates' if kept else ''}",
+                target,
+                sides,
+                {
+                    "ADD": bool(kept),
+                    "FLUSH": config.flush,
+                    "BLOCK_M": config.m,
+                    "BLOCK_N": config.n,
+                    "BLOCK_K": config.k,
+                    "GROUP": 8,
+                    "KEPT": kept,
+                },
+                ("units", "width", "out_row"),
+                config.warps,
+                config.stages,
+                # Beside the candidates the large ones spill two registers.
+                config == split.FEW_HALVES or (config == split.HALVES[0] and not kept),
+            )
+    if can():
+        from lmc_fast.ops.gain_matrix import triton_gather as gather
+
+        yield Variant(
+            "lmc_fast.ops.gain_matrix.triton_gather:gather_rows_kernel",
+            f"bf16, rows of {width}",
+            target,
+            {"source": "*bf16", "gather": "*i64", "out": "*bf16"},
+            {"WIDTH": width, "TURNS": gather.TURNS},
+            ("reach", "k", "row"),
+            width // (32 * gather.EACH),
             1,
         )

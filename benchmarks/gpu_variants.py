@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lmc_fast.ops.gain_matrix import Term, blas, triton
+from lmc_fast.ops.gain_matrix import triton_halves as halves
 from lmc_fast.ops.gain_matrix.configs import DEFAULTS, OTHERS, Config
 from lmc_fast.ops.gain_matrix.triton_operands import Operand, operands_of
+from lmc_fast.ops.gain_matrix.triton_pack import lay_out
 from lmc_fast.ops.permuted_lerp import naive as lerp_naive
 from lmc_fast.ops.permuted_lerp import triton as lerp
 from lmc_fast.ops.permuted_lerp import triton_rows
@@ -21,27 +23,32 @@ from .kernel_works import Work, correction_work, gain_work, interpolation_work
 __all__ = ["variants"]
 
 # Tiles for rows that lie in order, beside the defaults.
-TILES = {
-    "half": (
-        Config(128, 128, 64, 8, 3, 4, 1),
-        Config(128, 128, 64, 8, 3, 8, 1),
-        Config(128, 128, 64, 8, 4, 16, 1),
-        Config(128, 128, 64, 8, 3, 8),
-        Config(128, 256, 64, 8, 3, 8, 1),
-        Config(64, 128, 64, 4, 4, 8, 1),
-    ),
-    "float32": (Config(128, 128, 32, 8, 3, 8, 1), Config(128, 64, 32, 4, 3, 8, 1)),
-}
-CHUNKS = (512, 1024, 2048, 1 << 30)
+TILES = (
+    Config(128, 128, 64, 8, 3, 4, 1),
+    Config(128, 128, 64, 8, 4, 8, 1),
+    Config(128, 128, 64, 8, 4, 16, 1),
+    Config(128, 128, 128, 8, 3, 4),
+)
+FEW = (halves.FEW_HALVES, Config(128, 64, 64, 8, 2, 8), Config(64, 128, 64, 8, 2, 8), Config(64, 64, 32, 4, 3, 8))
+HALVES = (*halves.HALVES, Config(128, 128, 64, 8, 3, 4), Config(128, 128, 32, 8, 5, 8), Config(64, 128, 64, 4, 3, 8))
+CHUNKS = (512, 4096)
 # Entries of a tile of rows, of a warp's share, turns.
-ROWS = ((4096, 512, 4), (4096, 512, 1), (4096, 256, 4), (8192, 512, 2), (2048, 512, 8), (4096, 1024, 4))
+ROWS = (
+    (4096, 512, 4),
+    (4096, 512, 2),
+    (4096, 512, 1),
+    (4096, 1024, 1),
+    (4096, 256, 1),
+    (8192, 512, 1),
+    (8192, 1024, 2),
+)
 
 
 def variants(n: int, device: torch.device) -> Iterator[Work]:
     """Works whose contenders are the variants, the first of them what is the default."""
     for dtype in (torch.bfloat16, torch.float32):
         for work, terms in _gains(n, dtype, device):
-            others = [*_by_library(terms), *_by_tiles(terms, dtype)]
+            others = [*_by_halves(terms)] if dtype == torch.float32 else [*_by_library(terms), *_by_tiles(terms, dtype)]
             yield replace(work, family=f"variants: {work.family}", contenders={**_torch(work), **dict(others)})
     for dtype in (torch.bfloat16, torch.float32):
         work = interpolation_work(n, dtype, device)
@@ -73,30 +80,37 @@ def _by_library(terms: list[Term]) -> Iterator[tuple[str, Callable[[], object]]]
             yield f"library, chunks of {min(chunk, entries)}", lambda chunk=chunk: blas.gain_matrix(terms, chunk=chunk)
 
 
+def _by_halves(terms: list[Term]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What lays out and splits, and products of what is split already."""
+    (term,) = terms
+    k, units = term.entry_count(), term.unit_count()
+    out = torch.zeros(units, units, device=term.a.device)
+    operands = operands_of(term, torch.float32, True)
+    configs, add = HALVES, operands is None
+    if operands is None:
+        yield "laid out", lambda: lay_out([terms], torch.float32)
+        (sides,) = lay_out([terms], torch.float32)
+        k = sides.a.shape[1]
+        operands, configs = (Operand(sides.a, k, 1), Operand(sides.b, k, 1)), (*HALVES[:1], *FEW)
+    for name, operand in zip("ab", operands, strict=True):
+        yield f"halves of {name}", lambda operand=operand: halves.halves_of(operand, units, k)
+    split = [halves.halves_of(operand, units, k) for operand in operands]
+    for config in configs:
+        yield f"halves, {_named(config)}", partial(halves.multiply_halves, split, out, add, config)
+
+
 def _by_tiles(terms: list[Term], dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    kind = "float32" if dtype == torch.float32 else "half"
     units, k = terms[0].unit_count(), terms[0].entry_count()
     out = torch.empty(units, units, device=terms[0].a.device)
-    if terms[0].before is None:
-        config = DEFAULTS[kind, "cuda"][0]
-
-        def where_it_lies(config: Config = config) -> object:
-            operands = operands_of(terms[0], dtype)
-            if operands is None:
-                return None
-            triton._multiply(operands, k, out, False, "tf32x3", config)
-            return out
-
-        yield f"tiles, {_named(config)}", where_it_lies
-    for config in (DEFAULTS[kind, "cuda"][0], *OTHERS[kind, "cuda"][:1], *TILES[kind]):
+    for config in (*DEFAULTS["half", "cuda"][:1], *OTHERS["half", "cuda"][:1], *TILES):
 
         def laid_out(config: Config = config) -> object:
             for place, (a, b) in enumerate(blas._sides(terms[0], dtype)):
-                triton._multiply((_operand(a), _operand(b)), k, out, place > 0, "tf32x3", config)
+                triton._multiply((_operand(a), _operand(b)), k, out, place > 0, "ieee", config)
             return out
 
         yield f"tiles, laid out, {_named(config)}", laid_out
-        if kind == "float32" or terms[0].before is not None:
+        if terms[0].before is not None:
             break
 
 
@@ -128,8 +142,7 @@ def _interpolations(n: int, dtype: torch.dtype, device: torch.device) -> Iterato
                 setattr(where[name], name, value)
 
     for tile, share, turns in ROWS:
-        by_rows = partial(run, TILE=tile, SHARE=share, TURNS=turns)
-        yield f"rows, {tile} a tile, {share} a warp, {turns} turns", by_rows
+        yield f"rows, {tile} a tile, {share} a warp, {turns} turns", partial(run, TILE=tile, SHARE=share, TURNS=turns)
     for config in (lerp.CONFIG, *lerp.OTHERS):
         name = f"entries, {config[0]} x {config[1]}, {config[2]} warps"
         yield name, partial(run, CONFIG=config, MOST_WIDTH=0)

@@ -202,9 +202,8 @@ def gain_work(n: int, dtype: torch.dtype, columns: bool, device: torch.device) -
     }
     if device.type == "cuda":
         contenders["torch.compile"] = torch.compile(eager)
-        contenders[f"{OURS}, library"] = lambda: gain_matrix([term], precision="library")
-        if dtype == torch.float32:
-            contenders[f"{OURS}, ieee"] = lambda: gain_matrix([term], precision="ieee")
+        for precision in ("tf32x3", "ieee") if dtype == torch.float32 else ("library",):
+            contenders[f"{OURS}, {precision}"] = lambda precision=precision: gain_matrix([term], precision=precision)
     family = f"gain matrix, units on {'columns' if columns else 'rows'}"
     moved = 2 * a.nbytes + 4 * n * n
     return Work(family, n, dtype, moved, 2 * n**3, contenders, lambda: gain_error(gain_matrix([term]), [term]), term)
@@ -226,6 +225,9 @@ def correction_work(n: int, dtype: torch.dtype, device: torch.device) -> Work:
         f"{OURS}, anew": lambda: gain_matrix([whole]),
         "plain reference": lambda: gain_naive.gain_matrix([term], base),
     }
+    if device.type == "cuda" and dtype != torch.float32:
+        contenders[f"{OURS}, library"] = lambda: gain_matrix([term], base, precision="library")
+        contenders[f"{OURS}, library, anew"] = lambda: gain_matrix([whole], precision="library")
     entries = len(places)
     moved = 3 * entries * n * a.element_size() + 8 * n * n
     return Work(

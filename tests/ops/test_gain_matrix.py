@@ -162,7 +162,7 @@ def test_bad_input_is_named() -> None:
     term = Term(torch.randn(3, 2), torch.randn(3, 2), (0,), (None, None))
     with pytest.raises(ValueError, match="one Term at least"):
         gain_matrix([])
-    with pytest.raises(ValueError, match=r"precision must be one of \('tf32x3', .*'library'\), got 'fp16'"):
+    with pytest.raises(ValueError, match=r"precision must be one of \('auto', .*'library'\), got 'fp16'"):
         gain_matrix([term], precision="fp16")
     with pytest.raises(ValueError, match="backend must be one of"):
         gain_matrix([term], backend="cuda")

@@ -41,7 +41,7 @@ def plan_of(
 def read(launch: Launch, place: int, tensors: list[Tensor], gathers: list[Tensor]) -> list[Tensor]:
     """A part's sources as a kernel reads them: rows by columns, from a table of sizes and strides."""
     row = launch.table[place]
-    n1, rows, m1, columns = (int(size) for size in row[: HEAD - 1])
+    n1, rows, m1, columns = (int(size) for size in row[:HEAD])
     sizes = (rows // n1, n1, columns // m1, m1)
     found = []
     for m, tensor in enumerate(tensors):
@@ -128,9 +128,10 @@ def test_tables_hold_addresses_and_tiles_are_kept() -> None:
 
 def test_indices_are_looked_at_again_when_they_were_written_to() -> None:
     index = torch.randperm(9)
-    ((same, short),) = triton_tables.known_indices([index])
-    assert same is index and short.dtype == torch.int32 and torch.equal(short.long(), index)
-    assert triton_tables.known_indices([index])[0][1] is short
+    (known,) = triton_tables.known_indices([index])
+    assert known.run(index) is index
+    assert known.short.dtype == torch.int32 and torch.equal(known.short.long(), index)
+    assert triton_tables.known_indices([index])[0] is known
     index[0] = 9
     with pytest.raises(IndexError, match="gathers must hold indices of their dimensions"):
         triton_tables.known_indices([index])
@@ -142,13 +143,26 @@ def test_indices_are_looked_at_again_when_they_were_written_to() -> None:
 def test_indices_that_lie_apart_are_copied_and_those_of_inference_mode_too() -> None:
     apart = torch.arange(10).flip(0).repeat_interleave(2)[::2]
     for _ in range(2):
-        ((run, short),) = triton_tables.known_indices([apart])
-        assert run.is_contiguous() and torch.equal(run, apart) and torch.equal(short.long(), apart)
+        (known,) = triton_tables.known_indices([apart])
+        run = known.run(apart)
+        assert run.is_contiguous() and torch.equal(run, apart) and torch.equal(known.short.long(), apart)
     with torch.inference_mode():
         made = torch.randperm(5)
-        first, second = (triton_tables.known_indices([made])[0][1] for _ in range(2))
+        first, second = (triton_tables.known_indices([made])[0].short for _ in range(2))
     # It does not tell whether it was written to: looked at each time.
     assert first is not second and torch.equal(first, second)
+
+
+@pytest.mark.parametrize("inside", [1, 3])
+def test_places_of_a_row_are_those_of_the_runs_that_are_gathered(inside: int) -> None:
+    index = torch.tensor([2, 0, 1, 3])
+    (known,) = triton_tables.known_indices([index])
+    places = known.of_row(inside, torch.int16)
+    row = torch.arange(4 * inside)
+    assert places.dtype == torch.int16
+    assert torch.equal(row[places.long()], row.view(4, inside)[index].flatten())
+    assert known.of_row(inside, torch.int16) is places
+    assert known.of_row(inside, torch.int32).dtype == torch.int32
 
 
 def test_indices_live_no_longer_than_their_owner_holds_them() -> None:

@@ -68,6 +68,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "cpu":
         from lmc_fast.ops.gain_matrix import triton as gain
         from lmc_fast.ops.gain_matrix import triton_candidates as candidates
+        from lmc_fast.ops.gain_matrix import triton_halves as halves
         from lmc_fast.ops.gain_matrix import triton_pack as pack
         from lmc_fast.ops.gain_matrix.configs import Config
         from lmc_fast.ops.permuted_lerp import triton as lerp
@@ -76,6 +77,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         patch_once(monkeypatch)
         small = Config(16, 32, 16, 4, 2, 2)
         monkeypatch.setattr(gain, "DEFAULTS", dict.fromkeys(gain.DEFAULTS, (small, small, small)))
+        monkeypatch.setattr(gain, "half_configs", lambda k, device: (small,))
+        monkeypatch.setattr(halves, "SPLIT_TILE", (16, 32, 4))
+        monkeypatch.setattr(halves, "PADDED", 16)
         monkeypatch.setattr(candidates, "SEARCH_TILE", (32, 16, 4))
         monkeypatch.setattr(candidates, "MERGE_ENTRIES", 512)
         monkeypatch.setattr(pack, "PACK_TILE", (16, 32, 4))
@@ -85,8 +89,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def test_kernels_pass_in_the_interpreter() -> None:
-    """Those of `test_library_products.py`, too: one process for both."""
-    files = [__file__, str(Path(__file__).with_name("test_library_products.py"))]
+    """Those of `test_halves.py`, too: one process for both."""
+    files = [__file__, str(Path(__file__).with_name("test_halves.py"))]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "interpreter", *files],
         cwd=Path(__file__).parents[2],
@@ -235,7 +239,7 @@ def test_gains_are_exact_to_float32(dtype: torch.dtype, kind: str, device: str) 
         assert error_of(base, terms, was) < 1e-6
 
 
-@pytest.mark.parametrize("precision", ["tf32x3", "ieee"])
+@pytest.mark.parametrize("precision", ["fp16x3", "tf32x3", "ieee"])
 def test_gains_in_float32_keep_its_digits(precision: str, device: str) -> None:
     n, k = (40, 90) if device == "cpu" else (1000, 4096)
     terms = terms_of("rows", n, k, torch.float32, device)
@@ -246,9 +250,9 @@ def test_gains_in_float32_keep_its_digits(precision: str, device: str) -> None:
 def test_gains_split_along_the_entries_are_the_same_every_time(
     kind: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmc_fast.ops.gain_matrix import triton as gain
+    from lmc_fast.ops.gain_matrix import triton_cut as cut
 
-    monkeypatch.setattr(gain, "_processors", lambda device: 64)
+    monkeypatch.setattr(cut, "_processors", lambda device: 64)
     k = 900 if device == "cuda" else 40 if kind == "group" else 150
     terms = terms_of(kind, 37, k, torch.float32, device)
     first = gain_matrix(terms, backend="triton")
@@ -407,10 +411,11 @@ def test_products_leave_the_candidates_of_their_gains(
     kind: str, dtype: torch.dtype, based: bool, split: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lmc_fast.ops.gain_matrix import triton as gain
+    from lmc_fast.ops.gain_matrix import triton_cut as cut
 
     # Of tiles alone.
     monkeypatch.setattr(gain.blas, "takes", lambda terms, precision: False)
-    monkeypatch.setattr(gain, "_processors", lambda device: 64 if split else 1)
+    monkeypatch.setattr(cut, "_processors", lambda device: 64 if split else 1)
     searched = []
     monkeypatch.setattr(gain, "gain_candidates", lambda *args: searched.append(args) or gain_candidates(*args))
     # What is split must be small: only where tiles leave processors idle are there parts for them.

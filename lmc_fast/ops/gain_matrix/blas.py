@@ -1,24 +1,14 @@
-"""Gain matrices on a GPU by its own matrix library: precision "library".
+"""Gain matrices of half types on a GPU by its own matrix library: precision "library".
 
-Half types are gathered by torch and multiplied as they are. float32 is split into two halves of float16, 22 bits of
-each entry and more of small ones: entries are scaled by a power of two for the largest to lie just below 2^15, hi is
-what float16 keeps of them, lo what it keeps of the rest, and
-
-    x y = hi_x hi_y + hi_x lo_y + lo_x hi_y,    but for 2^-22 of it
-
-(Ootomo, Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
-performance", 2022). Three products at float16's rate take less than one at float32's.
-
-Operations: 2 n^2 K of halves, three times as many for float32. Bytes beside the product's own: a gather of B, 2 n K s;
-for float32 both sides are read and written as pairs of halves, 16 n K, and the sum is scaled in a pass of its own,
-8 n^2 or 12 n^2.
+Terms are gathered and multiplied as they are, half numbers in, float32 out. Operations: 2 n^2 K. Bytes beside the
+product's own: a gather of B, 4 n K.
 
 The matrix units cut, not round, when they add to a large sum, each time by half of its last digit: what they sum by
 themselves is off in proportion to its length. After every `CHUNK` entries the sum so far goes to the result, which
 costs a pass over it, 8 n^2 bytes. Measured on an H200 (n = K = 4096, relative to the root of the summed squares of all
-products), by entries summed in one go: 512 4.8e-7 in bfloat16 and 6.5e-7 in float32, 1024 1.0e-6 and 1.3e-6, 2048
-2.1e-6 and 2.5e-6; the tiles of `triton.py`, which flush after 256 and 64, 2.4e-7 and 2.0e-7. There float32 takes 1.1
-ms, 2.8 by torch and 2.3 to 2.6 by the tiles; bfloat16, 0.54 ms, is faster by the tiles (0.39), because of those passes.
+products), by entries summed in one go: 512 4.8e-7, 1024 1.0e-6, 2048 2.1e-6, 4096 4.4e-6; the tiles of `triton.py`,
+which flush after 512, 4.8e-7. The chunk is long, for 0.85 of the rate of the library's product alone, where tiles have
+0.55: what is off by 5e-6 is far below what the entries were off when they became bfloat16 (2e-3) or float16 (2e-4).
 """
 
 from __future__ import annotations
@@ -30,22 +20,23 @@ import torch
 from torch import Tensor
 
 from .terms import Term, common_dtype, common_units, units_first
-from .triton_split import add_scaled, halves_of
+from .triton_gather import gathered
 
 __all__ = ["CHUNK", "gain_matrix", "takes"]
 
 # Entries that the matrix units sum by themselves.
-CHUNK = 512
+CHUNK = 4096
 # Units and entries from which on this is the faster way.
 UNITS_FROM, ENTRIES_FROM = 512, 64
 # Terms of fewer entries are put side by side: biases and norms make a product of one column each.
-NARROW = 64
+NARROW = 512
 
 
 def takes(terms: Sequence[Term], precision: str) -> bool:
-    """Whether the library is asked for, these terms are large enough, and it sums halves in float32."""
+    """Whether the library is asked for, these terms are large enough halves, and it sums halves in float32."""
     return (
         precision == "library"
+        and common_dtype(terms) != torch.float32
         and terms[0].unit_count() >= UNITS_FROM
         and sum(term.entry_count() for term in terms) >= ENTRIES_FROM
         and _sums_in_float32(terms[0].a.device)
@@ -53,7 +44,7 @@ def takes(terms: Sequence[Term], precision: str) -> bool:
 
 
 def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, chunk: int | None = None) -> Tensor:
-    """`ops.gain_matrix.gain_matrix` of terms in float16, bfloat16 or float32; `base` float32, rows in one run.
+    """`ops.gain_matrix.gain_matrix` of terms in float16 or bfloat16; `base` float32, rows in one run.
 
     Args:
         terms, base: as there.
@@ -66,45 +57,31 @@ def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, chunk: int | 
     narrow: list[tuple[Tensor, Tensor]] = []
     for term in terms:
         for a, b in _sides(term, dtype):
-            if a.shape[1] < NARROW and len(terms) > 1:
+            if a.shape[1] < NARROW:
                 narrow.append((a, b))
             else:
                 _multiply(out, a, b, add, chunk)
                 add = True
     if narrow:
-        _multiply(out, torch.cat([a for a, _ in narrow], 1), torch.cat([b for _, b in narrow], 1), add, chunk)
+        # One pass over the result for all of them.
+        left, right = narrow[0] if len(narrow) == 1 else (torch.cat(side, 1) for side in zip(*narrow, strict=True))
+        _multiply(out, left, right, add, chunk)
     return out
 
 
 def _sides(term: Term, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """A and B [units, entries] of what a term adds; the difference of two half numbers is none, and makes two."""
     a = units_first(term.a.to(dtype), term.units)
-    b = units_first(_gathered(term.b, term.gathers).to(dtype), term.units)
+    b = units_first(gathered(term.b, term.gathers).to(dtype), term.units)
     if term.before is None:
         return [(a, b)]
-    before = units_first(_gathered(term.b, term.before).to(dtype), term.units)
-    return [(a, b - before)] if dtype == torch.float32 else [(a, b), (-a, before)]
+    return [(a, b), (-a, units_first(gathered(term.b, term.before).to(dtype), term.units))]
 
 
 def _multiply(out: Tensor, a: Tensor, b: Tensor, add: bool, chunk: int) -> None:
-    """out = A @ B^T, added to what it holds if `add`."""
-    if a.dtype != torch.float32:
-        for start in range(0, max(1, a.shape[1]), chunk):
-            _add_product(out, a[:, start : start + chunk], b[:, start : start + chunk], add or start > 0)
-        return
-    # Few enough for one product of all three parts.
-    whole = 3 * a.shape[1] <= 2 * chunk
-    halves_a, scale_a = halves_of(a, "hi lo hi" if whole else "hi lo")
-    halves_b, scale_b = halves_of(b, "lo hi hi" if whole else "lo hi")
-    total = torch.empty(out.shape, device=out.device)
-    # The small ones first: they are added to, not cut off.
-    _add_product(total, halves_a, halves_b, False)
-    if not whole:
-        width = halves_a.shape[1] // 2
-        for start in range(0, width, chunk):
-            end = min(start + chunk, width)
-            _add_product(total, halves_a[:, start:end], halves_b[:, width + start : width + end], True)
-    add_scaled(out, total, scale_a, scale_b, add)
+    """out = A @ B^T of halves, added to what it holds if `add`."""
+    for start in range(0, max(1, a.shape[1]), chunk):
+        _add_product(out, a[:, start : start + chunk], b[:, start : start + chunk], add or start > 0)
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
@@ -129,10 +106,3 @@ def _sums_in_float32(device: torch.device) -> bool:
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return bool((total == 17).all())
-
-
-def _gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:
-    for dim, index in enumerate(gathers):
-        if index is not None:
-            tensor = tensor.index_select(dim, index)
-    return tensor

@@ -24,14 +24,14 @@ class Config(NamedTuple):
 
 # By kind of number and maker, for large, middle and small products; none of them spills registers.
 DEFAULTS: dict[tuple[str, str], tuple[Config, Config, Config]] = {
-    ("half", "cuda"): (Config(128, 128, 64, 8, 4, 4), Config(128, 64, 64, 4, 4, 4), Config(64, 64, 64, 4, 4, 4)),
+    ("half", "cuda"): (Config(128, 128, 64, 8, 4, 8, 1), Config(128, 64, 64, 4, 4, 4), Config(64, 64, 64, 4, 4, 4)),
     ("float32", "cuda"): (Config(128, 64, 32, 8, 3, 2), Config(64, 64, 32, 4, 3, 2), Config(64, 32, 32, 4, 3, 2)),
     ("half", "hip"): (Config(128, 128, 64, 8, 2, 4), Config(128, 64, 64, 4, 2, 4), Config(64, 64, 64, 4, 2, 4)),
     ("float32", "hip"): (Config(128, 128, 32, 8, 2, 2), Config(64, 64, 32, 4, 2, 2), Config(64, 32, 32, 4, 2, 2)),
 }
 # What tuning tries beside them: as exact as they are, so that it chooses between times alone.
 OTHERS: dict[tuple[str, str], tuple[Config, ...]] = {
-    ("half", "cuda"): (Config(128, 128, 128, 8, 3, 2), Config(64, 256, 64, 8, 3, 4), Config(128, 128, 32, 8, 5, 8)),
+    ("half", "cuda"): (Config(128, 128, 128, 8, 3, 2), Config(128, 128, 64, 8, 4, 4), Config(128, 128, 32, 8, 5, 8)),
     ("float32", "cuda"): (Config(128, 128, 16, 8, 4, 4), Config(64, 128, 32, 8, 3, 2), Config(64, 64, 16, 4, 4, 4)),
     ("half", "hip"): (Config(64, 128, 64, 4, 2, 4),),
     ("float32", "hip"): (Config(64, 128, 32, 4, 2, 2),),

@@ -19,7 +19,7 @@ __all__ = ["gain_candidates", "gain_matrices", "gain_matrix", "gain_matrix_and_c
 
 
 def gain_matrix(
-    terms: Sequence[Term], base: Tensor | None = None, *, precision: str = "tf32x3", backend: str = "auto"
+    terms: Sequence[Term], base: Tensor | None = None, *, precision: str = "auto", backend: str = "auto"
 ) -> Tensor:
     """G = sum over terms of A_mat @ B_mat^T, B permuted along its other dimensions (Ainsworth et al. 2023, eq. 3).
 
@@ -29,11 +29,12 @@ def gain_matrix(
     Args:
         terms: one at least without `base`; all with the same number of units, on one device.
         base: a gain matrix of before, which the terms are added to in place; None: start from nothing.
-        precision: how a GPU's matrix units multiply float32: "tf32x3" and "ieee" keep float32's digits, "tf32"
-            keeps ten bits of each entry. "library" leaves large products, of half types too, to the GPU's own
-            library where that sums halves in float32 (CUDA, torch 2.8 and later), float32 as two halves of 11 bits:
-            twice as fast in float32, and off by up to three times as much, 7e-7 of the root of the summed squares of
-            all products; smaller ones are as by "tf32x3". Plain torch takes its own settings.
+        precision: how a GPU's matrix units multiply. float32: "fp16x3" (two halves of 11 bits each), "tf32x3" and
+            "ieee" keep its digits, "tf32" ten bits of each entry; "auto" is the first of these for products of 1024
+            units and more where their tiles fit (Hopper and later), the second elsewhere: off by 7e-7 and 2e-7 of the
+            root of the summed squares of all products. Half types: "library" leaves large products to the GPU's own
+            library where that sums halves in float32 (CUDA, torch 2.8 and later), over up to 4096 entries in one go:
+            off by 5e-6, where all else is by 5e-7. Plain torch takes its own settings.
         backend: "auto", "torch" or "triton" (GPU).
 
     Returns:
@@ -61,7 +62,7 @@ def gain_matrix_and_candidates(
     k: int = 16,
     base: Tensor | None = None,
     *,
-    precision: str = "tf32x3",
+    precision: str = "auto",
     backend: str = "auto",
 ) -> tuple[Tensor, GainCandidates]:
     """`gain_matrix`, and `gain_candidates` of the result; on a GPU without reading it again.
@@ -132,7 +133,7 @@ def gain_matrices(
     groups: Sequence[Sequence[Term]],
     bases: Sequence[Tensor | None] | None = None,
     *,
-    precision: str = "tf32x3",
+    precision: str = "auto",
     backend: str = "auto",
 ) -> list[Tensor]:
     """`gain_matrix` of many groups at once: on a GPU those of a few hundred units share one launch.

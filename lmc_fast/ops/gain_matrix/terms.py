@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = ["PRECISIONS", "GainCandidates", "Term", "common_dtype", "common_units", "units_first"]
 
 # How float32 entries may be multiplied.
-PRECISIONS = ("tf32x3", "ieee", "tf32", "library")
+PRECISIONS = ("auto", "fp16x3", "tf32x3", "ieee", "tf32", "library")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ at the memory's rate, a tenth of the product's time at n = k = 4096 and less bey
 differences of a correction, and puts the terms of a group (convolutions, biases, norms) next to each other as
 columns: one launch for all of them, and one product.
 
-Precision. Half types multiply exactly. float32 is split into three products of tf32 ("tf32x3") or multiplied as it is
-("ieee"). The matrix units cut, not round, when they add to a large sum: every `flush` steps the sum so far is added,
-rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order, without
-atomics: the same inputs give the same result.
+Precision. Half types multiply exactly. float32 is split into three products of tf32 ("tf32x3"), or of float16, at
+twice the rate and after a pass over both sides ("fp16x3", `triton_halves`: large products by "auto"), or is multiplied
+as it is ("ieee"). The matrix units cut, not round, when they add to a large sum: every `flush` steps the sum so far
+is added, rounded, to one of its own. Few tiles over many entries are split along K; the parts are added in order,
+without atomics: the same inputs give the same result.
 
-With precision "library", large products are left to the GPU's own one (`blas`).
+With precision "library", large products of half types are left to the GPU's own one (`blas`).
 
 The LAP that comes next starts from each row's best columns and a bound of the others. Where they are asked for, the
 tiles leave them behind (`triton_candidates`), so that nobody reads the result for them.
@@ -42,27 +43,30 @@ from ..tuning import size_class, tuned
 from . import blas
 from .configs import DEFAULTS, GROUPED_OTHERS, LARGE, MIDDLE, OTHERS, Config
 from .terms import GainCandidates, Term, common_dtype, common_units
-from .triton_candidates import KEPT, Kept, gain_candidates
+from .triton_candidates import Kept, gain_candidates
+from .triton_cut import Cut
+from .triton_halves import half_configs, halves_of, has_room, multiply_halves
 from .triton_operands import Operand, operands_of
 from .triton_pack import DTYPES, Sides, lay_out, sent
 from .triton_product import grouped_kernel, product_kernel
 
 __all__ = ["gain_matrices", "gain_matrix", "gain_matrix_and_candidates"]
 
-MOST_SPLITS = 16
 # Entries from which on a term of a group is multiplied by itself: laying it out takes longer than adding to the result.
 ALONE_FROM = 256
 # Groups of so many units fill a GPU by themselves.
 ALONE = 1024
+# Units and entries from which on splitting float32 into halves pays.
+HALVES_FROM, HALF_ENTRIES_FROM = 1024, 64
 
 
-def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: str = "tf32x3") -> Tensor:
+def gain_matrix(terms: Sequence[Term], base: Tensor | None = None, precision: str = "auto") -> Tensor:
     """`ops.gain_matrix.gain_matrix` of terms in float16, bfloat16 or float32; `base` float32, rows in one run."""
     return _gain(terms, base, precision)[0]
 
 
 def gain_matrix_and_candidates(
-    terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "tf32x3"
+    terms: Sequence[Term], column_duals: Tensor, k: int, base: Tensor | None = None, precision: str = "auto"
 ) -> tuple[Tensor, GainCandidates]:
     """`gain_matrix`, and the candidates of the result, which tiles of ours leave if they hold whole sums."""
     duals = column_duals.to(torch.float32).to(terms[0].a.device, non_blocking=True).contiguous()
@@ -81,7 +85,7 @@ def _gain(
     out = torch.empty(units, units, dtype=torch.float32, device=terms[0].a.device) if base is None else base
     if units == 0:
         return out, None
-    products = _products(terms, units, dtype)
+    products = _products(terms, units, dtype, precision)
     kept = None
     for place, (operands, k) in enumerate(products):
         # The last one's tiles hold whole sums.
@@ -90,12 +94,15 @@ def _gain(
     return out, kept
 
 
-def _products(terms: Sequence[Term], units: int, dtype: torch.dtype) -> list[tuple[tuple[Operand, Operand], int]]:
+def _products(
+    terms: Sequence[Term], units: int, dtype: torch.dtype, precision: str
+) -> list[tuple[tuple[Operand, Operand], int]]:
     """What is multiplied, each with its number of entries: large terms where they lie, all others side by side."""
     found, others = [], []
     for term in terms:
         large = len(terms) == 1 or (units >= MIDDLE and term.entry_count() >= ALONE_FROM)
-        operands = operands_of(term, dtype) if large else None
+        gathers_runs = _by_halves(dtype, precision, units, term.entry_count(), term.a.device)
+        operands = operands_of(term, dtype, gathers_runs) if large else None
         if operands is None:
             others.append(term)
         else:
@@ -111,24 +118,40 @@ def _product(
     operands: tuple[Operand, Operand], k: int, out: Tensor, add: bool, precision: str, duals: Tensor | None
 ) -> Kept | None:
     dtype, units = operands[0].tensor.dtype, out.shape[0]
+    problem: dict[str, object] = {"units": size_class(units), "entries": size_class(k)}
+    if _by_halves(dtype, precision, units, k, out.device):
+        sides = halves_of(operands[0], units, k), halves_of(operands[1], units, k)
+
+        def prepare_halves(config: Config) -> Callable[[], object]:
+            # Trials may not add to a base.
+            return partial(multiply_halves, sides, torch.empty_like(out), False, config)
+
+        config = tuned("halves_kernel", problem, half_configs(k, out.device), prepare_halves, out.device)
+        return multiply_halves(sides, out, add, config, duals)
 
     def prepare(config: Config) -> Callable[[], object]:
-        # Trials may not add to a base.
         return partial(_multiply, operands, k, torch.empty_like(out), False, precision, config)
 
-    problem = {
+    problem |= {
         "dtype": dtype,
         "precision": _precision(dtype, precision),
         "gathered": int(operands[1].gather is not None),
-        "units": size_class(units),
-        "entries": size_class(k),
     }
     config = tuned("product_kernel", problem, _configs(dtype, units), prepare, out.device)
     return _multiply(operands, k, out, add, precision, config, duals)
 
 
+def _by_halves(dtype: torch.dtype, precision: str, units: int, k: int, device: torch.device) -> bool:
+    """Whether a product of float32 is made of float16's: asked for, or large enough to pay for the splitting."""
+    if dtype != torch.float32 or precision not in ("auto", "fp16x3"):
+        return False
+    large = units >= HALVES_FROM and k >= HALF_ENTRIES_FROM
+    # AMD's matrix units multiply float32 as it is.
+    return precision == "fp16x3" or (large and torch.version.hip is None and has_room(device))
+
+
 def gain_matrices(
-    groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None], precision: str = "tf32x3"
+    groups: Sequence[Sequence[Term]], bases: Sequence[Tensor | None], precision: str = "auto"
 ) -> list[Tensor]:
     """`gain_matrix` of many groups: those of up to `ALONE` units in one launch for each dtype."""
     out: list[Tensor | None] = [None] * len(groups)
@@ -225,61 +248,39 @@ def _multiply(
 ) -> Kept | None:
     a, b = operands
     units = out.shape[0]
-    tiles = triton.cdiv(units, config.m) * triton.cdiv(units, config.n)
-    steps = triton.cdiv(k, config.k)
-    splits = max(1, min(_processors(out.device) // tiles, steps // 4, MOST_SPLITS))
-    steps_in_split = max(1, triton.cdiv(steps, splits))
-    splits = max(1, triton.cdiv(steps, steps_in_split))
-    kept = None if duals is None or splits > 1 else Kept.empty(units, triton.cdiv(units, config.n), duals)
-    # Parts of their own, added in order.
-    parts = out if splits == 1 else torch.empty(splits, units, units, dtype=torch.float32, device=out.device)
-    product_kernel[(tiles, splits)](
+    cut = Cut.of(units, triton.cdiv(k, config.k), config, out, duals)
+    product_kernel[cut.grid](
         a.tensor,
         b.tensor,
         b.tensor if b.gather is None else b.gather,
-        parts,
+        cut.parts,
         units,
         k,
         a.unit_stride,
         a.entry_stride,
         b.unit_stride,
         b.entry_stride,
-        parts.stride(-2),
-        steps_in_split,
-        *((parts,) * 4 if kept is None else (kept.duals, kept.gains, kept.columns, kept.rests)),
+        cut.parts.stride(-2),
+        cut.steps,
+        *cut.kept_pointers(),
         GATHERED=b.gather is not None,
-        ADD=add and splits == 1,
+        ADD=add and not cut.splits,
         PRECISION=_precision(a.tensor.dtype, precision),
         WIDEN=interpreted() and a.tensor.dtype == torch.bfloat16,
-        FLUSH=config.flush,
         NESTED=config.nested,
-        BLOCK_M=config.m,
-        BLOCK_N=config.n,
-        BLOCK_K=config.k,
-        GROUP=8,
-        KEPT=0 if kept is None else KEPT,
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **cut.constants(config),
     )
-    if splits > 1:
-        total = parts.sum(0)
-        out.copy_(out + total if add else total)
-    return kept
+    return cut.summed(out, add)
 
 
 def _precision(dtype: torch.dtype, precision: str) -> str:
     if dtype != torch.float32:
         return "ieee"
-    if precision == "library":
-        # Too small for it, or there is none.
+    if precision in ("auto", "fp16x3", "library"):
+        # Too small for the one, and not there for the other.
         precision = "tf32x3"
     # AMD's matrix units multiply float32 as it is.
     return "ieee" if torch.version.hip is not None and precision == "tf32x3" else precision
-
-
-def _processors(device: torch.device) -> int:
-    """How many tiles run at a time."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _configs(dtype: torch.dtype, units: int) -> tuple[Config, ...]:

@@ -7,7 +7,18 @@ import triton.language as tl
 
 from .triton_candidates import keep_best
 
-__all__ = ["grouped_kernel", "product_kernel"]
+__all__ = ["banded", "grouped_kernel", "product_kernel"]
+
+
+@triton.jit
+def banded(tile, units, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """Row and column of a tile, in bands of GROUP rows: those that run side by side share operands in the cache."""
+    down = tl.cdiv(units, BLOCK_M)
+    across = tl.cdiv(units, BLOCK_N)
+    band = GROUP * across
+    first = (tile // band) * GROUP
+    height = tl.minimum(down - first, GROUP)
+    return first + (tile % band) % height, (tile % band) // height
 
 
 @triton.jit
@@ -106,16 +117,8 @@ def product_kernel(
     KEPT: tl.constexpr,  # of each row, for one split alone; 0: none
 ):
     """One tile of A @ B^T over one split of K; added to what `out` holds if ADD."""
-    tile = tl.program_id(0)
+    row, column = banded(tl.program_id(0), units, BLOCK_M, BLOCK_N, GROUP)
     split = tl.program_id(1)
-    # Tiles in bands of GROUP rows, so that those which run side by side share their operands in the cache.
-    down = tl.cdiv(units, BLOCK_M)
-    across = tl.cdiv(units, BLOCK_N)
-    band = GROUP * across
-    first = (tile // band) * GROUP
-    height = tl.minimum(down - first, GROUP)
-    row = first + (tile % band) % height
-    column = (tile % band) // height
     rm = row * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = column * BLOCK_N + tl.arange(0, BLOCK_N)
     # What lies beyond the last unit is computed from the first ones and not stored.
@@ -149,6 +152,7 @@ def product_kernel(
         total += tl.load(places, mask=stored, other=0)
     tl.store(places, total, mask=stored)
     if KEPT:
+        across = tl.cdiv(units, BLOCK_N)
         keep_best(total, duals, rm, rn, units, units, column, across, best_gains, best_columns, rests, KEPT)
 
 

@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, pairwise, repeat
 from operator import attrgetter
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..._checks import fail_type
 from ..._tensors import BASES, FLOATS, addresses_at_once, check_dense
 
-__all__ = ["check"]
+__all__ = ["Looked", "check"]
 
 Gather = tuple[Tensor | None, ...]
 _dtype, _nbytes, _shape = (attrgetter(name) for name in ("dtype", "nbytes", "shape"))
 _requires_grad = attrgetter("requires_grad")
+
+
+class Looked(NamedTuple):
+    """Where entries start, of tensors that `_tensors.addresses_at_once` knows to be ordinary; None: of no such ones.
+
+    Attributes:
+        data: of all tensors, part by part.
+        out: of all results, row by row.
+    """
+
+    data: list[int] | None = None
+    out: list[int] | None = None
 
 
 def check(
@@ -24,14 +38,15 @@ def check(
     weights: list[list[float]],
     gathers: Sequence[Sequence[Gather]],
     out: Sequence[Sequence[Tensor]] | None,
-) -> None:
-    """Raise for whatever `permuted_lerp_many` does not take.
+) -> Looked:
+    """Raise for whatever `permuted_lerp_many` does not take; what was seen on the way, for nobody to look again.
 
     A model has hundreds of small tensors, and a look at each can cost more than its sum: all are looked at together,
     an attribute at a time, and one by one only where something does not fit.
     """
-    if _fit(tensors, weights, gathers, out):
-        return
+    looked = _fit(tensors, weights, gathers, out)
+    if looked is not None:
+        return looked
     if len(gathers) != len(tensors):
         raise ValueError(f"gathers must have one entry for each of {len(tensors)} parts, got {len(gathers)}")
     models = len(tensors[0]) if tensors else 0
@@ -47,7 +62,7 @@ def check(
             _check_tensor(f"tensors[{p}][{m}]", tensor, part[0])
             _check_gather(f"gathers[{p}][{m}]", index, tensor.shape)
     if out is None:
-        return
+        return Looked()
     if len(out) != len(weights) or any(len(row) != len(tensors) for row in out):
         raise ValueError(f"out must hold {len(weights)} rows of {len(tensors)} tensors")
     for k, places in enumerate(out):
@@ -56,6 +71,7 @@ def check(
     extents = [(low, high - low) for low, high in map(_extent, chain.from_iterable(out))]
     if _overlap(extents):
         raise ValueError("out must hold tensors that share no memory with each other")
+    return Looked()
 
 
 def _fit(
@@ -63,25 +79,30 @@ def _fit(
     weights: list[list[float]],
     gathers: Sequence[Sequence[Gather]],
     out: Sequence[Sequence[Tensor]] | None,
-) -> bool:
-    """True: nothing is wrong. False: something may be."""
+) -> Looked | None:
+    """What was seen, if nothing is wrong; None: something may be."""
     models = len(tensors[0]) if tensors else 0
     if len(gathers) != len(tensors) or {*map(len, tensors), *map(len, gathers), *map(len, weights)} != {models}:
-        return False
+        return None
     flat = list(chain.from_iterable(tensors))
     # Of what is no tensor, or one of a kind of its own, nothing else is asked.
     if not flat or not BASES.issuperset(map(type, flat)):
-        return False
+        return None
     try:
         shapes = list(map(_shape, flat))
     except RuntimeError:  # a nested tensor has none
-        return False
-    return (
+        return None
+    if not (
         set(map(_dtype, flat)).issubset(FLOATS)
         and all(shapes[m::models] == shapes[::models] for m in range(1, models))
         and _gathers_fit(list(chain.from_iterable(gathers)), shapes)
-        and (out is None or _out_fits(out, flat, shapes, len(weights), models))
-    )
+    ):
+        return None
+    data = addresses_at_once(flat, flat[0].device, FLOATS)
+    if out is None:
+        return Looked(data)
+    places = None if data is None else _out_fits(out, flat, data, shapes, len(weights), models)
+    return None if places is None else Looked(data, places)
 
 
 def _gathers_fit(gathers: list[Gather], shapes: list[torch.Size]) -> bool:
@@ -97,32 +118,42 @@ def _gathers_fit(gathers: list[Gather], shapes: list[torch.Size]) -> bool:
 
 
 def _out_fits(
-    out: Sequence[Sequence[Tensor]], flat: list[Tensor], shapes: list[torch.Size], rows: int, models: int
-) -> bool:
+    out: Sequence[Sequence[Tensor]],
+    flat: list[Tensor],
+    lows: list[int],
+    shapes: list[torch.Size],
+    rows: int,
+    models: int,
+) -> list[int] | None:
+    """Where all results start, if nothing is wrong with them; None: something may be."""
     parts = len(flat) // models
     if len(out) != rows or any(len(row) != parts for row in out):
-        return False
+        return None
     places = list(chain.from_iterable(out))
     if not all(map(isinstance, places, repeat(Tensor))):
-        return False
+        return None
     # On one device, contiguous, with memory of their own.
-    lows, begins = (addresses_at_once(some, flat[0].device, FLOATS) for some in (flat, places))
-    if lows is None or begins is None:
-        return False
+    begins = addresses_at_once(places, flat[0].device, FLOATS)
+    if begins is None:
+        return None
     sizes, spans = list(map(_nbytes, flat)), list(map(_nbytes, places))
-    return (
+    fits = (
         not any(map(_requires_grad, places))
         and list(map(_shape, places)) == shapes[::models] * rows
         and list(map(_dtype, places)) == list(map(_dtype, flat[::models])) * rows
         and not _overlap(list(zip(begins, spans, strict=True)))
-        and not any(
-            begin < low + size and low < begin + span
-            for m in range(models)
-            for begin, span, low, size in zip(
-                begins, spans, lows[m::models] * rows, sizes[m::models] * rows, strict=True
-            )
-        )
+        and not _overlap_each_other(begins, spans, lows, sizes, rows, models)
     )
+    return begins if fits else None
+
+
+def _overlap_each_other(
+    begins: list[int], spans: list[int], lows: list[int], sizes: list[int], rows: int, models: int
+) -> bool:
+    """Whether any result shares memory with a tensor that it is summed from."""
+    begin, span = (np.array(of).reshape(rows, -1, 1) for of in (begins, spans))
+    low, size = (np.array(of).reshape(-1, models) for of in (lows, sizes))
+    return bool(((begin < low + size) & (low < begin + span)).any())
 
 
 def _overlap(extents: list[tuple[int, int]]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ... import _native
 from ..._tensors import addresses, in_one_run
+from .checks import Looked
 
 if TYPE_CHECKING:
     from ..._native import LerpPart
@@ -29,16 +30,14 @@ def permuted_lerp_many(
     weights: Sequence[Sequence[float]],
     gathers: Sequence[Sequence[tuple[Tensor | None, ...]]],
     out: Sequence[Sequence[Tensor]],
-    data: list[int] | None,
-    fresh: bool,
+    looked: Looked,
 ) -> None:
     """Write ``out[k][p] = sum_m weights[k][m] * tensors[p][m] gathered``.
 
     Args:
         tensors, gathers: as `permuted_lerp_many`'s, all on the CPU; the tensors of a part have one dtype.
         out: contiguous, of that dtype, apart from the tensors.
-        data: `addresses` of all tensors, part by part, if they are known.
-        fresh: whether `out` comes from torch.empty itself.
+        looked: where tensors and results start, as far as it is known.
     """
     # What is made contiguous here has to live until the core is done.
     distinct = {id(index): index for part in gathers for one in part for index in one if index is not None}
@@ -48,9 +47,9 @@ def permuted_lerp_many(
     address = {id(None): 0} | dict(zip(distinct, places_of_indices, strict=True))
     flat, models = list(chain.from_iterable(tensors)), len(weights[0])
     strides = list(map(Tensor.stride, flat))
-    if data is None:
-        data = addresses("tensors", flat, cpu, TYPES)
-    outs = zip(*(map(Tensor.data_ptr, row) if fresh else addresses("out", row, cpu, TYPES) for row in out), strict=True)
+    data = addresses("tensors", flat, cpu, TYPES) if looked.data is None else looked.data
+    begins = addresses("out", list(chain.from_iterable(out)), cpu, TYPES) if looked.out is None else looked.out
+    outs = zip(*(begins[k * len(tensors) : (k + 1) * len(tensors)] for k in range(len(out))), strict=True)
     parts: list[LerpPart] = [
         (
             TYPES[part[0].dtype],

@@ -15,7 +15,7 @@ from ..._checks import check_floats
 from ..._models import accumulate_dtype
 from ..._tensors import FLOATS, addresses_at_once, as_base, check_dense, check_indices
 from . import naive, native
-from .checks import check
+from .checks import Looked, check
 
 __all__ = ["permuted_lerp", "permuted_lerp_many"]
 
@@ -78,7 +78,7 @@ def permuted_lerp_many(
     """
     check_backend(backend)
     rows = [check_floats(f"weights[{k}]", row) for k, row in enumerate(weights)]
-    check(tensors, rows, gathers, out)
+    looked = check(tensors, rows, gathers, out)
     if not rows or not tensors:
         return [[] for _ in rows]
     if out is None and torch.is_grad_enabled() and any(t.requires_grad for part in tensors for t in part):
@@ -86,7 +86,7 @@ def permuted_lerp_many(
             [len(part) for part in tensors], rows, gathers, backend, *(tensor for part in tensors for tensor in part)
         )
         return [list(flat[k * len(tensors) : (k + 1) * len(tensors)]) for k in range(len(rows))]
-    return _run(tensors, rows, gathers, out, backend)
+    return _run(tensors, rows, gathers, out, backend, looked)
 
 
 class _PermutedLerp(torch.autograd.Function):
@@ -134,12 +134,13 @@ def _run(
     gathers: Sequence[Sequence[Gather]],
     out: Sequence[Sequence[Tensor]] | None,
     backend: str,
+    looked: Looked | None = None,
 ) -> list[list[Tensor]]:
     devices = {part[0].device for part in tensors}
     if len(devices) > 1:
         return _run_by_device(tensors, weights, gathers, out, backend)
     (device,) = devices
-    data = _addresses(tensors, device)
+    data = _addresses(tensors, device, looked)
     if data is None:
         _check_each(tensors, gathers)
     chosen = choose(backend, "permuted_lerp", device, {"native": _can, "triton": _can})
@@ -163,19 +164,23 @@ def _run(
             check_dense("gathers", index)
         indices = [[tuple(_moved(index, device, moved) for index in one) for one in part] for part in gathers]
     # Mixed dtypes are summed in the wider one and rounded to the first at the end.
+    begins = None
     if out is None:
         places = [[_new(part[0]) for part in ready] for _ in weights]
+        begins = list(map(Tensor.data_ptr, chain.from_iterable(places)))
+    elif data is not None and looked is not None and looked.out is not None:
+        places, begins = [list(row) for row in out], looked.out
     else:
         places = [
             [place if _takes(place, part[0]) else _new(part[0]) for place, part in zip(row, ready, strict=True)]
             for row in out
         ]
     if chosen == "native":
-        native.permuted_lerp_many(ready, weights, indices, places, data, out is None)
+        native.permuted_lerp_many(ready, weights, indices, places, Looked(data, begins))
     else:
         from . import triton
 
-        triton.permuted_lerp_many(ready, weights, indices, places)
+        triton.permuted_lerp_many(ready, weights, indices, places, Looked(data, begins))
     for k, row in enumerate(places):
         for p, place in enumerate(row):
             if out is not None:
@@ -225,13 +230,13 @@ def _check_indices(gathers: Sequence[Sequence[Gather]]) -> None:
                     check_indices(f"gathers[{p}][{m}][{d}]", index)
 
 
-def _addresses(tensors: Sequence[Sequence[Tensor]], device: torch.device) -> list[int] | None:
+def _addresses(tensors: Sequence[Sequence[Tensor]], device: torch.device, looked: Looked | None) -> list[int] | None:
     """Where all tensors start, if a backend can read them as they are: `_ready` would change nothing."""
     flat = list(chain.from_iterable(tensors))
     dtypes, models = list(map(attrgetter("dtype"), flat)), len(tensors[0])
     if any(dtypes[m::models] != dtypes[::models] for m in range(1, models)):
         return None
-    return addresses_at_once(flat, device, FLOATS)
+    return addresses_at_once(flat, device, FLOATS) if looked is None else looked.data
 
 
 def _ready(part: Sequence[Tensor], device: torch.device) -> list[Tensor]:

@@ -33,8 +33,9 @@ from ..._models import accumulate_dtype
 from ..._tensors import addresses
 from ..tuning import size_class, tuned
 from . import naive, triton_rows
+from .checks import Looked
 from .triton_plan import Launch, planned
-from .triton_tables import known_indices, sent
+from .triton_tables import Known, known_indices, sent
 
 __all__ = ["CONFIG", "OTHERS", "lerp_kernel", "permuted_lerp_many"]
 
@@ -66,7 +67,7 @@ def _places(index, inside, stride, gather):
 
 @triton.jit
 def lerp_kernel(
-    table,  # int64 [parts, 5 + SOURCES * 9 + OUTPUTS]
+    table,  # int64 [parts, 4 + SOURCES * 9 + OUTPUTS]
     part_of_tile,  # int64 [tiles]
     first_tile,  # int64 [parts]
     weights,  # [OUTPUTS, SOURCES], in the dtype of sums
@@ -82,14 +83,14 @@ def lerp_kernel(
     """out[k] = sum_m weights[k, m] * source m gathered, for the parts of a table."""
     tile = tl.program_id(0)
     part = tl.load(part_of_tile + tile)
-    fields = table + part * (5 + SOURCES * 9 + OUTPUTS)
+    fields = table + part * (4 + SOURCES * 9 + OUTPUTS)
     rows_inside = tl.load(fields)
     rows = tl.load(fields + 1)
     columns_inside = tl.load(fields + 2).to(INDEX)
     columns = tl.load(fields + 3).to(INDEX)
     if ALIGNED:
         columns = tl.multiple_of(columns, 16)
-    across = tl.load(fields + 4)
+    across = tl.cdiv(columns, COLUMNS)
     tile -= tl.load(first_tile + part)
     r = (tile // across) * ROWS + tl.arange(0, ROWS).to(tl.int64)
     c = ((tile % across) * COLUMNS).to(INDEX) + tl.arange(0, COLUMNS).to(INDEX)
@@ -109,7 +110,7 @@ def lerp_kernel(
             weight = tl.load(weights + k * SOURCES + m)
             # A source of weight 0 may hold anything.
             if weight != 0:
-                source = fields + (5 + m * 9)
+                source = fields + (4 + m * 9)
                 data = tl.load(source).to(tl.pointer_type(DTYPE))
                 starts = _places(r0, in_rows, tl.load(source + 1), tl.load(source + 5))
                 starts += _places(r1, in_rows, tl.load(source + 2), tl.load(source + 6))
@@ -125,7 +126,7 @@ def lerp_kernel(
                     steps += _places(c1, in_columns, tl.load(source + 4), tl.load(source + 8))
                     x = tl.load(data + starts[:, None] + steps[None, :], mask=inside, other=0)
                 total += weight * x.to(SUM)
-        out = tl.load(fields + (5 + SOURCES * 9 + k)).to(tl.pointer_type(DTYPE))
+        out = tl.load(fields + (4 + SOURCES * 9 + k)).to(tl.pointer_type(DTYPE))
         if ALIGNED:
             out = tl.multiple_of(out, 16)
         tl.store(out + row_starts[:, None] + c[None, :], total.to(DTYPE), mask=inside)
@@ -136,12 +137,14 @@ def permuted_lerp_many(
     weights: Sequence[Sequence[float]],
     gathers: Sequence[Sequence[tuple[Tensor | None, ...]]],
     out: Sequence[Sequence[Tensor]],
+    looked: Looked | None = None,
 ) -> None:
     """Write ``out[k][p] = sum_m weights[k][m] * tensors[p][m] gathered``.
 
     Args:
         tensors, gathers: as `permuted_lerp_many`'s, all on one device; the tensors of a part have one dtype.
         out: contiguous, of that dtype, apart from the tensors.
+        looked: where tensors and results start, as far as it is known.
 
     Raises:
         IndexError: indices beyond their dimension.
@@ -149,14 +152,21 @@ def permuted_lerp_many(
     device = tensors[0][0].device
     flat = list(chain.from_iterable(tensors))
     models, outputs = len(tensors[0]), len(out)
-    data = np.array(addresses("tensors", flat, device, DTYPES)).reshape(-1, models)
-    places = np.array(addresses("out", list(chain.from_iterable(out)), device, DTYPES)).reshape(outputs, -1)
+    seen_data, seen_out = (None, None) if looked is None else looked
+    data = np.array(addresses("tensors", flat, device, DTYPES) if seen_data is None else seen_data)
+    data = data.reshape(-1, models)
+    places = np.array(
+        addresses("out", list(chain.from_iterable(out)), device, DTYPES) if seen_out is None else seen_out
+    ).reshape(outputs, -1)
     each = list(chain.from_iterable(chain.from_iterable(gathers)))
     distinct = {id(one): one for one in each if one is not None}
     addresses("gathers", list(distinct.values()), device, (torch.int64,))
-    known = list(known_indices(list(distinct.values())))
+    known = known_indices(list(distinct.values()))
+    runs = [one.run(index) for one, index in zip(known, distinct.values(), strict=True)]
     # By number from 1 on, in 64 and in 32 bits.
-    indices = np.array([(0, 0), *((long.data_ptr(), short.data_ptr()) for long, short in known)])
+    indices = np.array(
+        [(0, 0), *((run.data_ptr(), one.short.data_ptr()) for run, one in zip(runs, known, strict=True))]
+    )
     numbers = {None: 0} | dict(zip(distinct, range(1, len(distinct) + 1), strict=True))
     firsts = flat[::models]
     launches, others = planned(
@@ -173,16 +183,33 @@ def permuted_lerp_many(
         # More dimensions, gathered turn by turn, than the kernels hold: rare, and right by the reference.
         for row, (result,) in zip(out, naive.permuted_lerp_many([tensors[p]], weights, [gathers[p]]), strict=True):
             row[p].copy_(result)
+    tables = [_table(launch, data, places, indices, known) for launch in launches]
+    if not tables:
+        return
+    # One for all of them, and one for each kind of weights: what is sent costs as much as a launch.
+    whole = sent(device, np.concatenate([table.ravel() for table in tables]))
     factors: dict[torch.dtype, Tensor] = {}
-    for launch in launches:
+    for launch, table, part in zip(launches, tables, torch.split(whole, [t.size for t in tables]), strict=True):
         sums = accumulate_dtype(launch.dtype)
         if sums not in factors:
             factors[sums] = sent(device, np.array(weights, dtype=np.float64 if sums == torch.float64 else np.float32))
-        # Rows of a known width take indices in 32 bits.
-        _run(launch, launch.filled(data, places, indices[:, int(launch.width > 0)]), factors[sums])
+        _run(launch, table, part, factors[sums])
 
 
-def _run(launch: Launch, table: np.ndarray, weights: Tensor) -> None:
+def _table(
+    launch: Launch, data: np.ndarray, places: np.ndarray, indices: np.ndarray, known: Sequence[Known]
+) -> np.ndarray:
+    """A launch's table with the addresses of this call; rows of a known width take indices in 32 bits."""
+    if not launch.width:
+        return launch.filled(data, places, indices[:, 0])
+    # Half types read the places of entries in 16 bits.
+    short = torch.int16 if launch.dtype.itemsize == 2 else torch.int32
+    rows = [known[gather - 1].of_row(inside, short) for gather, inside in launch.rows]
+    return launch.filled(data, places, indices[:, 1], np.array([0, *(row.data_ptr() for row in rows)]))
+
+
+def _run(launch: Launch, told: np.ndarray, table: Tensor, weights: Tensor) -> None:
+    """Launch with a table on the device, and what it holds."""
     constants = {
         "SOURCES": weights.shape[1],
         "OUTPUTS": weights.shape[0],
@@ -191,7 +218,7 @@ def _run(launch: Launch, table: np.ndarray, weights: Tensor) -> None:
         "ALIGNED": launch.aligned,
     }
     if launch.width:
-        triton_rows.run(launch, table, weights, constants)
+        triton_rows.run(launch, told, table, weights, constants)
         return
     constants["INDEX"] = tl.int64 if launch.wide else tl.int32
     problem = {
@@ -201,24 +228,23 @@ def _run(launch: Launch, table: np.ndarray, weights: Tensor) -> None:
         "aligned": int(launch.aligned),
         "wide": int(launch.wide),
         "scattered": int(launch.gathers[:, :, 2:].any()),
-        "parts": size_class(len(table)),
-        "entries": size_class(int((table[:, 1] * table[:, 3]).sum())),
-        "columns": size_class(int(table[:, 3].max())),
+        "parts": size_class(len(told)),
+        "entries": size_class(int((told[:, 1] * told[:, 3]).sum())),
+        "columns": size_class(int(told[:, 3].max())),
     }
     prepare = partial(_prepared, launch, table, weights, constants)
     prepare(tuned("lerp_kernel", problem, (CONFIG, *OTHERS), prepare, weights.device))()
 
 
 def _prepared(
-    launch: Launch, table: np.ndarray, weights: Tensor, constants: Mapping[str, object], config: tuple[int, int, int]
+    launch: Launch, table: Tensor, weights: Tensor, constants: Mapping[str, object], config: tuple[int, int, int]
 ) -> Callable[[], object]:
-    """What launches the kernel with a configuration, which decides how many tiles lie side by side."""
+    """What launches the kernel with a configuration."""
     rows, columns, warps = config
-    table[:, 4] = launch.across(columns)
     part_of_tile, first_tile = launch.tiles(weights.device, rows, columns)
     return partial(
         lerp_kernel[(len(part_of_tile),)],
-        *(sent(weights.device, table), part_of_tile, first_tile, weights),
+        *(table, part_of_tile, first_tile, weights),
         **constants,
         ROWS=rows,
         COLUMNS=columns,

@@ -17,9 +17,9 @@ from .triton_tables import sent
 
 __all__ = ["EACH", "HEAD", "MOST_DIMS", "Launch", "planned"]
 
-# Fields of a part before those of its sources: second row dimension, rows, second column dimension, columns, tiles
-# across. Of a source: address, four strides, four addresses of gathers.
-HEAD, EACH = 5, 9
+# Fields of a part before those of its sources: second row dimension, rows, second column dimension, columns.
+# Of a source: address, four strides, four addresses of gathers.
+HEAD, EACH = 4, 9
 # Dimensions that a part may have once those which nothing tells apart are joined.
 MOST_DIMS = 4
 # From here on the last dimension makes good tiles by itself.
@@ -49,8 +49,10 @@ class Launch:
             that take 64 bits to count.
         width: of rows that go through shared memory, padded; 0: single entries are read.
         parts: which they are.
-        table: int64 [parts, HEAD + EACH * models + outputs], but for tiles across and addresses.
+        table: int64 [parts, HEAD + EACH * models + outputs], but for addresses.
         gathers: [parts, models, 4] numbers of gathers, 0 for none.
+        rows: how rows that go through shared memory are gathered: number of the gather, entries of the runs that it
+            gathers. With `row_of`, [parts, models]: which of these, from 1 on, 0 for none.
     """
 
     dtype: torch.dtype
@@ -60,16 +62,26 @@ class Launch:
     parts: np.ndarray
     table: np.ndarray
     gathers: np.ndarray
+    rows: tuple[tuple[int, int], ...] = ()
+    row_of: np.ndarray | None = None
     _tiles: dict[tuple[object, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def filled(self, data: np.ndarray, out: np.ndarray, gathers: np.ndarray) -> np.ndarray:
-        """The table with the addresses of all parts' tensors [parts, models], results [outputs, parts] and gathers."""
+    def filled(
+        self, data: np.ndarray, out: np.ndarray, gathers: np.ndarray, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The table with the addresses of all parts' tensors [parts, models], results [outputs, parts] and gathers.
+
+        rows: of the places of `rows`, behind a zero.
+        """
         table: np.ndarray = self.table.copy()
         models = data.shape[1]
         for m in range(models):
             first = HEAD + EACH * m
             table[:, first] = data[self.parts, m]
             table[:, first + 5 : first + 9] = gathers[self.gathers[:, m]]
+            if rows is not None and self.row_of is not None:
+                table[:, first + 7] = rows[self.row_of[:, m]]
+                table[:, first + 8] = 0
         table[:, HEAD + EACH * models :] = out[:, self.parts].T
         return table
 
@@ -144,11 +156,20 @@ def _launch(
     table = np.zeros((len(found), HEAD + EACH * models + outputs), dtype=np.int64)
     for row, (_, seen) in zip(table, found, strict=True):
         n0, n1, m0, m1 = seen.sizes
-        row[:HEAD] = n1, n0 * n1, m1, m0 * m1, 1
+        row[:HEAD] = n1, n0 * n1, m1, m0 * m1
         for m, steps in enumerate(seen.strides):
             row[HEAD + EACH * m + 1 : HEAD + EACH * m + 5] = steps
     gathers = np.array([seen.gathers for _, seen in found])
-    return Launch(dtype, aligned, wide, width, np.array([p for p, _ in found]), table, gathers)
+    kinds: dict[tuple[int, int], int] = {}
+    row_of = np.zeros((len(found), models), dtype=np.int64)
+    if width:
+        for p, (_, seen) in enumerate(found):
+            # The one before the last axis, where that is not gathered, or the last.
+            for m, (_, _, outer, inner) in enumerate(seen.gathers):
+                if outer or inner:
+                    row_of[p, m] = kinds.setdefault((outer, seen.sizes[3]) if outer else (inner, 1), len(kinds) + 1)
+    places = np.array([p for p, _ in found])
+    return Launch(dtype, aligned, wide, width, places, table, gathers, tuple(kinds), row_of)
 
 
 def _seen_by_rows(dims: list[_Dim], most_width: int) -> _Seen | None:
