@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,19 @@ def llama_spec(size: LlamaSize) -> PermutationSpec:
     return PermutationSpec.from_axes(axes, groups)
 
 
-def make_pair(folder: Path, size: LlamaSize, *, noise: float = 0.1, seed: int = 0, shard_bytes: int = 1 << 30) -> None:
+def make_pair(
+    folder: Path,
+    size: LlamaSize,
+    *,
+    noise: float = 0.1,
+    seed: int = 0,
+    shard_bytes: int = 1 << 30,
+    told: Callable[[Path], object] = lambda path: None,
+) -> None:
     """Write model folders A and B: B is A with its units in another order, plus noise of a share of the deviation.
 
-    Beside them come spec.json, and back.safetensors: for each group what brings B back onto A.
+    Beside them come spec.json, and back.safetensors: for each group what brings B back onto A. Files of weights are
+    told of before they are written.
     """
     shapes = size.shapes()
     spec = llama_spec(size).bind({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
@@ -142,6 +151,7 @@ def make_pair(folder: Path, size: LlamaSize, *, noise: float = 0.1, seed: int = 
         places = {}
         for number, names in enumerate(parts, 1):
             file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+            told(where / file)
             write_safetensors(where / file, {name: make(name) for name in names}, {"format": "pt"})
             places |= dict.fromkeys(names, file)
         total = sum(2 * torch.Size(shape).numel() for shape in shapes.values())

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         for size in arguments.sizes:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
                 pair = Path(folder)
-                make_pair(pair, SIZES[size], noise=arguments.noise)
+                make_pair(pair, SIZES[size], noise=arguments.noise, told=partial(_tell_file, size))
                 # What making them took is not the merge's.
                 give_back()
                 for turn in range(arguments.rounds):
@@ -85,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _tell_file(size: str, path: Path) -> None:
+    print(f"{size}: making {path.parent.name}/{path.name}", file=sys.stderr, flush=True)
+
+
 def _of(name: str) -> dict[str, Any]:
     size = SIZES[name]
     parameters = sum(math.prod(shape) for shape in size.shapes().values())
@@ -96,12 +101,21 @@ def _in_a_process(name: str, pair: Path, arguments: argparse.Namespace) -> dict[
     os.sync()
     command = [sys.executable, "-m", "benchmarks.run", "merge", "--one", name, str(pair)]
     command += ["--site", str(arguments.site)] if arguments.site else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    here = Path(__file__).parent.parent
+    # The answer is a line; what is told on the way is passed on as it comes, and its end says what went wrong.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        last = ""
+        for line in process.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+        answer = process.stdout.read()
     out = pair / f"out {name}"
     try:
-        if done.returncode:
-            return {"status": f"failed: {(done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]}"}
-        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        if process.returncode:
+            return {"status": f"failed: {last or f'exit {process.returncode}'}"}
+        row: dict[str, Any] = json.loads(answer.splitlines()[-1])
         if row["status"] == "ok" and name != OURS and name != PLAIN and not agree(pair, out):
             row["status"] = "wrong: not the mean of the two"
         return row

@@ -23,6 +23,8 @@ from lmc_fast.checkpoints.mapped import MappedTensors
 from lmc_fast.checkpoints.shards import shards_of
 from lmc_fast.large import merge_checkpoints
 from lmc_fast.large.matcher import Matcher
+from lmc_fast.large.reports import reporter
+from lmc_fast.matching.engine.products import Products
 
 from .solvers import Unavailable
 
@@ -54,7 +56,7 @@ class Cost:
 
 
 @dataclass
-class Products:
+class Spent:
     """Seconds and operations of the products that gains are summed from, and the processors' time of the search."""
 
     seconds: float = 0.0
@@ -64,17 +66,16 @@ class Products:
 
 
 @contextmanager
-def timed_products() -> Iterator[Products]:
+def timed_products() -> Iterator[Spent]:
     """Count the time of every product that is added to a gain, and of the search around them."""
-    found, plain, search = Products(), torch.Tensor.addmm_, Matcher.matched
+    found, plain, search = Spent(), Products.add, Matcher.matched
 
-    def timed(self: Tensor, a: Tensor, b: Tensor, **scales: float) -> Tensor:
+    def timed(self: Products, gain: Tensor, a: Tensor, b: Tensor, is_new: bool) -> None:
         began, used = time.perf_counter(), time.process_time()
-        result = plain(self, a, b, **scales)
+        plain(self, gain, a, b, is_new)
         found.seconds += time.perf_counter() - began
         found.processor += time.process_time() - used
-        found.operations += 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
-        return result
+        found.operations += 2.0 * a.shape[0] * a.shape[1] * b.shape[0]
 
     def searched(self: Matcher, m: int) -> Matching:
         used = time.process_time()
@@ -82,12 +83,12 @@ def timed_products() -> Iterator[Products]:
         found.match_processor += time.process_time() - used
         return match
 
-    torch.Tensor.addmm_ = timed  # type: ignore[method-assign, assignment]
+    Products.add = timed  # type: ignore[method-assign]
     Matcher.matched = searched  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        torch.Tensor.addmm_ = plain  # type: ignore[method-assign]
+        Products.add = plain  # type: ignore[method-assign]
         Matcher.matched = search  # type: ignore[method-assign]
 
 
@@ -129,7 +130,8 @@ def measured() -> Iterator[Cost]:
 def _aligned(pair: Path, site: Path | None) -> dict[str, Any]:
     """ours, with the planted permutation to be found"""
     with measured() as cost, timed_products() as products:
-        result = merge_checkpoints(pair / "A", pair / "B", out=pair / f"out {OURS}", spec=pair / "spec.json")
+        told: dict[str, Any] = {"spec": pair / "spec.json", "listener": reporter("text", sys.stderr)}
+        result = merge_checkpoints(pair / "A", pair / "B", out=pair / f"out {OURS}", **told)
     (match,) = result.matches
     back = MappedTensors(read_header(pair / "back.safetensors").tensors)
     right = sum(torch.equal(choice, back[group]) for group, choice in match.permutations.items())

@@ -1,13 +1,16 @@
 // Coordinate descent over the permutations of small groups: gains, assignments and what moves in one call.
 //
 // The groups are such that no unit lies inside another group's, and that no parameter has one group on two of
-// its axes: the gain of each is linear in its permutation.
+// its axes: the gain of each is linear in its permutation. Gains over factors are summed anew at each visit,
+// which takes less than a correction would.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "column_products.hpp"
 #include "lap.hpp"
 
 namespace lmc {
@@ -24,10 +27,18 @@ struct DescentAxis {
     std::vector<DescentSegment> segments;  // of `size` entries together
 };
 
+// What stands in a weight's place: Q C of both models, Q [entries of one axis, rank], C [rank, entries of the
+// other axes in their order], each in one run.
+struct DescentFactors {
+    std::int64_t axis, rank;
+    const float *q_a, *q_b, *c_a, *c_b;
+};
+
 struct DescentParameter {
     const float* a;
     const float* b;
     std::vector<DescentAxis> axes;
+    std::optional<DescentFactors> factors{};
 };
 
 // Entries of one axis that belong to the units of one group: (outer, unit, inner) from `start`, of each unit
@@ -107,14 +118,10 @@ class Descent {
 
   private:
     struct LeafState {
-        std::vector<std::int64_t> a;     // offsets of its columns in a, units in place
+        std::vector<std::int64_t> a;     // offsets of its columns in a (or its left factor), units in place
         std::vector<std::int64_t> b;     // and in b, as it was last added; empty: not yet
         std::vector<std::int64_t> next;  // in b, as it is
-    };
-    // Columns to add to a gain, of one leaf.
-    struct Piece {
-        const DescentLeaf* leaf;
-        std::vector<std::int64_t> a, b, minus;  // offsets; `minus` may be empty
+        std::vector<float> right;        // of factors: what the left one is multiplied with
     };
     struct GroupState {
         std::vector<LeafState> leaves;
@@ -124,24 +131,25 @@ class Descent {
         std::vector<std::int64_t> pick;
         bool solved = false;
         bool is_new = false;  // what `gain` holds counts for nothing
-        std::vector<Piece> pieces;
+        std::vector<ColumnPiece> pieces;
     };
-    struct Scratch {
-        std::vector<float> a, b;
-    };
-
     static std::size_t at(std::int64_t k) { return static_cast<std::size_t>(k); }
 
     std::vector<std::int64_t> axis_index(const DescentAxis& axis) const;
     std::vector<std::int64_t> offsets(const DescentLeaf& leaf, std::int64_t units, bool of_b) const;
+    std::vector<std::int64_t> factored_offsets(const DescentLeaf& leaf, std::int64_t units, bool of_b) const;
+    std::vector<std::int64_t> rest_index(const DescentParameter& parameter) const;
+    ColumnPiece factored(const DescentLeaf& leaf, LeafState& state);
+    bool has_factors(const DescentLeaf& leaf) const {
+        return parameters_[at(leaf.parameter)].factors.has_value();
+    }
     void plan(std::int64_t g, const std::vector<std::int64_t>* which);
-    void add_pieces(std::int64_t g, std::int64_t first_row, std::int64_t last_row, Scratch& scratch);
     LapOutcome solve(std::int64_t g, const LapInterrupt& interrupt, int threads);
     double gained(std::int64_t g) const;
     LapOutcome solve_all(const std::vector<std::int64_t>& visited,
                          const std::vector<const std::vector<std::int64_t>*>& which,
                          const LapInterrupt& interrupt, int threads);
-    void look(DescentRest& found, Scratch& scratch) const;
+    void look(DescentRest& found, ProductScratch& scratch) const;
 
     const std::vector<DescentParameter> parameters_;
     const std::vector<DescentGroup> groups_;
@@ -150,7 +158,7 @@ class Descent {
     std::vector<std::vector<std::int64_t>> choices_;
     std::vector<GroupState> states_;
     std::vector<char> stale_;
-    std::vector<Scratch> scratch_;  // of every worker
+    std::vector<ProductScratch> scratch_;  // of every worker
 };
 
 }  // namespace lmc

@@ -39,6 +39,8 @@ struct LerpKernels {
     double (*dot)(const T* a, const T* b, std::int64_t n);
     // The same with a vector of doubles.
     double (*dot_wide)(const T* a, const double* b, std::int64_t n);
+    // <a, a>, <b, b> and <a, b>, each as `dot` has it, read once.
+    void (*dots)(const T* a, const T* b, std::int64_t n, double* to);
     // to[i] += a[i] * weight, in double.
     void (*add_times)(const T* a, double weight, double* to, std::int64_t n);
     // Asks for n elements that will be read soon.

@@ -26,15 +26,20 @@ Sums sum(const Plan& plan, bool squares, int threads) {
     std::vector<RunReader<T>> readers(static_cast<std::size_t>(used), RunReader<T>(2, plan.outer.size()));
     std::vector<Sums> sums(static_cast<std::size_t>(pieces));
     const std::vector<char> both(2, 1);
-    const auto dot = lerp_kernels<T>().dot;
+    const auto& kernels = lerp_kernels<T>();
     for_each_index(pieces, used, [&](int worker, Index piece) {
         Sums own;
         const Index end = std::min(runs, (piece + 1) * step);
         readers[static_cast<std::size_t>(worker)].each(
             plan, both, piece * step, end, [&](const std::vector<const T*>& found, Index, Index n) {
-                own.product += dot(found[0], found[1], n);
-                if (!squares) return;
-                for (const std::size_t s : {0U, 1U}) own.squares[s] += dot(found[s], found[s], n);
+                if (!squares) {
+                    own.product += kernels.dot(found[0], found[1], n);
+                    return;
+                }
+                double some[3];
+                kernels.dots(found[0], found[1], n, some);
+                for (const std::size_t s : {0U, 1U}) own.squares[s] += some[s];
+                own.product += some[2];
             });
         sums[static_cast<std::size_t>(piece)] = own;
     });

@@ -31,20 +31,42 @@ inline float scattered(const ScatteredColumns& from, const float* unit, std::int
     return unit[from.offsets[k]];
 }
 
+// Columns that are packed one after another: four at once where they follow one another. `ask`: they begin a
+// run of memory, or a line of it.
+struct PackStep {
+    std::int64_t column;
+    bool four, ask;
+};
+constexpr std::int64_t kMostSteps = 128;
+
+inline bool follow(const std::int64_t* offsets) {
+    const std::int64_t first = offsets[0];
+    return ((offsets[1] - first - 1) | (offsets[2] - first - 2) | (offsets[3] - first - 3)) == 0;
+}
+
+// How many steps so many columns take.
+template <bool kMinus>
+std::int64_t steps_of(const ScatteredColumns& from, std::int64_t depth, PackStep* steps) {
+    std::int64_t count = 0;
+    std::int64_t asked = 0;
+    for (std::int64_t k = 0; k < depth; ++count) {
+        bool four = LMC_X86 && LMC_LANES > 1 && k + 4 <= depth && follow(from.offsets + k);
+        if constexpr (kMinus) four = four && follow(from.minus + k);
+        // Of scattered columns several lie in a line: not each is asked for.
+        const bool begins = four && (k == 0 || from.offsets[k] != from.offsets[k - 1] + 1);
+        const bool ask = begins || k >= asked;
+        if (ask) asked = k + kLine;
+        steps[count] = {k, four, ask};
+        k += four ? 4 : 1;
+    }
+    return count;
+}
+
 // Four columns of four units, where the columns follow one another.
 template <bool kMinus>
-inline bool turned(const ScatteredColumns& from, const float* x0, std::int64_t k, float* to,
+inline void turned(const ScatteredColumns& from, const float* x0, std::int64_t k, float* to,
                    std::int64_t width) {
 #if LMC_X86 && LMC_LANES > 1
-    const auto follow = [k](const std::int64_t* offsets) {
-        const std::int64_t first = offsets[k];
-        return ((offsets[k + 1] - first - 1) | (offsets[k + 2] - first - 2) | (offsets[k + 3] - first - 3)) ==
-               0;
-    };
-    if (!follow(from.offsets)) return false;
-    if constexpr (kMinus) {
-        if (!follow(from.minus)) return false;
-    }
     __m128 found[4];
     for (int u = 0; u < 4; ++u) {
         const float* const x = x0 + u * from.stride;
@@ -53,10 +75,8 @@ inline bool turned(const ScatteredColumns& from, const float* x0, std::int64_t k
     }
     _MM_TRANSPOSE4_PS(found[0], found[1], found[2], found[3]);
     for (int c = 0; c < 4; ++c) _mm_storeu_ps(to + c * width, found[c]);
-    return true;
 #else
     (void)from, (void)x0, (void)k, (void)to, (void)width;
-    return false;
 #endif
 }
 
@@ -64,6 +84,8 @@ template <bool kMinus>
 void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t first, std::int64_t count,
                 std::int64_t width, std::int64_t panel, float* to) {
     const std::int64_t padded = (count + width - 1) / width * width;
+    PackStep steps[kMostSteps];
+    const std::int64_t step_count = steps_of<kMinus>(from, depth, steps);
     for (std::int64_t u = 0; u < padded; u += kPackUnits) {
         float* const place = to + u / width * panel + u % width;
         if (u + kPackUnits <= count) {
@@ -73,17 +95,18 @@ void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t f
             const float* const x3 = x2 + from.stride;
             const float* const ahead = x0 + kAhead * from.stride;
             const bool more = u + kAhead + kPackUnits <= count;
-            std::int64_t asked = 0;
-            for (std::int64_t k = 0; k < depth; ++k) {
+            for (std::int64_t s = 0; s < step_count; ++s) {
+                const std::int64_t k = steps[s].column;
                 // Of the units after these, each line of memory about once: there are too many for the
                 // processor to follow by itself.
-                if (more && k >= asked) {
-                    for (std::int64_t v = 0; v < kPackUnits; ++v)
+                if (more && steps[s].ask) {
+                    for (std::int64_t v = 0; v < kPackUnits; ++v) {
                         prefetch(ahead + v * from.stride + from.offsets[k]);
-                    asked = k + kLine;
+                        if constexpr (kMinus) prefetch(ahead + v * from.stride + from.minus[k]);
+                    }
                 }
-                if (k + 4 <= depth && turned<kMinus>(from, x0, k, place + k * width, width)) {
-                    k += 3;
+                if (steps[s].four) {
+                    turned<kMinus>(from, x0, k, place + k * width, width);
                     continue;
                 }
                 store_four(place + k * width, scattered<kMinus>(from, x0, k), scattered<kMinus>(from, x1, k),
@@ -103,8 +126,16 @@ void pack_units(const ScatteredColumns& from, std::int64_t depth, std::int64_t f
 
 void pack(const ScatteredColumns& from, std::int64_t depth, std::int64_t first, std::int64_t count,
           std::int64_t width, std::int64_t panel, float* to) {
-    if (from.minus != nullptr) return pack_units<true>(from, depth, first, count, width, panel, to);
-    pack_units<false>(from, depth, first, count, width, panel, to);
+    for (std::int64_t k = 0; k < depth; k += kMostSteps) {
+        const std::int64_t some = depth - k < kMostSteps ? depth - k : kMostSteps;
+        const std::int64_t* const minus = from.minus == nullptr ? nullptr : from.minus + k;
+        const ScatteredColumns part{from.data, from.stride, from.offsets + k, minus};
+        if (minus != nullptr) {
+            pack_units<true>(part, some, first, count, width, panel, to + k * width);
+        } else {
+            pack_units<false>(part, some, first, count, width, panel, to + k * width);
+        }
+    }
 }
 
 void tile(const float* a, const float* b, std::int64_t depth, float* c, std::int64_t stride, bool add) {

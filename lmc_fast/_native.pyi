@@ -48,19 +48,11 @@ def solve_lap_batch(
     problem that has one, as an item of `name`.
     """
 
-def permuted_dot(
-    type: int,
-    sizes: Sequence[int],
-    addresses: Sequence[int],
-    strides: Sequence[Sequence[int]],
-    gathers: Sequence[Sequence[int]],
-    squares: bool,
-    *,
-    threads: int = 0,
-) -> tuple[float, float, float]:
-    """<a, a> and <b, b> (0 unless `squares`), and <a, b>, of two tensors given as a part of `permuted_lerp` is.
+def permuted_dots(parts: Sequence[LerpPart], squares: bool, *, threads: int = 0) -> list[tuple[float, float, float]]:
+    """<a, a> and <b, b> (0 unless `squares`), and <a, b>, of pairs of tensors, given as to `permuted_lerp`.
 
-    Raises IndexError for indices beyond their dimension. The result does not depend on `threads`.
+    Each has two sources and no outputs. Raises IndexError for indices beyond their dimension. The result does not
+    depend on `threads`.
     """
 
 class Descent:
@@ -77,6 +69,9 @@ class Descent:
             from `tail`; neighbours are the groups whose gains it changes. No parameter has one group on two axes.
         worth_correcting: share of a gain's columns that are corrected at most, rather than all summed anew.
         most_corrections: shares after which a gain is summed anew.
+        factors: (parameter, axis, rank, (q_a, q_b, c_a, c_b)): Q C in the place of a parameter, by the addresses of
+            Q [entries of the axis, rank] and C [rank, entries of the other axes in their order], float32, in one run.
+            Gains over such are summed anew at each visit.
 
     Raises:
         ValueError: numbers that do not fit each other.
@@ -88,6 +83,7 @@ class Descent:
         groups: Sequence[tuple[int, float, Sequence[tuple[int, int, int, int, int, int, int]], Sequence[int]]],
         worth_correcting: float,
         most_corrections: float,
+        factors: Sequence[tuple[int, int, int, Sequence[int]]] = (),
     ) -> None: ...
     def choice(self, group: int) -> NDArray[np.int64]:
         """Where the units of a group are: int64 [units]. All are in place at first."""

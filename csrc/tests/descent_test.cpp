@@ -36,13 +36,19 @@ std::vector<float> whole(Index n, std::mt19937& random) {
     return numbers;
 }
 
-void test_kernels(int lanes, Index n, Index depth) {
+// `run`: columns that follow one another in memory.
+void test_kernels(int lanes, Index n, Index depth, Index run) {
     std::mt19937 random(static_cast<unsigned>(n + 1000 * depth));
     const lmc::ProductKernels kernels = lmc::product_kernels_of(lanes);
     const auto data = whole(n * depth, random);
     std::vector<Index> offsets(at(depth));
-    for (Index k = 0; k < depth; ++k) offsets[at(k)] = (k * 5 + 3) % depth;
-    std::vector<Index> minus(offsets.rbegin(), offsets.rend());
+    // Runs in an order of their own; what is taken away is one run further on.
+    const Index runs = (depth + run - 1) / run;
+    std::vector<Index> minus(at(depth));
+    for (Index k = 0; k < depth; ++k) {
+        offsets[at(k)] = std::min(depth - 1, (runs - 1 - k / run) * run + k % run);
+        minus[at(k)] = (k + run) % depth;
+    }
     for (const Index width : {kernels.rows, kernels.columns}) {
         const Index panels = (n + width - 1) / width;
         for (const bool less : {false, true}) {
@@ -218,7 +224,9 @@ int main(int count, char** arguments) {
     for (const int lanes : {1, 2, 4, 8}) {
         if (lanes > lmc::simd_lanes()) break;
         for (const Index n : {1, 3, 4, 7, 8, 31, 32, 33, 65}) {
-            for (const Index depth : {1, 2, 9, 64}) test_kernels(lanes, n, depth);
+            for (const Index depth : {1, 2, 9, 64, 140}) {
+                for (const Index run : {1, 3, 9, 40}) test_kernels(lanes, n, depth, run);
+            }
         }
     }
     for (const Index n : {1, 2, 3, 8, 17, 40}) {

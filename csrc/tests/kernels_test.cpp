@@ -167,6 +167,10 @@ void test_sums(int lanes) {
         for (Index i = 0; i < n; ++i) expected += numbers[size(i)] * others[size(i)];
         CHECK(plain.dot(a.data(), b.data(), n) == expected && form.dot(a.data(), b.data(), n) == expected);
         CHECK(form.dot_wide(a.data(), others.data(), n) == expected);
+        double three[3];
+        form.dots(a.data(), b.data(), n, three);
+        CHECK(three[0] == form.dot(a.data(), a.data(), n) && three[1] == form.dot(b.data(), b.data(), n));
+        CHECK(three[2] == expected);
         auto sums = others;
         form.add_times(a.data(), 3, sums.data(), n);
         for (Index i = 0; i < n; ++i) CHECK(sums[size(i)] == others[size(i)] + 3 * numbers[size(i)]);

@@ -24,6 +24,7 @@ from ..matching.weight import check_finite_weights, sweeps_of
 from ..ops.permuted_dot import Overlap, overlap
 from ..symmetry import Permutations, PermutationSpec
 from ..symmetry.views import check_owners_around
+from .ahead import Road, road_to
 from .inputs import Input
 from .journal import Choices, Record, choices_from, choices_to
 from .memory import give_back
@@ -35,6 +36,9 @@ from .turned import turned, turned_together
 from .watch import Watch, Work
 
 __all__ = ["Matcher"]
+
+# Bytes that are looked at, tensor by tensor, until their pages are let go: to do so takes as long as a small tensor.
+READ = 1 << 26
 
 
 class Matcher:
@@ -70,6 +74,8 @@ class Matcher:
         self.shares, self.team, self.journal, self.watch, self.scratch = shares, team, journal, watch, scratch
         # What the watch was told of for each of the searches that follow the first.
         self._expected = Work()
+        # Bytes read since pages were last let go.
+        self._read = 0
 
     def part(self, m: int) -> tuple[MatchedPart, list[str]]:
         """What of the first model and another one is matched, and the names that count."""
@@ -115,7 +121,7 @@ class Matcher:
         )
 
     def _search(self, m: int, part: MatchedPart, names: Sequence[str], overlaps: Mapping[str, Overlap]) -> Found:
-        a, b = self._placed(part, names)
+        a, b, road = self._placed(part, names)
         descent = CoordinateDescent(
             part.spec,
             a,
@@ -140,6 +146,7 @@ class Matcher:
             let_go=self._let_go,
             expected=self._expected,
             others=len(self.inputs) - 2 if m == 1 else 0,
+            road=road,
         )
         if m == 1:
             self._expected = searcher.whole
@@ -185,7 +192,7 @@ class Matcher:
                     for n, tensors in ((k, part.tensors_a), (m, part.tensors_b)):
                         check_finite_weights(f"model {str(self.inputs[n].path)!r}", tensors, [name])
                 mine[name] = list(found)
-                self._let_go()
+                self._let_go(a.nbytes + b.nbytes)
                 self.watch.did("read", a.nbytes + b.nbytes, tensor=name)
                 whole -= a.nbytes + b.nbytes
             done = {name: each for some in self.team.gathered(mine) for name, each in some.items()}
@@ -261,24 +268,39 @@ class Matcher:
             for m in range(1, count)
         ]
 
-    def _placed(self, part: MatchedPart, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both models' tensors, those that this rank computes gains of on its device."""
+    def _placed(
+        self, part: MatchedPart, names: Sequence[str]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Road | None]:
+        """Both models' tensors where gains are computed of them, or where they are and the road to there.
+
+        What a search looks at all of goes there whole: what is not this rank's where that is the first.
+        """
         device = self.team.device
         if device is None:
-            return part.tensors_a, part.tensors_b
-        alone = self.team.is_first and needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names})
+            return part.tensors_a, part.tensors_b, None
+        if not needs_all(self.search, part.spec, {name: part.tensors_a[name] for name in names}):
+            return part.tensors_a, part.tensors_b, road_to(device)
 
-        def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {
                 name: tensors[name].to(device)
-                if alone or self.shares.rank_of(name) == self.team.rank
+                if self.team.is_first or self.shares.rank_of(name) == self.team.rank
                 else tensors[name]
                 for name in names
             }
 
-        return placed(part.tensors_a), placed(part.tensors_b)
+        return placed(part.tensors_a), placed(part.tensors_b), None
 
-    def _let_go(self) -> None:
+    def _let_go(self, read: int | None = None) -> None:
+        """Give back memory and pages that were read.
+
+        Args:
+            read: bytes that were looked at and not copied: nothing is given back until they have come to `READ`.
+        """
+        self._read += 0 if read is None else read
+        if read is not None and self._read < READ:
+            return
+        self._read = 0
         give_back()
         for each in self.inputs:
             each.let_go()

@@ -79,8 +79,10 @@ def merge_checkpoints(
         freeze: names of groups that stay in place.
         max_sweeps: end each search after so many passes over the groups.
         dtype: "bfloat16", "float16", "float32" or "float64" for the output's floating tensors; None: the first model's.
-        device: where gains are computed, as torch names it; None: the CPU. Models are moved there whole; of several
-            ranks each moves what it has, to a GPU of its own.
+        device: where gains are computed, as torch names it; None: the CPU. Tensors are read ahead, through pinned
+            memory, and copied while a GPU multiplies; of several ranks each moves what it has, to a GPU of its own.
+            What a search looks at all of ("spectral", "frank_wolfe", "auto" where it looks at leading parts, those over
+            all models at once, and with rotations) is moved there whole first.
         align_only: write the second model with its units permuted, in its own form, and merge nothing.
         shard_size: bytes that a file of weights has at most (one tensor may have more); None: as the first model's.
         resume: go on with what an interrupted run for `out` left. The bytes written are those of an undisturbed run.

@@ -10,17 +10,20 @@ of itself, where a product in float32 rounds by 2^-24 and more.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .._chunks import rows_at_once
 from ..matching.engine.descent import CoordinateDescent
 from ..matching.engine.gains import GainCache
 from ..matching.engine.operands import Workspace
+from ..matching.engine.products import at_most, threads_for
 from ..symmetry.views import Leaf, Units
+from .ahead import Ahead, Road
 from .shares import Shares
 from .team import Team
 
@@ -30,8 +33,8 @@ __all__ = ["PartedGains"]
 BITS = 50
 # What a number of at most 51 bits is added to, and freed from, to be rounded to a whole one: float64 has none between.
 ROUND = 1.5 * 2.0**52
-# Of fewer units for each of its threads than this, a product on a CPU comes out by how many threads there are.
-UNITS_A_THREAD = 64
+# What an entry takes that is read from memory, in operations of a product.
+ENTRY = 100.0
 
 
 class PartedGains(GainCache):
@@ -41,16 +44,21 @@ class PartedGains(GainCache):
         descent: whose tensors and choices they are of.
         shares: which tensors go together.
         team: who has them.
+        road: to the device where gains are computed, while tensors are on the host; None: where tensors are.
     """
 
-    def __init__(self, descent: CoordinateDescent, shares: Shares, team: Team) -> None:
-        super().__init__(descent.a, descent.b, descent.leaves, descent.index, room=0)
+    def __init__(self, descent: CoordinateDescent, shares: Shares, team: Team, road: Road | None = None) -> None:
+        whole = Workspace(come_back=True, by_rows=True)
+        super().__init__(descent.a, descent.b, descent.leaves, descent.index, room=0, workspace=whole)
         # What one part adds is looked at once, and its memory serves for the next part.
         parts = Workspace(come_back=True)
-        parts.operands = self._workspace.operands
+        parts.operands, parts.products = whole.operands, whole.products
         self._one_part = GainCache(descent.a, descent.b, {}, descent.index, room=0, workspace=parts)
         self._one_part.told = lambda operations: self.told(operations)
         self._shares, self._team, self._norms = shares, team, descent.norms
+        self._ahead = None if road is None else Ahead(descent.a, descent.b, road)
+        # By the index on the host, as long as that lives: the same on the device.
+        self._indices_there: WeakIdKeyDictionary = WeakIdKeyDictionary()
         # Sums with others that are about to be asked for, by their leaves.
         self._ready: dict[frozenset[Leaf], Tensor | None] = {}
 
@@ -109,6 +117,17 @@ class PartedGains(GainCache):
         if me != home:
             self.take_back()
 
+    def expect(self, asked: Iterable[Collection[Leaf]], then: Iterable[Collection[Leaf]] = ()) -> None:
+        """Leaves of the gains that are asked for next, in their order, and after them: read ahead to a device."""
+        if self._ahead is not None:
+            batches = [self._own_batches(leaves) for leaves in (*asked, *then)]
+            self._ahead.expect([names for some in batches for names in some])
+
+    def _own_batches(self, leaves: Iterable[Leaf]) -> list[list[str]]:
+        """What this rank sums together of a gain, by parameter."""
+        parts, me = self._by_part(leaves), self._team.rank
+        return [[leaf.parameter for leaf in some] for part, some in parts.items() if self._shares.owner[part] == me]
+
     def _by_part(self, leaves: Iterable[Leaf]) -> dict[int, list[Leaf]]:
         parts: dict[int, list[Leaf]] = {}
         for leaf in leaves:
@@ -117,31 +136,48 @@ class PartedGains(GainCache):
 
     def _summed(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves of one part."""
-        with _threads_for(self.use_of(leaves[0]).count):
-            return super().gain_of(leaves)
+        with at_most(threads_for(self.use_of(leaves[0]).count)):
+            return super().gain_of(leaves) if self._ahead is None else self._there(self._ahead, leaves)
+
+    def _there(self, ahead: Ahead, leaves: Sequence[Leaf]) -> Tensor:
+        """The gain of leaves of one part, on the device."""
+        a, b = ahead.take(leaf.parameter for leaf in leaves)
+        return GainCache(a, b, {}, partial(self._index_there, next(iter(a.values())).device), room=0).gain_of(leaves)
+
+    def _index_there(
+        self, device: torch.device, parameter: str, axis: int, still: tuple[str, ...] = ()
+    ) -> Tensor | None:
+        index = self._index_of(parameter, axis, still)
+        if index is None:
+            return None
+        if index not in self._indices_there:
+            # Pageable memory has been read when the call returns.
+            self._indices_there[index] = index.to(device, non_blocking=True)
+        found: Tensor = self._indices_there[index]
+        return found
 
     def _whole(self, leaves: Sequence[Leaf], parts: Iterable[Sequence[Leaf]]) -> Tensor | None:
         """The sum over some parts of a gain in multiples of `_unit`: float64 [units, units]. None without parts."""
         rounding, total = ROUND * self._unit(leaves), None
         for some in parts:
-            with _threads_for(self.use_of(leaves[0]).count):
-                gain = self._one_part.gain_of(some)
+            with at_most(threads_for(self.use_of(leaves[0]).count)):
+                gain = self._one_part.gain_of(some) if self._ahead is None else self._there(self._ahead, some)
             is_first = total is None
             if total is None:
                 total = torch.empty(gain.shape, dtype=torch.float64, device=gain.device)
-            rows = rows_at_once(gain)
-            piece = torch.empty(rows, len(gain), dtype=torch.float64, device=gain.device)
-            for to, part in zip(torch.split(total, rows), torch.split(gain, rows), strict=True):
-                held = to if is_first else piece[: len(part)]
-                held.copy_(part).add_(rounding).sub_(rounding)
-                if not is_first:
-                    to.add_(held)
+            self._over_rows(total, partial(_add_rounded, total, gain, rounding, is_first))
             self._one_part.take_back()
         return total
 
     def _from_whole(self, whole: Tensor, leaves: Sequence[Leaf]) -> Tensor:
         """The gain that `_whole` is the sum of."""
-        return self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device).copy_(whole)
+        gain = self._workspace.sums.empty(len(whole), self.dtype_of(leaves), whole.device)
+        self._over_rows(gain, lambda rows: _copy(gain, whole, rows))
+        return gain
+
+    def _over_rows(self, tensor: Tensor, task: Callable[[slice], None]) -> None:
+        """A task that looks at every entry of a matrix once."""
+        self._workspace.products.over_rows(tensor, task, ENTRY * tensor.numel())
 
     def _unit(self, leaves: Iterable[Leaf]) -> float:
         """What a gain's parts are multiples of: a power of two."""
@@ -150,16 +186,16 @@ class PartedGains(GainCache):
         return math.ldexp(1.0, min(960, max(-1000, math.frexp(bound)[1] - BITS)))
 
 
-@contextmanager
-def _threads_for(units: int) -> Iterator[None]:
-    """As many threads as a product of so many units comes out the same with, whatever the number."""
-    threads = torch.get_num_threads()
-    most = max(1, min(threads, units // UNITS_A_THREAD))
-    if most == threads:
-        yield
-        return
-    torch.set_num_threads(most)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _add_rounded(total: Tensor, gain: Tensor, rounding: float, is_first: bool, some: slice) -> None:
+    """Add some rows of a gain, rounded, to a total in float64, or put them there first."""
+    rows = rows_at_once(gain)
+    piece = torch.empty(0 if is_first else rows, len(gain), dtype=torch.float64, device=gain.device)
+    for to, part in zip(torch.split(total[some], rows), torch.split(gain[some], rows), strict=True):
+        held = to if is_first else piece[: len(part)]
+        held.copy_(part).add_(rounding).sub_(rounding)
+        if not is_first:
+            to.add_(held)
+
+
+def _copy(to: Tensor, tensor: Tensor, rows: slice) -> None:
+    to[rows].copy_(tensor[rows])

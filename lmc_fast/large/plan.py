@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._models import accumulate_dtype
-from ..matching.engine.gains import COLUMNS, PIECE
+from ..matching.engine.terms import COLUMNS, PIECE
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
 from .amounts import duration, in_bytes, short

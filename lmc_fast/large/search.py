@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,14 +24,15 @@ from ..matching.engine.leading import factor_bytes
 from ..matching.engine.workers import SideBySide
 from ..symmetry import PermutationSpec
 from ..symmetry.views import Leaf, Units, leaves
+from .ahead import Road
 from .journal import Choices, Place, Record, choices_from, choices_to
 from .parted import PartedGains
 from .shares import Shares
 from .team import Team
-from .visits import Spot, Visit
+from .visits import Spot, Visit, work_of
 from .watch import Watch, Work
 
-__all__ = ["SEARCHES", "Found", "Searcher", "needs_all", "work_of"]
+__all__ = ["SEARCHES", "Found", "Searcher", "needs_all"]
 
 SEARCHES = ("auto", "spectral", "coordinate_descent", "frank_wolfe")
 # Leading parts of all weights at once are held in so many bytes at most, unless they are asked for.
@@ -78,9 +80,11 @@ class Searcher:
         watch: is told of what is done.
         shares: which tensors go together, and who has them.
         team: who works on it.
-        let_go: called after each step: what was read for it will not be read again soon.
+        let_go: called after each step: what was read for it will not be read again soon; with a number of bytes after
+            a tensor that was looked at and not copied.
         expected: operations and bytes read that the watch has been told of for this search already.
         others: how many searches like this one follow; the watch is told of these too.
+        road: as `PartedGains` takes it.
     """
 
     def __init__(
@@ -95,13 +99,14 @@ class Searcher:
         watch: Watch,
         shares: Shares,
         team: Team,
-        let_go: Callable[[], None] = lambda: None,
+        let_go: Callable[..., None] = lambda read=None: None,
         expected: Work | None = None,
         others: int = 0,
+        road: Road | None = None,
     ) -> None:
         self.descent, self.reached = descent, reached
         self.shares, self.team = shares, team
-        self.gains = PartedGains(descent, shares, team)
+        self.gains = PartedGains(descent, shares, team, road)
         descent.gains = self.gains
         self.search, self.max_sweeps = search, max_sweeps
         self.journal, self.name = journal, name
@@ -178,11 +183,13 @@ class Searcher:
         outward = list(self.descent.outward())
         self.watch.begin("settling groups", groups=len(self.descent.open))
         known = dict(outward)
+        following = dict(zip(known, list(known)[1:], strict=False))
         for wave in self._waves([root for root, _ in outward]):
             steps = []
             for root in wave:
                 order.append(root)
-                steps.append(self._settling(root, known[root], list(order)))
+                then = known[following[root]] if root in following else {}
+                steps.append(self._settling(root, known[root], list(order), list(then.values())))
             for step, done, is_new in self._together(steps):
                 self._put(choices_from(done["choices"]))
                 if not done["whole"]:
@@ -243,7 +250,9 @@ class Searcher:
                 rest = list(order)
                 while wave := self._next_wave(rest, stale):
                     stale -= set(wave)
-                    improving = [self._improving(root, [name, len(steps), root], workers) for root in wave]
+                    following = next((root for root in rest if root in stale), None)
+                    then = [] if following is None else list(self._gains_of(following).values())
+                    improving = [self._improving(root, [name, len(steps), root], workers, then) for root in wave]
                     for each, done, is_new in self._together(improving):
                         root = each.root
                         self._put(choices_from(done["choices"]))
@@ -259,7 +268,13 @@ class Searcher:
                 steps.append(step)
         return steps, not stale
 
-    def _settling(self, root: str, known: Mapping[Units, Sequence[Leaf]], order: Sequence[str]) -> Visit:
+    def _settling(
+        self,
+        root: str,
+        known: Mapping[Units, Sequence[Leaf]],
+        order: Sequence[str],
+        then: Sequence[Sequence[Leaf]],
+    ) -> Visit:
         def do() -> dict[str, Any]:
             before = dict(self.descent.choices)
             whole = self.descent.settle_one(root, known, order)
@@ -267,19 +282,19 @@ class Searcher:
             moved = {name: choice for name, choice in self.descent.choices.items() if choice is not before[name]}
             return {"whole": whole, "choices": choices_to(moved)}
 
-        return Visit(root, ["settled", root], lambda: self.descent.asked(root, known, order), do)
+        return Visit(root, ["settled", root], lambda: self.descent.asked(root, known, order), do, then)
 
-    def _improving(self, root: str, at: Place, workers: SideBySide) -> Visit:
-        def asked() -> dict[Units, list[Leaf]]:
-            return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
+    def _gains_of(self, root: str) -> dict[Units, list[Leaf]]:
+        return {units: found for units in self.descent.units[root] if (found := self.descent.leaves[units])}
 
+    def _improving(self, root: str, at: Place, workers: SideBySide, then: Sequence[Sequence[Leaf]]) -> Visit:
         def do() -> dict[str, Any]:
             ((gained, moved),) = self.descent.improve([root], workers)
             self._over()
             choices = {each: self.descent.choices[each] for each in self.descent.trees[root]} if moved else {}
             return {"gained": gained, "moved": moved, "choices": choices_to(choices)}
 
-        return Visit(root, at, asked, do)
+        return Visit(root, at, partial(self._gains_of, root), do, then)
 
     def _waves(self, order: Sequence[str]) -> Iterator[list[str]]:
         rest = list(order)
@@ -312,6 +327,7 @@ class Searcher:
         # All come to the steps that are of several ranks in one order, and then have their own left to do.
         for step in sorted(places, key=lambda step: len(places[step].ranks) == 1):
             place, key = places[step], self._key_of(step)
+            self.gains.expect(place.asked.values(), step.then)
             if len(place.ranks) > 1 and self.team.rank in place.ranks:
                 self.gains.bring(key, place.asked, place.ranks, place.home)
             if place.home == self.team.rank:
@@ -347,7 +363,7 @@ class Searcher:
             for parameter, tensor in self.descent.a.items():
                 if self.shares.rank_of(parameter) == self.team.rank:
                     mine[parameter] = self.gains.dot(parameter)
-                    self.let_go()
+                    self.let_go(2 * tensor.nbytes)
                     self._did("read", 2 * tensor.nbytes)
                     whole -= 2 * tensor.nbytes
             found = {name: dot for each in self.team.gathered(mine) for name, dot in each.items()}
@@ -379,14 +395,3 @@ class Searcher:
 
     def _note(self, at: Place, found: Any) -> Any:
         return found if self.journal is None else self.journal.add([self.name, *at], found)
-
-
-def work_of(tensors: Mapping[str, Tensor], found: Mapping[Units, Sequence[Leaf]]) -> float:
-    """Operations of the products that the gains of these leaves take."""
-    return float(
-        sum(
-            2 * tensors[leaf.parameter].numel() * tensors[leaf.parameter].shape[leaf.axis]
-            for of in found.values()
-            for leaf in of
-        )
-    )

@@ -13,7 +13,7 @@ from typing import Any
 from ..matching.engine.merge_many import ManyDescent
 from ..matching.engine.universe import frank_wolfe_many
 from .journal import Choices, Place, Record, choices_from, choices_to
-from .search import work_of
+from .visits import work_of
 from .watch import Watch
 
 __all__ = ["FoundTogether", "Together"]
@@ -43,7 +43,7 @@ class Together:
         max_sweeps: over all groups of all models, at most; steps of C2M3 too.
         journal: what has been done before, and where to note what is done.
         watch: is told of what is done.
-        let_go: called after each step: what was read for it will not be read again soon.
+        let_go: as `Searcher` takes it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Together:
         max_sweeps: int,
         journal: Record,
         watch: Watch,
-        let_go: Callable[[], None],
+        let_go: Callable[..., None],
     ) -> None:
         self.descent, self.method, self.max_sweeps = descent, method, max_sweeps
         self.journal, self.watch, self.let_go = journal, watch, let_go
@@ -129,7 +129,7 @@ class Together:
                 self.watch.expect(read=sum(2 * tensor.nbytes for tensor in pair.a.values()))
                 for parameter, tensor in pair.a.items():
                     total += pair.gains.dot(parameter)
-                    self.let_go()
+                    self.let_go(2 * tensor.nbytes)
                     self.watch.did("read", 2 * tensor.nbytes)
                 done.append(total)
             self._note([name], done)

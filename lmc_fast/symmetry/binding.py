@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from .._models import STATISTICS, tensor_identity
 from .._tensors import FLOATS
-from .._wrappers import met
+from .._wrappers import canonical, met
+from .folds import Centre, Fold, renamed
 from .groups import Axis, AxisLike, Group, Segment, axis_size, walk
 from .placing import placed
 
-__all__ = ["bound_axes", "bound_unsaved", "check_names", "check_tied", "infer_sizes", "with_rest"]
+__all__ = [
+    "add_statistics",
+    "bound_axes",
+    "bound_unsaved",
+    "check_names",
+    "check_tied",
+    "infer_sizes",
+    "met_folds",
+    "with_rest",
+]
 
 
 def with_rest(axes: Mapping[str, Sequence[AxisLike]], tensors: Mapping[str, Tensor]) -> dict[str, Sequence[AxisLike]]:
@@ -74,6 +84,21 @@ def _dim_sizes(axes: tuple[Axis, ...], tensor: Tensor) -> list[int]:
         sizes.append(size)
         start += axis.dims
     return sizes
+
+
+def add_statistics(axes: dict[str, tuple[Axis, ...]], tensors: Iterable[str]) -> None:
+    """Give running statistics that are not named the axis of their layer's weight."""
+    for name in tensors:
+        layer, _, kind = name.rpartition(".")
+        weight = f"{layer}.weight" if layer else "weight"
+        if name not in axes and kind in STATISTICS and weight in axes:
+            axes[name] = axes[weight]
+
+
+def met_folds(folds: Iterable[Fold | Centre], names: Iterable[str]) -> tuple[Fold | Centre, ...]:
+    """Folds under the names that a model has for their parameters."""
+    theirs = {canonical(name): name for name in names}
+    return tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
 
 
 def infer_sizes(

@@ -11,7 +11,7 @@ from .._checks import check_int, check_type, fail_type
 from .folds import Centre, Fold, names_of
 from .groups import Axis, Group, Segment, as_axis
 
-__all__ = ["check_folds", "check_owners", "read_axes", "read_places", "with_owners"]
+__all__ = ["check_folds", "check_owners", "read_axes", "read_groups", "read_places", "with_owners"]
 
 
 def read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
@@ -25,6 +25,23 @@ def read_axes(argument: str, given: object) -> dict[str, tuple[Axis, ...]]:
             fail_type(f"{argument}[{name!r}]", "a tuple with one entry for each dimension", entries)
         axes[name] = tuple(as_axis(f"{argument}[{name!r}][{i}]", entry) for i, entry in enumerate(entries))
     return axes
+
+
+def read_groups(given: object, entries: Iterable[tuple[Axis, ...]]) -> dict[str, Group]:
+    """The groups that are given, by name, and then those that axes name beside them."""
+    check_type("groups", given, Mapping, "a mapping from names to Groups")
+    assert isinstance(given, Mapping)
+    groups: dict[str, Group] = {}
+    for name, group in given.items():
+        check_type(f"groups[{name!r}]", group, Group, "a Group")
+        if group.name != name:
+            raise ValueError(f"groups[{name!r}] must be the group of that name, got {group.name!r}")
+        groups[name] = group
+    for axes in entries:
+        for axis in axes:
+            for name in axis.groups:
+                groups.setdefault(name, Group(name))
+    return groups
 
 
 def read_places(

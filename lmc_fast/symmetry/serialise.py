@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .folds import Centre, Fold, folds_from_json, folds_to_json
 from .groups import Axis, Group, Segment
 
-__all__ = ["is_text", "spec_from_json", "spec_to_json", "text_of"]
+__all__ = ["is_text", "made_from_file", "spec_from_json", "spec_to_json"]
+
+T = TypeVar("T")
 
 FORMAT = "lmc_fast.PermutationSpec"
 VERSION = 1
@@ -65,6 +67,15 @@ def text_of(path: Path) -> str:
 
 
 Axes = dict[str, tuple[Axis, ...]]
+
+
+def made_from_file(path: Path, make: Callable[..., T]) -> T:
+    """What is made of the fields that a file tells; what is wrong with these is said of the file."""
+    text = text_of(path)
+    try:
+        return make(*spec_from_json(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
 
 
 def spec_from_json(text: str) -> tuple[dict[str, Group], Axes, Axes, tuple[Fold | Centre, ...]]:

@@ -9,23 +9,33 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from .._checks import check_type
 from .._files import write_text
-from .._models import STATISTICS, Model, tensors_of, unsaved_buffers, unwrapped
+from .._models import Model, tensors_of, unsaved_buffers, unwrapped
 from .._modes import neutral
-from .._wrappers import canonical, met
-from .binding import bound_axes, bound_unsaved, check_names, check_tied, infer_sizes, with_rest
+from .._wrappers import met
+from .binding import (
+    add_statistics,
+    bound_axes,
+    bound_unsaved,
+    check_names,
+    check_tied,
+    infer_sizes,
+    met_folds,
+    with_rest,
+)
 from .editing import edited
 from .explain import Explanation, Origin, explain
-from .folds import Centre, Fold, checked_folds, renamed
+from .folds import Centre, Fold, checked_folds
 from .groups import Axis, AxisLike, Group, axis_size
 from .kinds.checks import check_kinds, check_segments
 from .patterns import expanded, is_pattern
-from .reading import check_folds, check_owners, read_axes, read_places, with_owners
-from .serialise import is_text, spec_from_json, spec_to_json, text_of
+from .reading import check_folds, check_owners, read_axes, read_groups, read_places, with_owners
+from .serialise import is_text, made_from_file, spec_from_json, spec_to_json
 from .verification import Verification
 
 __all__ = ["PermutationSpec"]
@@ -61,23 +71,15 @@ class PermutationSpec:
     folds: tuple[Fold | Centre, ...] = ()
     verified: Verification | None = field(default=None, init=False, compare=False, repr=False)
     origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
+    # Of the tensors that it was bound to, where these told all: to bind it to the like changes nothing.
+    _like: Mapping[str, object] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_type("groups", self.groups, Mapping, "a mapping from names to Groups")
         axes, unsaved = read_axes("axes", self.axes), read_axes("unsaved", self.unsaved)
         twice = next((name for name in unsaved if name in axes), None)
         if twice is not None:
             raise ValueError(f"axes and unsaved must name different tensors, got {twice!r} in both")
-        groups: dict[str, Group] = {}
-        for name, group in self.groups.items():
-            check_type(f"groups[{name!r}]", group, Group, "a Group")
-            if group.name != name:
-                raise ValueError(f"groups[{name!r}] must be the group of that name, got {group.name!r}")
-            groups[name] = group
-        for entries in (*axes.values(), *unsaved.values()):
-            for axis in entries:
-                for name in axis.groups:
-                    groups.setdefault(name, Group(name))
+        groups = read_groups(self.groups, (*axes.values(), *unsaved.values()))
         check_owners(groups)
         check_kinds(groups)
         axes, unsaved = (
@@ -224,7 +226,7 @@ class PermutationSpec:
 
         Running statistics of a normalisation layer that the spec leaves out take the axis of the layer's `weight`,
         since a unit must not leave its statistics behind. Integer tensors need no entry. Names that differ only by
-        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's.
+        what wrappers put into them (``module.``, ``_orig_mod.``) become the model's. What is bound to the like stays.
 
         Raises:
             TypeError: `model` is neither a module nor a state dict.
@@ -236,12 +238,12 @@ class PermutationSpec:
             model = unwrapped("model", model)
         tensors = tensors_of("model", model, shapes_only=True)
         buffers = unsaved_buffers(model) if isinstance(model, nn.Module) else {}
+        like = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        if like == self._like and not buffers:
+            check_tied(self.axes, tensors)
+            return self
         axes = met(self.axes, [*tensors, *buffers])
-        for name in tensors:
-            layer, _, kind = name.rpartition(".")
-            weight = f"{layer}.weight" if layer else "weight"
-            if name not in axes and kind in STATISTICS and weight in axes:
-                axes[name] = axes[weight]
+        add_statistics(axes, tensors)
         unsaved = {**self.unsaved, **{name: axes.pop(name) for name in list(axes) if name in buffers}}
         check_names(axes, tensors)
         sizes = infer_sizes(self.groups, axes, tensors)
@@ -251,17 +253,22 @@ class PermutationSpec:
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
             unsaved = bound_unsaved(unsaved, buffers, sizes)
-        folds = self.folds
-        if folds and axes.keys() != self.axes.keys():
-            theirs = {canonical(name): name for name in axes}
-            folds = tuple(renamed(fold, lambda name: theirs.get(canonical(name), name)) for fold in folds)
-        return self._kept(PermutationSpec(groups, bound, unsaved, folds))
+        folds = self.folds if axes.keys() == self.axes.keys() else met_folds(self.folds, axes)
+        found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
+        if not unsaved and not buffers:
+            object.__setattr__(found, "_like", like)
+        return found
 
     def _kept(self, other: PermutationSpec) -> PermutationSpec:
         """`other`, which says the same as this spec, with what is known of this one."""
         object.__setattr__(other, "verified", self.verified)
         object.__setattr__(other, "origin", self.origin)
         return other
+
+    @cached_property
+    def worked_out(self) -> dict[str, Any]:
+        """What was worked out of this spec alone and serves whoever asks again, by what it is."""
+        return {}
 
     def axes_of(self, tensor: str) -> tuple[Axis, ...]:
         """The axes of a parameter, or of a buffer that no state dict holds."""
@@ -380,12 +387,7 @@ class PermutationSpec:
         check_type("source", source, (str, PathLike), "a path, or the text of a spec")
         if isinstance(source, str) and is_text(source):
             return cls(*spec_from_json(source))
-        path = Path(source)
-        text = text_of(path)
-        try:
-            return cls(*spec_from_json(text))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"spec {str(path)!r}: {str(error).removeprefix('spec: ')}") from None
+        return made_from_file(Path(source), cls)
 
     def __str__(self) -> str:
         lines = [f"PermutationSpec: {len(self.groups)} groups over {len(self.axes)} parameters"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +74,15 @@ class Leaf:
         return _run(tensor, dim, *self.tail)
 
 
-def leaves(spec: PermutationSpec, root: str) -> Iterator[Leaf]:
+def leaves(spec: PermutationSpec, root: str) -> Sequence[Leaf]:
     """All leaves of a root group and of what it owns, over all parameters of a bound spec."""
+    known: dict[str, tuple[Leaf, ...]] = spec.worked_out.setdefault("leaves", {})
+    if root not in known:
+        known[root] = tuple(_leaves(spec, root))
+    return known[root]
+
+
+def _leaves(spec: PermutationSpec, root: str) -> Iterator[Leaf]:
     for parameter, axes in spec.axes.items():
         for position, axis in enumerate(axes):
             if root in axis.groups:

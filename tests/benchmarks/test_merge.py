@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import shutil
@@ -25,11 +26,16 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_planted_pair_is_recovered_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_pair_is_recovered_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(merge.subprocess, "run", forked.stand_in)
     (tmp_path / "pairs").mkdir()
     words = ["merge", "--sizes", "1m", "--folder", str(tmp_path / "pairs"), "--out", str(tmp_path)]
     assert run.main([*words, "--against", PLAIN, "--rounds", "1"]) == 0
+    told = capsys.readouterr().err
+    for what in ("1m: making A/model-00001-of-00001.safetensors", "1m: making B/", "settling groups", "writing"):
+        assert what in told
     ours, plain = rows_of(tmp_path)
     assert (ours["contender"], ours["size"], ours["found"], ours["status"]) == (OURS, "1m", "9/9", "ok")
     assert int(ours["parameters"]) == 497_280
@@ -46,6 +52,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     make_pair(folder, SIZES["1m"])
     return folder
+
+
+@pytest.mark.parametrize(("said", "status"), [("no luck\n\n", "failed: no luck"), ("", "failed: exit 3")], ids=str)
+def test_a_case_that_fails_has_a_row_that_says_why(
+    said: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"out {OURS}").mkdir()
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\nimport sys\nsys.stderr.write({said!r})\nsys.exit(3)\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert merge._in_a_process(OURS, tmp_path, argparse.Namespace(site=None)) == {"status": status}
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / f"out {OURS}").exists()
 
 
 def test_a_mean_is_told_from_anything_else(pair: Path, tmp_path: Path) -> None:

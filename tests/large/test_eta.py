@@ -15,7 +15,7 @@ from lmc_fast.large import merge_checkpoints
 from lmc_fast.large import run as runs
 from lmc_fast.large.watch import Rates, Watch
 from lmc_fast.large.writing import written_a_second
-from lmc_fast.matching.engine import gains
+from lmc_fast.matching.engine import terms
 
 from . import models
 
@@ -142,8 +142,8 @@ def test_a_log_of_a_run_that_broke_off_is_refused(tmp_path: Path, capsys: pytest
 
 
 def test_a_long_group_tells_of_its_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gains, "PIECE", 16)
-    monkeypatch.setattr(gains, "COLUMNS", 1)
+    monkeypatch.setattr(terms, "PIECE", 16)
+    monkeypatch.setattr(terms, "COLUMNS", 1)
     state = models.weights(0)
     paths = [models.write_directory(tmp_path / str(k), x) for k, x in enumerate((state, models.planted(state, 1)[0]))]
     machine = ({"read": 1.0, "written": 1.0, "operations": 1000.0}, 1.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast import Permutations, PermutationSpec
-from lmc_fast.large.parted import PartedGains, _threads_for
+from lmc_fast.large.parted import PartedGains
 from lmc_fast.large.shares import Shares, parts_of, shared_out, tree
 from lmc_fast.large.team import Team
 from lmc_fast.matching.engine.descent import CoordinateDescent
@@ -142,15 +142,3 @@ def test_all_of_a_tree_reach_its_root(count: int) -> None:
             at, steps = upper, steps + 1
         assert at == home
         assert steps <= (count - 1).bit_length()
-
-
-def test_few_units_take_few_threads() -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        for units, threads in ((3, 1), (63, 1), (130, 2), (1000, 4)):
-            with _threads_for(units):
-                assert torch.get_num_threads() == threads
-            assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)

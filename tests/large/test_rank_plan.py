@@ -12,7 +12,7 @@ from lmc_fast import Group, PermutationSpec, Segment
 from lmc_fast.cli import cli
 from lmc_fast.large.plan import Plan, plan_of
 from lmc_fast.large.watch import Rates
-from lmc_fast.matching.engine.gains import COLUMNS, PIECE
+from lmc_fast.matching.engine.terms import COLUMNS, PIECE
 
 from . import models
 

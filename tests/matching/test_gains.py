@@ -14,6 +14,7 @@ import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast import architectures
 from lmc_fast.matching.engine import descent, gains
+from lmc_fast.matching.engine import terms as kept_terms
 from lmc_fast.matching.engine.gains import GainCache
 from lmc_fast.ops.gain_matrix import Term, gain_matrices, gain_matrix
 from lmc_fast.symmetry.views import leaves
@@ -194,7 +195,7 @@ class Counted:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """CPU tensors are taken for a GPU's, whose gains are summed at once."""
-    monkeypatch.setattr(gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(kept_terms, "at_once", lambda tensor: True)
     monkeypatch.setattr(descent, "small_descent", lambda *_: None)
     return Counted(monkeypatch)
 

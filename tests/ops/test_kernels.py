@@ -22,6 +22,7 @@ import lmc_fast as lmc
 from benchmarks import models
 from lmc_fast.matching.engine import descent
 from lmc_fast.matching.engine import gains as kept_gains
+from lmc_fast.matching.engine import terms as kept_terms
 from lmc_fast.ops.gain_matrix import (
     Term,
     gain_candidates,
@@ -327,9 +328,9 @@ def test_a_search_finds_the_same_by_kernels(device: str, monkeypatch: pytest.Mon
         return gain_matrices(groups, bases, backend="triton")
 
     monkeypatch.setattr(descent, "small_descent", lambda *_: None)
-    monkeypatch.setattr(kept_gains, "_at_once", lambda tensor: True)
+    monkeypatch.setattr(kept_terms, "at_once", lambda tensor: True)
     monkeypatch.setattr(kept_gains, "gain_matrices", by_kernels)
-    monkeypatch.setattr(kept_gains, "gain_matrix", partial(gain_matrix, backend="triton"))
+    monkeypatch.setattr(kept_terms, "gain_matrix", partial(gain_matrix, backend="triton"))
     found = lmc.weight_matching(a, b, spec, device=device)
     assert max(calls) > 1 and found.converged
     assert found.objective == pytest.approx(expected.objective, rel=1e-6)

@@ -107,7 +107,12 @@ class CoordinateDescent(Layout):
         other.choices, other.solvers, other._indices, other._small = dict(self.choices), {}, {}, None
         gains = LeadingGains(self.a, self.b, self.leaves, other.index)
         other.gains = gains
-        return other if gains.stand_out(self.norms) else None
+        if not gains.stand_out(self.norms):
+            return None
+        if self._small is not None:
+            # The core takes these weights, and so what stands in their place.
+            other._small = SmallDescent(self, gains.factors)
+        return other
 
     def anchor(self) -> list[str]:
         """Settle groups one by one, outwards from the fixed axes, each by what is settled around it.

@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..._chunks import numbers
-from ..._models import accumulate_dtype
-from ...ops.gain_matrix import Term, gain_matrices, gain_matrix
+from ...ops.gain_matrix import Term, gain_matrices
 from ...ops.permuted_dot import permuted_dots
 from ...symmetry.views import Leaf, Units
+from . import terms as _terms
 from .columns import Columns, columns_of
-from .operands import Operands, Workspace
+from .operands import Workspace
 from .sums import gain_times, matrix_times
+from .terms import added, corrections, pieces
 from .transfers import moved_between
+from .uses import IndexOf, Indices, Use, Uses, dtype_of, use_of
 
-__all__ = ["MOST_CORRECTIONS", "WORTH_CORRECTING", "GainCache", "Indices", "Use", "rounding_of", "settled_leaves"]
+__all__ = ["MOST_CORRECTIONS", "WORTH_CORRECTING", "GainCache", "rounding_of"]
 
 # A correction gathers twice and multiplies once: past this share of the work, starting anew is as cheap.
 WORTH_CORRECTING = 0.7
 # Every correction adds its rounding; after so many matrices' worth of them the sum is taken anew.
 MOST_CORRECTIONS = 4.0
-# On a CPU an operand is a copy: of this many entries at a time, but of so many columns that the product does not spend
-# its time on reading and writing the gain.
-PIECE = 1 << 21
-COLUMNS = 512
 # Entries of all gains that are kept: this many, or as many as MATRICES_KEPT of the largest group have.
 ENTRIES_KEPT = 1 << 22
 MATRICES_KEPT = 3
@@ -39,49 +37,6 @@ MATRICES_KEPT = 3
 TOGETHER = 1 << 26
 # What a gain may be off, in roundings of its dtype times the norms of what it multiplies.
 ROUNDINGS = 16
-
-# The indices that permute an axis of a parameter of b now, or None for an axis that stays. Asked with root
-# groups as well, those that leave these and all that they own in place.
-IndexOf = Callable[..., Tensor | None]
-Indices = tuple[Tensor | None, ...]
-
-
-@dataclass(frozen=True)
-class Use:
-    """A leaf, with its part of both models, and for each axis of the parameter the dimension that it became.
-
-    `whole` is the parameter of b that `b` is a part of.
-    """
-
-    leaf: Leaf
-    a: Tensor
-    b: Tensor
-    whole: Tensor
-    dims: tuple[int, ...]
-    units: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """How many units the gain has."""
-        return math.prod(self.a.shape[dim] for dim in self.units)
-
-    def beside_units(self, indices: Indices) -> list[Tensor | None]:
-        """What gathers each dimension of `b` that does not run over the units."""
-        gathers: list[Tensor | None] = [None] * self.b.ndim
-        for axis, index in enumerate(indices):
-            if axis != self.leaf.axis:
-                gathers[self.dims[axis]] = index
-        return [index for dim, index in enumerate(gathers) if dim not in self.units]
-
-    def term(self, indices: Indices) -> Term:
-        """What the leaf adds to the gain, with b's axes gathered; its own by the other roots' groups, if any."""
-        gathers: list[Tensor | None] = [None] * self.b.ndim
-        for axis, index in enumerate(indices):
-            if axis != self.leaf.axis:
-                gathers[self.dims[axis]] = index
-        own = indices[self.leaf.axis]
-        b = self.b if own is None else self.leaf.view(self.whole.index_select(self.leaf.axis, own))
-        return Term(self.a, b, self.units, tuple(gathers))
 
 
 @dataclass
@@ -114,20 +69,6 @@ class _Plan:
     is_new: bool = False
 
 
-class _Uses(dict[Units, list[Use]]):
-    """Where each group's entries are, looked at when first asked for: searches in the core ask for none."""
-
-    def __init__(
-        self, leaves: Mapping[Units, Sequence[Leaf]], a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-    ) -> None:
-        super().__init__()
-        self._leaves, self._a, self._b = leaves, a, b
-
-    def __missing__(self, group: Units) -> list[Use]:
-        found = self[group] = [_use(leaf, self._a, self._b) for leaf in self._leaves[group]]
-        return found
-
-
 class GainCache:
     """Gains of groups between two models, as many as there is room for.
 
@@ -153,7 +94,7 @@ class GainCache:
         workspace: Workspace | None = None,
     ) -> None:
         self._a, self._b, self._leaves, self._index_of = a, b, leaves, index_of
-        self._uses = _Uses(leaves, a, b)
+        self._uses = Uses(leaves, a, b)
         self._kept: dict[Units, _Kept] = {}
         # Laid out when they are first asked for; None: not that way.
         self._columns: dict[Units, Columns | None] = {}
@@ -205,7 +146,7 @@ class GainCache:
         entries = 0
         for group in groups:
             uses = self._uses[group]
-            if not uses or not _at_once(uses[0].a):
+            if not uses or not _terms.at_once(uses[0].a):
                 yield group, self.gain(group)
                 continue
             plan = self._plan(group, range(len(uses)))
@@ -228,8 +169,8 @@ class GainCache:
     def gain_of(self, leaves: Sequence[Leaf]) -> Tensor:
         """The gain of leaves, one at least, all of the same units; not kept."""
         uses = [self.use_of(leaf) for leaf in leaves]
-        terms = (piece for use in uses for piece in _pieces(use.term(self._indices(use))))
-        return _added(terms, self._empty(uses), self._workspace.operands, True, self.told)
+        terms = (piece for use in uses for piece in pieces(use.term(self._indices(use))))
+        return added(terms, self._empty(uses), self._workspace, True, self.told)
 
     def dot(self, parameter: str) -> float:
         """<theta_a, pi(theta_b)> over one parameter, with b as it is now, summed in float64."""
@@ -260,11 +201,11 @@ class GainCache:
 
     def use_of(self, leaf: Leaf) -> Use:
         """Where a leaf's entries are in both models."""
-        return _use(leaf, self._a, self._b)
+        return use_of(leaf, self._a, self._b)
 
     def dtype_of(self, leaves: Iterable[Leaf]) -> torch.dtype:
         """The dtype of the gain of leaves."""
-        return _dtype_of(map(self.use_of, leaves))
+        return dtype_of(map(self.use_of, leaves))
 
     def take_back(self) -> None:
         """With ``room=0``: no gain that was given out is looked at any more, and memory of it serves for the next."""
@@ -300,7 +241,7 @@ class GainCache:
 
     def _up_to_date(self, group: Units, wanted: Collection[int]) -> Tensor:
         plan = self._plan(group, wanted)
-        return self._keep(plan, _added(plan.terms, plan.gain, self._workspace.operands, plan.is_new, self.told))
+        return self._keep(plan, added(plan.terms, plan.gain, self._workspace, plan.is_new, self.told))
 
     def _together(self, plans: Sequence[_Plan]) -> list[tuple[Units, Tensor]]:
         for plan in plans:
@@ -325,7 +266,7 @@ class GainCache:
         fresh = [use.term(indices) for use, indices in zip(uses, now, strict=True) if indices is not None]
         # The memory of the old one serves for the new one.
         gain = self._empty(uses) if kept is None else kept.gain
-        return _Plan(group, gain, (piece for term in fresh for piece in _pieces(term)), now, 0.0, self._calls, True)
+        return _Plan(group, gain, (piece for term in fresh for piece in pieces(term)), now, 0.0, self._calls, True)
 
     def _keep(self, plan: _Plan, gain: Tensor) -> Tensor:
         """The gain, which is now up to date; kept if it was, or if there is room."""
@@ -335,7 +276,7 @@ class GainCache:
 
     def _empty(self, uses: Sequence[Use]) -> Tensor:
         """Where to sum a gain, in the dtype that sums over all these uses take."""
-        return self._workspace.sums.empty(uses[0].count, _dtype_of(uses), uses[0].a.device)
+        return self._workspace.sums.empty(uses[0].count, dtype_of(uses), uses[0].a.device)
 
     def _makes_room(self, entries: int) -> bool:
         free = self.room - sum(kept.gain.numel() for kept in self._kept.values())
@@ -361,7 +302,7 @@ class GainCache:
             total += entries
             assert now is not None
             if before is None:
-                terms.append(_pieces(use.term(now)))
+                terms.append(pieces(use.term(now)))
                 work += entries
                 continue
             changed = [axis for axis, (old, new) in enumerate(zip(before, now, strict=True)) if old is not new]
@@ -378,7 +319,7 @@ class GainCache:
             if axis == use.leaf.axis:
                 return None
             corrected += entries * moved.numel() / new.numel()
-            terms.append(_corrections(use, axis, before, now, moved))
+            terms.append(corrections(use, axis, before, now, moved))
         share = corrected / total if total else 0.0
         if work + corrected > WORTH_CORRECTING * total and corrected > 0:
             return None
@@ -417,98 +358,5 @@ def rounding_of(dtype: torch.dtype, bound: float, corrected: float) -> float:
     return ROUNDINGS * (1 + corrected) * (numbers_of.eps * bound + numbers_of.tiny)
 
 
-def settled_leaves(
-    leaves: Sequence[Leaf], roots_of: Callable[[str], Sequence[Collection[str]]], settled: Collection[str]
-) -> list[Leaf]:
-    """The leaves on whose other axes, and beside whose units, every root group is settled."""
-    return [
-        leaf
-        for leaf in leaves
-        if all(root in settled for root in leaf.beside)
-        and all(
-            root in settled
-            for axis, roots in enumerate(roots_of(leaf.parameter))
-            if axis != leaf.axis
-            for root in roots
-        )
-    ]
-
-
-def _use(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
-    dims = tuple(axis if axis <= leaf.axis else axis + leaf.added_dims for axis in range(b[leaf.parameter].ndim))
-    whole = b[leaf.parameter]
-    return Use(leaf, leaf.view(a[leaf.parameter]), leaf.view(whole), whole, dims, leaf.unit_dims)
-
-
-def _dtype_of(uses: Iterable[Use]) -> torch.dtype:
-    dtype = torch.float32
-    for use in uses:
-        dtype = torch.promote_types(dtype, accumulate_dtype(use.a.dtype))
-    return dtype
-
-
-def _at_once(tensor: Tensor) -> bool:
-    """Whether terms are gathered as they are read, as a GPU's kernels do; on a CPU each of them needs a copy."""
-    return tensor.device.type != "cpu"
-
-
 def _are_alike(a: Tensor, b: Tensor) -> bool:
     return (a.device, a.dtype) == (b.device, b.dtype)
-
-
-def _added(
-    terms: Iterable[Term], gain: Tensor, operands: Operands, is_new: bool, told: Callable[[float], None]
-) -> Tensor:
-    """The gain with all terms added in place; to nothing, if it is new."""
-    if _at_once(gain):
-        every = list(terms)
-        gain = gain.zero_() if is_new else gain
-        return gain_matrix(every, gain) if every else gain
-    for term in terms:
-        if term.before is not None:
-            gain = gain_matrix([term], gain)
-            continue
-        a, b = operands.sides(term, gain.dtype)
-        # The first product of a new sum takes the place of what is there.
-        gain.addmm_(a, b.T, beta=0 if is_new else 1)
-        is_new = False
-        told(2.0 * len(a) * a.shape[1] * len(b))
-    return gain.zero_() if is_new else gain
-
-
-def _corrections(use: Use, axis: int, before: Indices, now: Indices, moved: Tensor) -> Iterator[Term]:
-    """What the entries of one axis that have moved add, and what they added where they were."""
-    dim = use.dims[axis]
-    term, gone = use.term(now), use.term(before)
-    for some in torch.split(moved, _length(use.a, dim)):
-        gathers = [list(places) for places in (term.gathers, gone.gathers)]
-        for places in gathers:
-            index = places[dim]
-            assert index is not None
-            places[dim] = index[some]
-        yield Term(term.a.index_select(dim, some), term.b, use.units, tuple(gathers[0]), tuple(gathers[1]))
-
-
-def _pieces(term: Term) -> Iterator[Term]:
-    """The term in parts whose gathered copies are small."""
-    others = [dim for dim in range(term.a.ndim) if dim not in term.units]
-    if not others:
-        yield term
-        return
-    dim = max(others, key=lambda other: term.a.shape[other])
-    size, length = term.a.shape[dim], _length(term.a, dim, term.entry_count() // max(1, term.a.shape[dim]))
-    for start in range(0, size, length):
-        part = min(length, size - start)
-        index = term.gathers[dim]
-        gathers = list(term.gathers)
-        gathers[dim] = None if index is None else index.narrow(0, start, part)
-        b = term.b.narrow(dim, start, part) if index is None else term.b
-        yield Term(term.a.narrow(dim, start, part), b, term.units, tuple(gathers))
-
-
-def _length(tensor: Tensor, dim: int, columns: int = COLUMNS) -> int:
-    """How many entries of a dimension to gather at a time, of which each is so many columns of the operand."""
-    size = tensor.shape[dim]
-    if _at_once(tensor):
-        return max(1, size)
-    return max(1, PIECE * size // max(1, tensor.numel()), COLUMNS // max(1, columns))

@@ -12,8 +12,8 @@ from ..._models import accumulate_dtype
 from ...ops.permuted_dot import Overlap
 from ...symmetry import PermutationSpec
 from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
-from .gains import settled_leaves
 from .sums import squared_norm
+from .uses import settled_leaves
 
 __all__ = ["Layout"]
 

@@ -25,9 +25,11 @@ from ..._chunks import numbers
 from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term, gain_matrix, units_first
 from ...symmetry.views import Leaf, Units
-from .gains import GainCache, IndexOf
+from .gains import GainCache
+from .products import at_most
+from .uses import IndexOf
 
-__all__ = ["LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
+__all__ = ["Factors", "LeadingGains", "factor_bytes", "is_worth_leading", "seem_to_stand_out"]
 
 # Columns that a factored weight keeps; more would follow the noise.
 RANK = 32
@@ -48,7 +50,7 @@ PROBES = 4
 
 
 @dataclass(frozen=True)
-class _Factors:
+class Factors:
     """A weight of both models as Q C.
 
     Attributes:
@@ -62,6 +64,11 @@ class _Factors:
     q_b: Tensor
     c_a: Tensor
     c_b: Tensor
+
+    @property
+    def sides(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Q and C of each model, Q of both first."""
+        return self.q_a, self.q_b, self.c_a, self.c_b
 
 
 class LeadingGains(GainCache):
@@ -84,6 +91,11 @@ class LeadingGains(GainCache):
         self._factors = {name: _factors(a[name], b[name], axis) for name, axis in _factored_axes(a, leaves).items()}
         # By group: thin, and the same at every call.
         self._left: dict[Units, Tensor] = {}
+
+    @property
+    def factors(self) -> Mapping[str, Factors]:
+        """What stands in the place of large weights."""
+        return self._factors
 
     def stand_out(self, norms: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the leading singular values of most weights, by their entries, are those of more than noise.
@@ -190,7 +202,9 @@ def seem_to_stand_out(
     names = sorted(axes, key=lambda name: (a[name].numel(), name))
     names = names[: (len(names) + 1) // 2]
     names = names[:: max(1, len(names) // PROBES)]
-    return any(_is_clear(_factors(a[name], b[name], axes[name]), norms[name]) for name in names)
+    # One thread: these products are small, and what is decided by them is not to depend on how many there are.
+    with at_most(1):
+        return any(_both_are_clear(a[name], b[name], axes[name], norms[name]) for name in names)
 
 
 def factor_bytes(tensors: Mapping[str, Tensor], leaves: Mapping[Units, Sequence[Leaf]]) -> int:
@@ -251,12 +265,16 @@ def _is_large(tensor: Tensor, axis: int) -> bool:
     return rows > 0 and min(rows, tensor.numel() // rows) >= LONGER * RANK
 
 
-def _factors(a: Tensor, b: Tensor, axis: int) -> _Factors:
-    columns = a.numel() // a.shape[axis]
-    # Same weights, same factors.
-    probes = torch.randn(columns, RANK, generator=torch.Generator().manual_seed(0))
+def _factors(a: Tensor, b: Tensor, axis: int) -> Factors:
+    probes = _probes(a, axis)
     (q_a, c_a), (q_b, c_b) = (_range_of(tensor, axis, probes) for tensor in (a, b))
-    return _Factors(axis, q_a, q_b, c_a, c_b)
+    return Factors(axis, q_a, q_b, c_a, c_b)
+
+
+def _probes(tensor: Tensor, axis: int) -> Tensor:
+    """What a weight is multiplied with: the same for the same shape, so that same weights have same factors."""
+    columns = tensor.numel() // tensor.shape[axis]
+    return torch.randn(columns, RANK, generator=torch.Generator().manual_seed(0))
 
 
 def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,24 +287,27 @@ def _range_of(tensor: Tensor, axis: int, probes: Tensor) -> tuple[Tensor, Tensor
     return q, (q.T @ matrix).reshape(-1, *rest.shape[1:])
 
 
-def _between_rests(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+def _between_rests(factors: Factors, indices: Sequence[Tensor | None]) -> Tensor:
     """C_a R C_b^T: [r, r]."""
     others = [None, *(index for axis, index in enumerate(indices) if axis != factors.axis)]
     return factors.c_a.flatten(1) @ _gathered(factors.c_b, others).flatten(1).T
 
 
-def _between_rows(factors: _Factors, indices: Sequence[Tensor | None]) -> Tensor:
+def _between_rows(factors: Factors, indices: Sequence[Tensor | None]) -> Tensor:
     """Q_a^T P Q_b: [r, r]."""
     return factors.q_a.T @ _gathered(factors.q_b, [indices[factors.axis], None])
 
 
-def _is_clear(factors: _Factors, squares: tuple[float, float]) -> bool:
-    """Whether the largest singular value of both models' weight is more than noise."""
-    sides = zip((factors.q_a, factors.q_b), (factors.c_a, factors.c_b), squares, strict=True)
-    return all(
-        float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
-        for q, c, square in sides
-    )
+def _both_are_clear(a: Tensor, b: Tensor, axis: int, squares: tuple[float, float]) -> bool:
+    """Whether the largest singular value of both models' weight is more than noise; where one's is not, the other is
+    not looked at."""
+    probes = _probes(a, axis)
+    return all(_is_clear(*_range_of(side, axis, probes), square) for side, square in zip((a, b), squares, strict=True))
+
+
+def _is_clear(q: Tensor, c: Tensor, square: float) -> bool:
+    """Whether the largest singular value of a weight, of this squared norm, is more than noise."""
+    return float(_largest(c)) > STANDS_OUT * _edge(q, c, square - float(c.double().square().sum()))
 
 
 def _largest(c: Tensor) -> Tensor:

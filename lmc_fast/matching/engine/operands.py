@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...ops.gain_matrix import Term
 from ...ops.laid_out import laid_out
+from .products import Products
 
 __all__ = ["Operands", "Sums", "Workspace"]
 
@@ -97,7 +98,8 @@ class Workspace:
 
     Args:
         come_back: as `Sums` takes it.
+        by_rows: as `Products` takes it.
     """
 
-    def __init__(self, come_back: bool) -> None:
-        self.operands, self.sums = Operands(), Sums(come_back)
+    def __init__(self, come_back: bool, by_rows: bool = False) -> None:
+        self.operands, self.sums, self.products = Operands(), Sums(come_back), Products(by_rows)

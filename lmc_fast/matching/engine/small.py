@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from ... import _native
 from ..._progress import Progress, tracking
-from ..._tensors import addresses, obstacle_of
+from ..._tensors import addresses, in_one_run, obstacle_of
 from ...symmetry import Segment
 from ...symmetry.groups import axis_size, walk
 from ...symmetry.views import Leaf, Units
 from .gains import MOST_CORRECTIONS, WORTH_CORRECTING, rounding_of
 from .layout import Layout
+from .leading import Factors
 from .steps import Step
 
 __all__ = ["SmallDescent", "small_descent"]
@@ -37,9 +39,10 @@ class SmallDescent:
 
     Args:
         layout: one that `small_descent` takes.
+        factors: what stands in the place of parameters, by name, as `LeadingGains` has it; float32.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, factors: Mapping[str, Factors] = MappingProxyType({})) -> None:
         spec = layout.spec
         self._layout = layout
         self._names = list(spec.groups)
@@ -67,7 +70,16 @@ class SmallDescent:
             )
             for name in self._names
         ]
-        self._core = _native.Descent(parameters, groups, WORTH_CORRECTING, MOST_CORRECTIONS)
+        sides = [
+            (places[name], of.axis, of.q_a.shape[1], [in_one_run("factors", side) for side in of.sides])
+            for name, of in factors.items()
+        ]
+        self._held_factors = [of_sides for *_, of_sides in sides]
+        told = [
+            (place, axis, rank, addresses("factors", of_sides, cpu, (torch.float32,)))
+            for place, axis, rank, of_sides in sides
+        ]
+        self._core = _native.Descent(parameters, groups, WORTH_CORRECTING, MOST_CORRECTIONS, told)
         self._threads = torch.get_num_threads()
 
     @property

@@ -6,6 +6,8 @@ that is summed in float64, and casts both first, which writes and reads four tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,18 +19,25 @@ from ..permuted_lerp.native import TYPES
 __all__ = ["sums"]
 
 
-def sums(a: Tensor, b: Tensor, gathers: Gathers, squares: bool) -> tuple[float, float, float]:
-    """||a||^2, ||b||^2 (0 unless `squares`) and <a, b gathered>, of two tensors of one dtype on the CPU."""
-    # What is made contiguous here has to live until the core is done.
-    kept = {d: in_one_run(f"gathers[{d}]", index) for d, index in enumerate(gathers) if index is not None}
+def sums(items: Sequence[tuple[Tensor, Tensor, Gathers]], squares: bool) -> list[tuple[float, float, float]]:
+    """||a||^2, ||b||^2 (0 unless `squares`) and <a, b gathered>, of pairs on the CPU, each of one dtype.
+
+    All in one call: of a model most tensors are so small that a call takes longer than their sums.
+    """
+    # Most tensors share their indices. What is made contiguous here has to live until the core is done.
+    kept = {
+        id(index): in_one_run(f"gathers[{d}]", index)
+        for *_, gathers in items
+        for d, index in enumerate(gathers)
+        if index is not None
+    }
     cpu = torch.device("cpu")
     places = dict(zip(kept, addresses("gathers", list(kept.values()), cpu, (torch.int64,)), strict=True))
-    return _native.permuted_dot(
-        TYPES[a.dtype],
-        a.shape,
-        addresses("a and b", (a, b), cpu, TYPES),
-        (a.stride(), b.stride()),
-        ((0,) * a.ndim, [places.get(d, 0) for d in range(a.ndim)]),
-        squares,
-        threads=torch.get_num_threads(),
-    )
+    both = iter(addresses("a and b", [tensor for a, b, _ in items for tensor in (a, b)], cpu, TYPES))
+    parts: list[_native.LerpPart] = []
+    for a, b, gathers in items:
+        moved = [0 if index is None else places[id(index)] for index in gathers]
+        parts.append(
+            (TYPES[a.dtype], a.shape, (next(both), next(both)), (a.stride(), b.stride()), ((0,) * a.ndim, moved), ())
+        )
+    return _native.permuted_dots(parts, squares, threads=torch.get_num_threads())

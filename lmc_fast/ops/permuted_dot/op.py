@@ -19,6 +19,9 @@ from . import naive, native
 __all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]
 
 
+_Item = tuple[Tensor, Tensor, Gathers]
+
+
 class Overlap(NamedTuple):
     """||a||^2, ||b||^2 and <a, b>."""
 
@@ -56,27 +59,29 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     Raises:
         as `permuted_dot`.
     """
-    found: list[float | tuple[Tensor, Tensor, Gathers]] = []
-    for a, b, gathers in items:
+    here: dict[int, _Item] = {}
+    plain: dict[int, _Item] = {}
+    for place, (a, b, gathers) in enumerate(items):
         a, b = seen("a", a), seen("b", b)
         _check_gathers(b, gathers)
         if _chosen(backend, "permuted_dot", a, b) != "torch":
-            found.append(native.sums(a, b, gathers, False)[2])
+            here[place] = a, b, gathers
             continue
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
-        found.append((a, b, gathers))
-    plain = [one for one in found if not isinstance(one, float)]
+        plain[place] = a, b, gathers
+    found = {place: dot for place, (*_, dot) in zip(here, native.sums(list(here.values()), False), strict=True)}
     # Most tensors share their indices with others.
     named = {
         id(index): (f"gathers[{d}]", index)
-        for *_, gathers in plain
+        for *_, gathers in plain.values()
         for d, index in enumerate(gathers)
         if index is not None
     }
     check_indices_at_once(list(named.values()))
-    sums = iter(numbers(naive.permuted_dot(*one) for one in plain))
-    return [one if isinstance(one, float) else next(sums)[0] for one in found]
+    sums = numbers(naive.permuted_dot(*one) for one in plain.values())
+    found |= {place: dot for place, (dot,) in zip(plain, sums, strict=True)}
+    return [found[place] for place in range(len(found))]
 
 
 def _check_gathers(b: Tensor, gathers: Gathers) -> None:
@@ -109,17 +114,19 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
     Raises:
         as `overlap`.
     """
-    found: list[Overlap | Tensor] = []
-    for a, b in pairs:
+    here: dict[int, _Item] = {}
+    plain: dict[int, Tensor] = {}
+    for place, (a, b) in enumerate(pairs):
         a, b = seen("a", a), seen("b", b)
         if _chosen(backend, "overlap", a, b) == "torch":
             check_dense("a", a)
             check_dense("b", b)
-            found.append(naive.overlap(a, b))
+            plain[place] = naive.overlap(a, b)
         else:
-            found.append(Overlap(*native.sums(a, b, (None,) * a.ndim, True)))
-    sums = iter(numbers(one for one in found if isinstance(one, Tensor)))
-    return [Overlap(*next(sums)) if isinstance(one, Tensor) else one for one in found]
+            here[place] = a, b, (None,) * a.ndim
+    found = dict(zip(here, native.sums(list(here.values()), True), strict=True))
+    found |= {place: (x, y, dot) for place, (x, y, dot) in zip(plain, numbers(plain.values()), strict=True)}
+    return [Overlap(*found[place]) for place in range(len(found))]
 
 
 def _chosen(backend: str, operation: str, a: Tensor, b: Tensor) -> str:
