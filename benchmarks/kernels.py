@@ -26,6 +26,8 @@ from .timing import Timing, alternate
 __all__ = ["KERNEL_COLUMNS", "TOLERANCE", "ceilings", "device_told", "measure", "register"]
 
 GPU_COMMAND = "python -m benchmarks.run kernels"
+# Of a CPU's ceilings: bytes that are copied, and the side of a product.
+COPIED, SIDE = 1 << 27, 1024
 # What a result may be off from the exact one of the same inputs, relative in norm, before it is rounded.
 TOLERANCE = 1e-6
 # Writing this between two calls leaves a GPU's cache without their inputs.
@@ -129,10 +131,10 @@ def device_told(device: torch.device) -> dict[str, str]:
 
 def ceilings(device: torch.device, seconds: float) -> dict[str, float]:
     """What the device can do: a large copy (bytes read and written), and a large product for each dtype."""
-    size = 1 << 30 if device.type == "cuda" else 1 << 27
+    size = 1 << 30 if device.type == "cuda" else COPIED
     a, b = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
     runs: dict[str, Callable[[], object]] = {"copy": lambda: b.copy_(a)}
-    n = 8192 if device.type == "cuda" else 1024
+    n = 8192 if device.type == "cuda" else SIDE
     for dtype in (torch.bfloat16, torch.float32):
         x, y = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         runs[_short(dtype)] = lambda x=x, y=y: x @ y

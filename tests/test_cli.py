@@ -16,6 +16,7 @@ from lmc_fast import architectures
 from lmc_fast._extras import install_line
 from lmc_fast.checkpoints import load_checkpoint, save_checkpoint
 from lmc_fast.cli import cli
+from lmc_fast.experiments.demo import standard_cases
 
 from . import forked
 
@@ -219,9 +220,12 @@ def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     for name in ("_draw", "_draw_alignment"):
         monkeypatch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
+    # What is named are files of the first.
+    cases = standard_cases(quick=True)[:1]
+    monkeypatch.setattr("lmc_fast.experiments.demo.standard_cases", lambda quick: cases)
     result = run("demo", "--quick", "--seed", "5", "--models", "2", "--out", "my demo")
     rows = json.loads(Path("my demo/results.json").read_text())["methods"]
-    assert [row["method"] for row in rows] == ["wm", "am", "ste"] * 2
+    assert [row["method"] for row in rows] == ["wm", "am", "ste"]
     line = next(line for line in result.output.splitlines() if line.startswith("Next: lmc-fast "))
     assert run(*shlex.split(line.removeprefix("Next: lmc-fast "))).exit_code == 0
     assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
@@ -269,6 +273,9 @@ import sys
 for name in [{module!r}, *sys.modules]:
     if name.split(".")[0] == {module!r}:
         sys.modules[name] = None
+# What has been imported with it comes again.
+for name in [name for name in sys.modules if name.startswith("lmc_fast.cli")]:
+    del sys.modules[name]
 sys.argv = ["lmc-fast", "demo"]
 from lmc_fast.__main__ import main
 main()

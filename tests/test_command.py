@@ -199,7 +199,7 @@ def test_an_output_that_is_closed_from_the_start_is_no_error(folder: Path) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_an_output_on_a_full_disk_is_one_line(folder: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = subprocess.run([*COMMAND, *ALIGN], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = forked.run(["-m", "lmc_fast", *ALIGN], stdout=full)
     assert (done.returncode, done.stderr) == (2, "lmc-fast: 'stdout': No space left on device\n")
 
 

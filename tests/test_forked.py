@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from . import forked
+from .forked import PARTS
 
 ENDS: dict[str, str] = {
     "with a code": "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)",
@@ -34,6 +35,11 @@ def test_it_ends_as_one_that_is_started(code: str) -> None:
     assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout)
     # A traceback has more lines.
     assert found.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]
+
+
+def test_what_takes_long_is_there_already() -> None:
+    told = forked.run(["-c", "import sys; print([name for name in sys.argv[1:] if name not in sys.modules])", *PARTS])
+    assert told.stdout == "[]\n" and {"torch", "lmc_fast.cli.main"} <= set(PARTS)
 
 
 def test_words_folder_environment_and_pipes_are_its_own(tmp_path: Path) -> None:

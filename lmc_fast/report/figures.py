@@ -255,6 +255,8 @@ def svg_text(figure: Figure, name: str) -> str:
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write ``name.svg``, which brings its colours along, and ``name.png`` to `folder`; return the svg element."""
     text = svg_text(figure, name)
+    # What lies where has been found; to find it once more takes as long as to draw.
+    figure.set_layout_engine(None)
     ground = f"{declared()}svg {{ background: var(--paper); }}"
     write_text(folder / f"{name}.svg", re.sub(r"(<svg [^>]*>)", rf"\1<style>{ground}</style>", text, count=1))
     save_png(figure, folder / f"{name}.png")

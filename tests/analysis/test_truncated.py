@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,13 +18,22 @@ N = 512
 TAIL = torch.logspace(-0.9, -3, N, dtype=torch.float64)
 
 
+@cache
+def bases(shape: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal columns, as many as a matrix of this shape has singular values, for its left and right vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    u, v = (torch.linalg.qr(torch.randn(n, min(shape), generator=generator, dtype=torch.float64)).Q for n in shape)
+    return u, v
+
+
+def values(head: list[float], shape: tuple[int, int], tail: Tensor = TAIL) -> Tensor:
+    return torch.cat([torch.tensor(head, dtype=torch.float64), tail])[: min(shape)]
+
+
 def weight(head: list[float], shape: tuple[int, int] = (N, N), tail: Tensor = TAIL, seed: int = 0) -> Tensor:
     """A float64 matrix with these singular values first and those of the tail behind."""
-    generator = torch.Generator().manual_seed(seed)
-    rank = min(shape)
-    s = torch.cat([torch.tensor(head, dtype=torch.float64), tail])[:rank]
-    u, v = (torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64)).Q for n in shape)
-    return (u * s) @ v.T
+    u, v = bases(shape, seed)
+    return (u * values(head, shape, tail)) @ v.T
 
 
 @pytest.fixture
@@ -58,15 +68,16 @@ def test_they_are_the_first_of_the_whole(head: str, shape: tuple[int, int], dtyp
         assert dtype == torch.float64 and "crowded" in head
         return
     u, s, v = found
-    whole_u, whole_s, whole_vh = torch.linalg.svd(w.double(), full_matrices=False)
+    # What it is made of: its decomposition, but for the rounding of its entries.
+    (whole_u, whole_v), whole_s = bases(shape, 0), values(HEADS[head], shape)
     kept = int(counted(whole_s.to(dtype), 0.3, max(shape)).sum())
     assert u.shape == (shape[0], kept) and s.shape == (kept,) and v.shape == (shape[1], kept)
     assert kept == sum(value >= 0.3 - 1e-9 for value in HEADS[head])
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(s.double(), whole_s[:kept], rtol=0, atol=20 * eps)
     # Vectors turn by rounding over the gap: 0.002 where it is crowded.
-    expected = whole_u[:, :kept] @ whole_vh[:kept]
-    assert float(torch.linalg.matrix_norm((u @ v.T).double() - expected, 2)) < (3e4 if "crowded" in head else 1e3) * eps
+    expected = whole_u[:, :kept] @ whole_v[:, :kept].T
+    assert float(torch.linalg.norm((u @ v.T).double() - expected)) < (3e4 if "crowded" in head else 1e3) * eps
 
 
 @pytest.mark.usefixtures("no_svd")
@@ -95,19 +106,19 @@ def test_many_are_left_to_the_whole() -> None:
 
 def test_a_value_that_was_missed_is_seen() -> None:
     w = weight(HEADS["apart"])
-    _, s, vh = torch.linalg.svd(w)
+    s, v = values(HEADS["apart"], w.shape), bases(tuple(w.shape), 0)[1]
     limit = torch.tensor(0.3, dtype=torch.float64)
     for missing in range(5):
         there = [k for k in range(5) if k != missing]
-        assert not truncated._none_beyond(w.T @ w, s[there], vh[there].T, limit)
-    assert truncated._none_beyond(w.T @ w, s[:5], vh[:5].T, limit)
-    assert not truncated._none_beyond(w.T @ w, s[:5], vh[:5].T, limit / 3)
+        assert not truncated._none_beyond(w.T @ w, s[there], v[:, there], limit)
+    assert truncated._none_beyond(w.T @ w, s[:5], v[:, :5], limit)
+    assert not truncated._none_beyond(w.T @ w, s[:5], v[:, :5], limit / 3)
 
 
 def test_a_start_without_the_first_vector_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threshold would be that of the second value, and the count wrong; rounding alone brings the first back."""
     w = weight([1.0, 0.5, 0.4], seed=3)
-    first = torch.linalg.svd(w).Vh[0]
+    first = bases((N, N), 3)[1][:, 0]
     draw = torch.randn
 
     def blind(*size: int, **options: object) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import kernel_works
+from benchmarks import kernel_works, kernels
 from benchmarks.kernel_works import Work, resnet50_shapes, transformer_shapes, works
 from benchmarks.kernels import KERNEL_COLUMNS, measure
 from benchmarks.report import COLUMNS, Report
@@ -21,6 +21,8 @@ LIMITS = {"GB/s": 10.0, "float32 TFLOP/s": 0.1, "bfloat16 TFLOP/s": 0.1}
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_works, "resnet50_shapes", lambda: [(8, 3, 7, 7), (8,), (6, 8)])
+    monkeypatch.setattr(kernels, "COPIED", 1 << 16)
+    monkeypatch.setattr(kernels, "SIDE", 32)
 
 
 def test_rows_hold_times_rates_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

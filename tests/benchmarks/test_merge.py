@@ -18,13 +18,18 @@ from benchmarks.checkpoint_pairs import SIZES, make_pair
 from benchmarks.merging import CONTENDERS, MERGEKIT, OURS, PLAIN, agree
 from benchmarks.solvers import Unavailable
 
+from .. import forked
+
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "merge.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_a_planted_pair_is_recovered_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_pair_is_recovered_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(merge.subprocess, "run", forked.stand_in)
     (tmp_path / "pairs").mkdir()
     words = ["merge", "--sizes", "1m", "--folder", str(tmp_path / "pairs"), "--out", str(tmp_path)]
     assert run.main([*words, "--against", PLAIN, "--rounds", "1"]) == 0

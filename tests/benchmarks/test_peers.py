@@ -20,6 +20,8 @@ from benchmarks.peer_matchers import PEERS, axes_of
 from benchmarks.run import main
 from benchmarks.solvers import OURS, Unavailable
 
+from .. import forked
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
@@ -45,7 +47,8 @@ def _one(capsys: pytest.CaptureFixture[str], what: str, problem: str, name: str,
     return answer
 
 
-def test_a_row_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_row_comes_from_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", forked.stand_in)
     options = ["--matchers", "--solvers", "--families", "planted", "--note", "busy", "--site", str(tmp_path)]
     folders = ["--out", str(tmp_path), "--cache", str(tmp_path)]
     assert main(["peers", "--quick", "--models", *options, *folders]) == 0

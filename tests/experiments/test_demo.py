@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lmc_fast.experiments.demo import DemoResult, run_demo, standard_cases
+from lmc_fast.experiments.models import MLP
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    """Of weight matching, undrawn: other methods, and what a run draws, are looked at in `test_cli.py`."""
+    """Of weight matching, undrawn: other methods, and what a run draws, are looked at in `test_cli.py`.
+
+    Of half the demo's width, which takes less time; merging is harder there.
+    """
+    case = replace(standard_cases()[0], build=partial(MLP, 64, (256,) * 3, 10))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_draw", "_draw_alignment"):
             patch.setattr(f"lmc_fast.experiments.demo.{name}", lambda *_: None)
         folder = tmp_path_factory.mktemp("demo") / "out"
-        return run_demo(folder, cases=standard_cases()[:1], lambdas=3, methods=["wm"])
+        return run_demo(folder, cases=[case], lambdas=3, methods=["wm"])
 
 
 def test_matching_takes_the_barrier_away_and_little_of_the_distance(result: DemoResult) -> None:
@@ -32,7 +39,7 @@ def test_matching_takes_the_barrier_away_and_little_of_the_distance(result: Demo
 
 def test_permuted_models_compute_the_same(result: DemoResult) -> None:
     assert all(pair.output_change < 1e-5 for pair in result.pairs)
-    assert all(pair.match.permutations.moved > 1000 for pair in result.pairs)
+    assert all(pair.match.permutations.moved > 600 for pair in result.pairs)
 
 
 def test_the_mean_of_matched_models_works(result: DemoResult) -> None:

@@ -59,7 +59,9 @@ def test_the_models_that_were_laid_over_each_other_are_kept(result: Transformers
     )
 
 
-def test_processes_side_by_side_train_the_same(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_workers")
+def test_processes_side_by_side_train_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_transformers, "save_png", lambda *_: None)
     alone, beside = (
         run_transformers(tmp_path / str(n), recipe=TINY, lambdas=3, processes=n, ways=["nothing"]) for n in (1, 2)
     )

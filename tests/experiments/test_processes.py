@@ -67,6 +67,7 @@ def test_threads_are_put_back_after_an_error() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(
     ("task", "error", "message"),
     [(0, ValueError, "task 0 is wrong"), (1, ChildProcessError, "ended before its work was done")],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import lmc_fast as lmc
 from lmc_fast.large import merge_checkpoints
 from lmc_fast.large.journal import Journal
 
+from .. import forked
 from . import models
 
 INSIDE = lmc.PermutationSpec.from_axes({"1": ("H", None), "2": ("G", "H"), "3": (None, "G")})
@@ -192,8 +191,8 @@ def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path: Path) -> None:
     paths = [str(path) for path in files_of(tmp_path, states)]
     peaks = []
     for count in (2, 6):
-        words = [sys.executable, "-c", PEAK, "merge_many", *paths[:count]]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = forked.run(["-c", PEAK, "merge_many", *paths[:count]])
+        assert done.returncode == 0, done.stderr
         peaks.append(json.loads(done.stdout.splitlines()[-1]) / matrix)
     # Fifteen pairs would keep fifteen gains; here are the gain of one pair, its part, the sum and a copy in order.
     assert peaks[1] < peaks[0] + 11, peaks

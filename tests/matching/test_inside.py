@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -70,28 +71,37 @@ class Pairs:
         n = len(order)
         return float(self.gains[name][i * n + np.arange(n), j * n + order].sum())
 
+    def of_all(self, i: int, j: int) -> np.ndarray:
+        """[orders of q, orders of d]: what both gain, for every order of either."""
+        d, q = np.stack(self.orders_d), np.stack(self.orders_q)
+        place = (i * self.d + np.arange(self.d)[:, None]) * self.q + np.arange(self.q)
+        unit = (j * self.d + d[None, :, :, None]) * self.q + q[:, None, None, :]  # [orders, orders, d, q]
+        own = [np.array([self.alone(name, i, j, order) for order in of]) for name, of in (("q", q), ("d", d))]
+        return own[0][:, None] + own[1] + self.gains[JOINT][place, unit].sum((2, 3))
+
     def both(self, i: int, j: int, q: np.ndarray, d: np.ndarray) -> float:
         place = (i * self.d + np.arange(self.d)[:, None]) * self.q + np.arange(self.q)
         unit = (j * self.d + d[:, None]) * self.q + q
         return self.alone("q", i, j, q) + self.alone("d", i, j, d) + float(self.gains[JOINT][place, unit].sum())
 
     def best(self, i: int, j: int) -> float:
-        return max(self.both(i, j, q, d) for q in self.orders_q for d in self.orders_d)
+        return float(self.of_all(i, j).max())
 
     def one_after_another(self, i: int, j: int) -> float:
-        q = max(self.orders_q, key=lambda order: self.alone("q", i, j, order))
-        d = max(self.orders_d, key=lambda order: self.alone("d", i, j, order))
-        return max(
-            max(self.both(i, j, q, order) for order in self.orders_d),
-            max(self.both(i, j, order, d) for order in self.orders_q),
+        """First one by its own gains alone, then the other by all."""
+        of_all = self.of_all(i, j)
+        q, d = (
+            int(np.argmax([self.alone(name, i, j, order) for order in of]))
+            for name, of in (("q", self.orders_q), ("d", self.orders_d))
         )
+        return float(max(of_all[q].max(), of_all[:, d].max()))
 
 
 class TestChoices:
     @pytest.mark.parametrize("own", [0.0, 1.0], ids=["together-alone", "all"])
-    def test_small_ones_are_as_good_as_all_permutations(self, own: float) -> None:
+    def test_small_ones_are_as_good_as_all_permutations(self, own: float, draws: Callable[[int, int], range]) -> None:
         spec = head_spec(2, 2, 3)
-        for seed in range(20):
+        for seed in draws(8, 20):
             gains = head_gains(np.random.default_rng(seed), 2, 2, 3, own)
             now = lmc.Permutations.random(spec, seed).choices
             choices, gained = best_choices(spec, "head", gains, now)  # type: ignore[arg-type]
@@ -359,7 +369,7 @@ class TestPlanted:
     @pytest.mark.parametrize(
         "options", [{}, {"search": "coordinate_descent", "init": "identity"}], ids=["", "identity"]
     )
-    @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 20), marks=pytest.mark.slow)], ids=["", "more"])
+    @pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 20), marks=pytest.mark.slow)], ids=["", "more"])
     def test_weight_matching_finds_them(self, kind: str, noise: float, options: dict[str, str], seeds: range) -> None:
         for seed in seeds:
             model, other, truth = self.plant(kind, noise, seed)
@@ -378,7 +388,7 @@ class TestPlanted:
         many = lmc.match_many([model, second, third], truth.spec, method=method)
         assert many.permutations[1] == truth and many.permutations[2] == again
 
-    @pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["", "more"])
+    @pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)], ids=["", "more"])
     def test_activation_matching(self, kind: str, noise: float, seeds: range) -> None:
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -414,10 +424,12 @@ ROOTS_ALONE = {
 
 @pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "noisy"])
 @pytest.mark.parametrize("kind", ROOTS_ALONE)
-def test_roots_that_show_up_inside_each_other_alone_are_found(kind: str, noise: float) -> None:
+def test_roots_that_show_up_inside_each_other_alone_are_found(
+    kind: str, noise: float, draws: Callable[[int, int], range]
+) -> None:
     """None of them can be told before the others are."""
     axes, groups, shapes = ROOTS_ALONE[kind]
-    for seed in range(20):
+    for seed in draws(6, 20):
         generator = torch.Generator().manual_seed(seed)
         a = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         spec = PermutationSpec.from_axes(axes, groups, model=a)

@@ -90,15 +90,15 @@ def test_cycles_close_and_numbers_are_those_of_the_weights(kind: str, method: st
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init", ["anchored", "identity", "random"])
 def test_the_objective_never_falls_and_no_model_can_gain_alone(kind: str, init: str) -> None:
-    trained, spec = several(kind, 4)
+    trained, spec = several(kind)
     found = lmc.match_many(trained, spec, init=init)
     objectives = [sweep.objective for sweep in found.history]
     assert found.converged and objectives == sorted(objectives)
     assert objectives[-1] == pytest.approx(found.objective, rel=1e-9)
     # Against weight matching of one model to the sum of the others, from where it is.
     moved = [dict(model.named_parameters()) for model in found.apply(trained)]
-    for m in range(4):
-        rest = {name: sum(moved[k][name].detach() for k in range(4) if k != m) for name in moved[m]}
+    for m in range(3):
+        rest = {name: sum(moved[k][name].detach() for k in range(3) if k != m) for name in moved[m]}
         here = {name: tensor.detach() for name, tensor in moved[m].items()}
         again = lmc.weight_matching(rest, here, _for_parameters(spec, here), init="identity")  # type: ignore[arg-type]
         assert again.permutations.moved == 0
@@ -109,8 +109,8 @@ def _for_parameters(spec: lmc.PermutationSpec, tensors: dict[str, Tensor]) -> lm
     return lmc.PermutationSpec.from_axes(axes, list(spec.groups.values()))
 
 
-def test_all_pairs_gain_over_matching_each_to_the_first() -> None:
-    for seed in range(3):
+def test_all_pairs_gain_over_matching_each_to_the_first(draws: Callable[[int, int], range]) -> None:
+    for seed in draws(1, 3):
         trained = [models.randomise(models.small_mlp((40, 40)), 10 * seed + k) for k in range(3)]
         spec = architectures.mlp(trained[0])
         pairwise, together, joint = (

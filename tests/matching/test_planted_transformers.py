@@ -44,7 +44,7 @@ def derived(kind: str) -> lmc.PermutationSpec:
         return lmc.derive_spec(build(), draw())
 
 
-@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 5), marks=pytest.mark.slow)], ids=["two", "more"])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)], ids=["one", "more"])
 @pytest.mark.parametrize("noise", [0.0, 0.1], ids=["exact", "noisy"])
 @pytest.mark.parametrize("weights", ["drawn", "untouched"])
 @pytest.mark.parametrize("kind", KINDS)

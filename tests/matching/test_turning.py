@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,9 +71,9 @@ def test_entries_of_a_plane_may_be_given_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("init", ["anchored", "identity", "random"])
-def test_sweeps_never_lose_and_end(init: str) -> None:
+def test_sweeps_never_lose_and_end(init: str, draws: Callable[[int, int], range]) -> None:
     spec, a = attention_spec()
-    for seed in range(3):
+    for seed in draws(1, 3):
         b = another(a, 20 + seed)
         match = lmc.weight_matching(a, b, spec, init=init, seed=seed)
         objectives = [sweep.objective for sweep in match.history]
@@ -129,10 +130,10 @@ def test_restarts_keep_the_best_and_are_reproducible() -> None:
     spec, a = attention_spec()
     b = another(a)
     singles = [lmc.weight_matching(a, b, spec)]
-    singles += [lmc.weight_matching(a, b, spec, init="random", seed=seed) for seed in (1, 2)]
-    best = lmc.weight_matching(a, b, spec, restarts=3)
+    singles += [lmc.weight_matching(a, b, spec, init="random", seed=1)]
+    best = lmc.weight_matching(a, b, spec, restarts=2)
     assert best.objective == max(match.objective for match in singles)
-    assert best.choice == lmc.weight_matching(a, b, spec, restarts=3).choice
+    assert best.choice == lmc.weight_matching(a, b, spec, restarts=2).choice
 
 
 def test_frozen_groups_stay_and_restarts_leave_them() -> None:
