@@ -168,7 +168,9 @@ def weight_matching(
         spec.check_only_permutes(f"similarity={similarity!r}")
     inits = [init] if isinstance(init, (str, Permutations, Transforms)) else listed(init)
     starts = [start_of(each, spec, seed) for each in inits]
-    hooks = list(progress) if isinstance(progress, Sequence) else [progress] * len(starts)
+    hooks = (
+        list(progress) if isinstance(progress, Sequence) and not isinstance(progress, str) else [progress] * len(starts)
+    )
     if len(hooks) != len(starts):
         raise ValueError(f"progress must be one, or one for each of the {len(starts)} starts, got {len(hooks)}")
     frozen = check_freeze(freeze, spec)

@@ -34,8 +34,8 @@ def test_others_are_looked_at(other: dict[str, Tensor], named: str) -> None:
 
 def test_other_dtypes_are_looked_at() -> None:
     spec = lmc.PermutationSpec.from_axes(AXES).bind(state())
-    again = spec.bind(state(dtype=torch.float64))
-    assert again is not spec and again == spec
+    wide = spec.bind(state(dtype=torch.float64))
+    assert wide == spec and spec.bind(state()) == spec
 
 
 def test_ties_are_looked_at() -> None:
@@ -47,9 +47,14 @@ def test_ties_are_looked_at() -> None:
         spec.bind({"a": tied, "b": tied})
 
 
-def test_a_model_with_unsaved_buffers_is_bound_anew() -> None:
+def test_unsaved_buffers_are_looked_at_again() -> None:
     model = torch.nn.Linear(2, 3)
     spec = lmc.PermutationSpec.from_axes({"weight": ("p", None), "bias": ("p",)}).bind(model)
     assert spec.bind(model) is spec
+    open_ones = lmc.PermutationSpec.from_axes({"weight": ("p", None), "bias": ("p",), "scale": ("p",)})
     model.register_buffer("scale", torch.ones(3), persistent=False)
-    assert spec.bind(model) is not spec
+    named = open_ones.bind(model)
+    assert "scale" in named.unsaved and named.bind(model) == named
+    model.scale = torch.ones(4)
+    with pytest.raises(ValueError, match="scale"):
+        named.bind(model)
