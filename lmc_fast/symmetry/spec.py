@@ -254,10 +254,9 @@ class PermutationSpec:
         # A state dict says nothing of what it does not hold.
         if isinstance(model, nn.Module):
             unsaved = bound_unsaved(unsaved, buffers, sizes)
-        if (groups, bound, unsaved) == (self.groups, self.axes, self.unsaved):
-            # Bound to such a model before: nothing to check and to keep a second time.
-            found = self
-        else:
+        found = self
+        # What was bound to such a model before is neither checked nor kept a second time.
+        if (groups, bound, unsaved) != (self.groups, self.axes, self.unsaved):
             folds = self.folds if axes.keys() == self.axes.keys() else met_folds(self.folds, axes)
             found = self._kept(PermutationSpec(groups, bound, unsaved, folds))
         if not unsaved and not buffers:
@@ -285,11 +284,7 @@ class PermutationSpec:
         return all(group.kind == "permutation" for group in self.groups.values())
 
     def check_only_permutes(self, what: str) -> None:
-        """Raise ValueError where a group is of another kind than "permutation".
-
-        Args:
-            what: what takes no other one.
-        """
+        """Raise ValueError, which names `what`, where a group is of another kind than "permutation"."""
         for name, group in self.groups.items():
             if group.kind != "permutation":
                 raise ValueError(f"{what} takes groups of permutations alone, but {name!r} is of kind {group.kind!r}")

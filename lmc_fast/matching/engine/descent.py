@@ -333,9 +333,7 @@ class CoordinateDescent(Layout):
         """What the next solve of a group need not read, where a GPU has its gain and the solver goes on."""
         if gain is None or not _searches(gain) or not isinstance(group, str) or len(gain) < CANDIDATES_FROM:
             return None
-        if self.trees.get(group) != [group]:
-            return None
-        last = last_solution(self.solver(group))
+        last = last_solution(self.solver(group)) if self.trees.get(group) == [group] else None
         if last is None:
             return None
         return [Leaving(part) for part in gain_candidates(gain, torch.from_numpy(last.column_duals))]
@@ -362,8 +360,7 @@ class CoordinateDescent(Layout):
 
     def objective(self, parameters: Iterable[str] | None = None) -> float:
         """<theta_a, pi(theta_b)> with the choices so far over all parameters (or some), summed in float64."""
-        names = self.a if parameters is None else parameters
-        return self.gains.dots(names)
+        return self.gains.dots(self.a if parameters is None else parameters)
 
     def index(self, parameter: str, axis: int, still: tuple[str, ...] = ()) -> Tensor | None:
         """The indices that permute an axis now, of all groups but those of roots that are to be still."""
@@ -373,8 +370,7 @@ class CoordinateDescent(Layout):
         key = number, still, self.b[parameter].device
         if key not in self._indices:
             left = {name: self._identity[name] for root in still for name in self.trees[root]}
-            choices = self.choices | left if left else self.choices
-            index = axis_index(self.spec, parameter, axis, choices)
+            index = axis_index(self.spec, parameter, axis, self.choices | left if left else self.choices)
             self._indices[key] = placed(index, key[2])
         return self._indices[key]
 
