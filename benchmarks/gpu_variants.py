@@ -94,9 +94,16 @@ def _by_halves(terms: list[Term]) -> Iterator[tuple[str, Callable[[], object]]]:
         operands, configs = (Operand(sides.a, k, 1), Operand(sides.b, k, 1)), (*HALVES[:1], *FEW)
     for name, operand in zip("ab", operands, strict=True):
         yield f"halves of {name}", lambda operand=operand: halves.halves_of(operand, units, k)
-    split = [halves.halves_of(operand, units, k) for operand in operands]
+    left, right = (halves.halves_of(operand, units, k) for operand in operands)
+    split = left, right
     for config in configs:
-        yield f"halves, {_named(config)}", partial(halves.multiply_halves, split, out, add, config)
+
+        def multiplied(config: Config = config) -> object:
+            halves.multiply_halves(split, out, add, config)
+            # What is added again and again is no gain.
+            return None if add else out
+
+        yield f"halves, {_named(config)}", multiplied
 
 
 def _by_tiles(terms: list[Term], dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -27,7 +27,8 @@ COMMON += ["-DLMC_SPARSE_FROM=96", "-DLMC_SPARSE_IF_OPEN_FROM=48"]
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # The longest to compile come first.
 SOURCES = ["dense_solver", "lap", "lap_batch", "lerp_kernels", "row_kernels"]
-SOURCES += ["permuted_lerp", "permuted_dot", "contract", "descent", "product_kernels"]
+SOURCES += ["permuted_lerp", "permuted_dot", "contract", "descent", "descent_columns", "descent_check"]
+SOURCES += ["column_products", "product_kernels"]
 PROGRAMS = ["lap_test", "kernels_test", "descent_test"]
 X86 = platform.machine() in ("x86_64", "AMD64")
 

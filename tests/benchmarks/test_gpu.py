@@ -49,8 +49,10 @@ def test_a_dry_run_goes_from_end_to_end(tmp_path: Path) -> None:
     assert not [row["status"] for row in rows if row["status"].startswith(("wrong", "failed"))]
     families = {row["family"] for row in rows}
     assert {"variants: interpolation", "variants: gain matrix, units on rows", "matching", "goal"} <= families
-    variants = [row for row in rows if row["solver"].startswith(("tiles", "library"))]
-    assert len(variants) > 20 and all(float(row["relative_error"]) < 1e-6 for row in variants)
+    variants = [row for row in rows if row["solver"].startswith(("tiles", "library", "halves,"))]
+    # What is added to a gain that grows has no error of its own.
+    exact = [row for row in variants if "correction" not in row["family"] or not row["solver"].startswith("halves")]
+    assert len(exact) > 20 and all(float(row["relative_error"]) < 1e-6 for row in exact)
     assert all(row["commit"] and float(row["p50_ms"]) > 0 for row in variants)
     assert [row["label"] for row in rows if row["family"] == "goal"] == [goal.name for goal in GOALS]
     assert {row["label"] for row in rows if row["part"] in ("assignments", "sweeps in the core")} == MATCHED
