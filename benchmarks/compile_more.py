@@ -45,6 +45,7 @@ def rows(target: str) -> Iterator[Variant]:
 
 def halves(target: str) -> Iterator[Variant]:
     """float32 split into halves, products of halves, and rows of half types that are gathered."""
+    from lmc_fast.ops.gain_matrix import triton_gather as gather
     from lmc_fast.ops.gain_matrix import triton_halves as split
     from lmc_fast.ops.gain_matrix.triton_candidates import KEPT
     from lmc_fast.ops.permuted_lerp.triton_rows import can
@@ -57,9 +58,9 @@ def halves(target: str) -> Iterator[Variant]:
             f"fp32, rows of {width}{', gathered' if gathered else ''}",
             target,
             made,
-            {"GATHERED": gathered, "WIDTH": width, "TURNS": split.TURNS},
+            {"GATHERED": gathered, "WIDTH": width, "TURNS": gather.TURNS},
             ("k", "reach", "row", "width"),
-            width // (32 * split.EACH),
+            gather.warps_of(width),
             1,
         )
     units, entries, warps = split.SPLIT_TILE
@@ -100,8 +101,6 @@ def halves(target: str) -> Iterator[Variant]:
                 config == split.FEW_HALVES or (config == split.HALVES[0] and not kept),
             )
     if can():
-        from lmc_fast.ops.gain_matrix import triton_gather as gather
-
         yield Variant(
             "lmc_fast.ops.gain_matrix.triton_gather:gather_rows_kernel",
             f"bf16, rows of {width}",
@@ -109,6 +108,6 @@ def halves(target: str) -> Iterator[Variant]:
             {"source": "*bf16", "gather": "*i64", "out": "*bf16"},
             {"WIDTH": width, "TURNS": gather.TURNS},
             ("reach", "k", "row"),
-            width // (32 * gather.EACH),
+            gather.warps_of(width),
             1,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..permuted_lerp.triton_rows import can
 
-__all__ = ["gather_rows_kernel", "gathered"]
+__all__ = ["LONGEST", "TURNS", "gather_rows_kernel", "gathered", "warps_of"]
 
 # The longest row that a program holds, entries of a thread, rows of a program.
 LONGEST, EACH, TURNS = 16384, 16, 4
@@ -40,6 +40,11 @@ def gather_rows_kernel(
         tl.store(out + r * k + c, tl.gather(x, places, 0), mask=c < tl.where(here, k, 0))
 
 
+def warps_of(width: int) -> int:
+    """How many warps share a row."""
+    return min(16, max(4, width // (32 * EACH)))
+
+
 def gathered(tensor: Tensor, gathers: tuple[Tensor | None, ...]) -> Tensor:
     """A tensor by indices along some of its dimensions."""
     for dim, index in enumerate(gathers):
@@ -61,6 +66,6 @@ def _by_rows(tensor: Tensor, index: Tensor) -> Tensor:
         *(tensor, index.contiguous(), out, rows, reach, k, tensor.stride(0)),
         WIDTH=width,
         TURNS=TURNS,
-        num_warps=min(16, max(4, width // (32 * EACH))),
+        num_warps=warps_of(width),
     )
     return out

@@ -31,11 +31,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..permuted_lerp.triton_rows import can
 from .configs import Config
-from .triton_candidates import Kept, keep_best
+from .triton_candidates import Kept
 from .triton_cut import Cut
+from .triton_gather import LONGEST, TURNS, warps_of
 from .triton_operands import Operand
-from .triton_product import banded
+from .triton_product import banded, store_tile
 
 __all__ = [
     "HALVES",
@@ -58,8 +60,6 @@ PADDED = 64
 # For few entries, where the result is what takes time: small tiles, for some programs to write while others multiply.
 FEW = 512
 FEW_HALVES = Config(64, 64, 64, 4, 2, 8)
-# The longest row that a program holds, entries of a thread, rows of a program.
-LONGEST, EACH, TURNS = 16384, 16, 4
 # Units and entries of a tile where the units run in order, warps.
 SPLIT_TILE = (32, 128, 8)
 
@@ -227,14 +227,9 @@ def halves_kernel(
     # One after the other: their product may be no normal number where the result is one.
     total = _scaled(total, exponents_a, rm, rm < units, 1)
     total = _scaled(total, exponents_b, rn, rn < units, 0)
-    stored = (rm < units)[:, None] & (rn < units)[None, :]
-    places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
-    if ADD:
-        total += tl.load(places, mask=stored, other=0)
-    tl.store(places, total, mask=stored)
-    if KEPT:
-        across = tl.cdiv(units, BLOCK_N)
-        keep_best(total, duals, rm, rn, units, units, column, across, best_gains, best_columns, rests, KEPT)
+    store_tile(
+        total, out, units, out_row, split, column, rm, rn, duals, best_gains, best_columns, rests, ADD, BLOCK_N, KEPT
+    )
 
 
 def halves_of(operand: Operand, units: int, k: int) -> Halves:
@@ -246,13 +241,13 @@ def halves_of(operand: Operand, units: int, k: int) -> Halves:
     reach = k if gather is None else operand.reach
     index = exponents if gather is None else gather
     longest = triton.next_power_of_2(max(reach, width))
-    if entry_stride == 1 and longest <= LONGEST and (gather is None or hasattr(tl, "gather")):
+    if entry_stride == 1 and longest <= LONGEST and (gather is None or can()):
         split_rows_kernel[(triton.cdiv(units, TURNS),)](
             *(operand.tensor, index, out, exponents, units, k, reach, unit_stride, width),
             GATHERED=gather is not None,
             WIDTH=longest,
             TURNS=TURNS,
-            num_warps=min(16, max(4, longest // (32 * EACH))),
+            num_warps=warps_of(longest),
         )
     else:
         block_u, block_e, warps = SPLIT_TILE

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .triton_candidates import keep_best
 
-__all__ = ["banded", "grouped_kernel", "product_kernel"]
+__all__ = ["banded", "grouped_kernel", "product_kernel", "store_tile"]
 
 
 @triton.jit
@@ -19,6 +19,35 @@ def banded(tile, units, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.
     first = (tile // band) * GROUP
     height = tl.minimum(down - first, GROUP)
     return first + (tile % band) % height, (tile % band) // height
+
+
+@triton.jit
+def store_tile(
+    total,  # [BLOCK_M, BLOCK_N]
+    out,
+    units,
+    out_row,
+    split,
+    column,  # of tiles
+    rm,
+    rn,
+    duals,
+    best_gains,
+    best_columns,
+    rests,
+    ADD: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    KEPT: tl.constexpr,
+):
+    """A tile of one split in its place, added to what is there if ADD, and the KEPT best of each of its rows."""
+    stored = (rm < units)[:, None] & (rn < units)[None, :]
+    places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
+    if ADD:
+        total += tl.load(places, mask=stored, other=0)
+    tl.store(places, total, mask=stored)
+    if KEPT:
+        across = tl.cdiv(units, BLOCK_N)
+        keep_best(total, duals, rm, rn, units, units, column, across, best_gains, best_columns, rests, KEPT)
 
 
 @triton.jit
@@ -146,14 +175,9 @@ def product_kernel(
         BLOCK_N,
         BLOCK_K,
     )
-    stored = (rm < units)[:, None] & (rn < units)[None, :]
-    places = out + split.to(tl.int64) * units * out_row + (rm.to(tl.int64) * out_row)[:, None] + rn[None, :]
-    if ADD:
-        total += tl.load(places, mask=stored, other=0)
-    tl.store(places, total, mask=stored)
-    if KEPT:
-        across = tl.cdiv(units, BLOCK_N)
-        keep_best(total, duals, rm, rn, units, units, column, across, best_gains, best_columns, rests, KEPT)
+    store_tile(
+        total, out, units, out_row, split, column, rm, rn, duals, best_gains, best_columns, rests, ADD, BLOCK_N, KEPT
+    )
 
 
 @triton.jit
