@@ -25,10 +25,9 @@ COMMON += ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werro
 # Lists from 96 columns on, and from 48 where one solver may leave it to the other, so that small problems reach both.
 COMMON += ["-DLMC_SPARSE_FROM=96", "-DLMC_SPARSE_IF_OPEN_FROM=48"]
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# The longest to compile come first.
-SOURCES = ["dense_solver", "lap", "lap_batch", "lerp_kernels", "row_kernels"]
-SOURCES += ["permuted_lerp", "permuted_dot", "contract", "descent", "descent_columns", "descent_check"]
-SOURCES += ["column_products", "product_kernels"]
+# All but what faces Python; the longest to compile come first.
+LONG = ["dense_solver", "lap", "lap_batch", "lerp_kernels", "row_kernels"]
+SOURCES = [*LONG, *sorted({path.stem for path in CSRC.glob("[!b]*.cpp")} - {*LONG})]
 PROGRAMS = ["lap_test", "kernels_test", "descent_test"]
 X86 = platform.machine() in ("x86_64", "AMD64")
 
