@@ -12,6 +12,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.export import ExportedProgram, exported_program
 
+from .light import Program, lightened
 from .look import packet_name
 
 __all__ = ["decomposed"]
@@ -26,21 +27,39 @@ PLAIN = frozenset(
         "batch_norm",
     )
 )
+# Those that are rewritten by themselves, where it can be seen what each calls.
+SMALL = PLAIN | frozenset(
+    f"aten.{name}"
+    for name in (
+        *("feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_", "feature_alpha_dropout"),
+        *("relu6_", "selu_", "square_", "ravel", "adjoint", "real", "imag", "atleast_1d", "atleast_2d", "atleast_3d"),
+        *("moveaxis", "positive"),
+    )
+)
 _GIVEN = frozenset({"cia_to_decomp", "python_decomp_table", "joint_loss_index", "decompose_custom_triton_ops"})
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
+def decomposed(program: ExportedProgram) -> Program:
     """The program of functional operations only, as written in the model: what `program.run_decompositions({})` gives.
 
+    That traces the whole graph again. Most graphs can be rewritten instead, operation by operation. Of the others,
     torch prepares to keep each of the 500 composite operations that it knows, which takes longer than the rest of a
     small graph. Only those in the graph need it. Where a torch has no such door, or an operation stands there that
     may call composite ones, its own way is gone.
     """
-    run, kept = _door(), _kept(program)
+    run, kept = _door(), None
+    if run is not None:
+        with unset_fake_temporarily():
+            found = lightened(program, _stays)
+        if found is not None:
+            return found
+        kept = _kept(program)
     if run is None or kept is None:
-        return cast(ExportedProgram, program.run_decompositions({}))
-    with unset_fake_temporarily():
-        return run(program, kept)
+        whole = cast(ExportedProgram, program.run_decompositions({}))
+    else:
+        with unset_fake_temporarily():
+            whole = run(program, kept)
+    return Program(whole.graph, whole.graph_signature, whole.constants)
 
 
 def _door() -> Callable[[ExportedProgram, Mapping[Any, Any]], ExportedProgram] | None:
@@ -76,6 +95,18 @@ def _kept(program: ExportedProgram) -> dict[Any, Any] | None:
         elif exporting._is_cia_op(operation) and packet_name(operation) not in PLAIN:
             return None
     return kept
+
+
+def _stays(operation: OpOverload) -> bool | None:
+    """Whether an operation is left as it is; False where it is one of `SMALL`, None where that is not known.
+
+    What others have registered may be made of anything where gradients are recorded.
+    """
+    if operation.namespace not in ("aten", "lmc_fast"):
+        return None
+    if exporting._is_cia_op(operation) and not exporting._is_preservable_cia_op(operation):
+        return False if packet_name(operation) in SMALL else None
+    return True
 
 
 def _operations(program: ExportedProgram) -> Iterator[Any]:

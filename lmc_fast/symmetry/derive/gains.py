@@ -6,12 +6,12 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from ..folds import Fold, Reader
 from .gain import Gain, Read
+from .light import Program
 from .look import packet_name
 from .places import SAME, SHAPED, VIEWS, Place, letter, onward, origin, shape_of, written
 from .term import Pin
@@ -42,10 +42,10 @@ class Gains:
         self.names: dict[Node, str] = {}
         self.prefixes: dict[Node, str] = {}
 
-    def see(self, program: ExportedProgram, prefix: str) -> None:
+    def see(self, program: Program, prefix: str) -> None:
         """Find the gains of one graph."""
         places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-        nodes = list(program.graph_module.graph.nodes)
+        nodes = list(program.graph.nodes)
         for node in nodes:
             self.prefixes[node] = prefix
             place = places.get(node.name) if node.op == "placeholder" else None

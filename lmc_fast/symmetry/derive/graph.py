@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
 from . import rules
 from .decomposing import decomposed
 from .gains import Gains
+from .light import Program
 from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, SHAPES, Dims, Look, Numbers, Rule, packet_name
 from .rotary import Rotary, rotaries
@@ -70,15 +70,14 @@ class Walked:
     gained: dict[Node, Dims] = field(default_factory=dict)
 
 
-def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ExportedProgram:
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
     """The model's graph in eval mode, of functional operations only, as written in the model."""
     with torch.no_grad():
-        program: ExportedProgram = torch.export.export(model, args, dict(kwargs), strict=False)
-        return decomposed(program)
+        return decomposed(torch.export.export(model, args, dict(kwargs), strict=False))
 
 
 def walk(
-    program: ExportedProgram,
+    program: Program,
     state: Mapping[str, Tensor],
     identities: Mapping[str, Hashable],
     walked: Walked | None = None,
@@ -100,12 +99,12 @@ def walk(
     known: dict[Node, Any] = {}
     numbered: dict[Any, Numbers] = {}
     places = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-    turned = {} if walked.gains is None else rotaries(program.graph_module.graph)
+    turned = {} if walked.gains is None else rotaries(program.graph)
     inside = {each for found in turned.values() for each in found.inside}
     gained = set() if walked.gains is None else {each for g in walked.gains.gains.values() for each in g.outputs}
     given: set[Node] = set()
-    shapes = _shapes_alone(program.graph_module.graph)
-    for node in program.graph_module.graph.nodes:
+    shapes = _shapes_alone(program.graph)
+    for node in program.graph.nodes:
         so_far = len(walked.values)
         if node in inside:
             why = Pin("rotary", source_line(node), "is a part of the planes that places turn")
@@ -281,7 +280,7 @@ def _leaving(
     node: Node,
     known: Mapping[Node, Any],
     numbered: Mapping[Any, Numbers],
-    program: ExportedProgram,
+    program: Program,
     prefix: str,
 ) -> None:
     """What the model gives is told apart; what it writes to one of its own tensors has this one's units."""

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..calls import Call, shapes_of
 from .forms import Form
 from .graph import export
+from .light import Program
 from .lines import source_line
 from .look import Dims, Look, rule
 from .ways import MOST_WAYS, Way, answering, ways
@@ -48,7 +48,7 @@ class Piece:
     """
 
     prefix: str
-    program: ExportedProgram
+    program: Program
 
 
 @dataclass
@@ -130,7 +130,7 @@ def _quiet() -> Iterator[None]:
             logger.disabled = was
 
 
-def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
     with _quiet():
         program = export(module, tuple(args), _with_defaults(module, args, kwargs))
     for node in program.graph.nodes:

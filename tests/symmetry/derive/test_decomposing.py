@@ -7,31 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram, exported_program
 from torch.nn import functional as F
 
 from lmc_fast.symmetry.derive import decomposing
 from lmc_fast.symmetry.derive.decomposing import decomposed
 
-BATCH, TOKENS, WIDTH = 2, 5, 12
-
-
-class Of(nn.Module):
-    """A function of a value, with some layers at hand."""
-
-    def __init__(self, forward: Callable[[Of, Tensor], Any]) -> None:
-        super().__init__()
-        self.linear, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
-        self.batch, self.drop = nn.BatchNorm1d(TOKENS), nn.Dropout(0.5)
-        self.conv, self.attention = nn.Conv1d(TOKENS, 4, 3), nn.MultiheadAttention(WIDTH, 3, batch_first=True)
-        self.lstm = nn.LSTM(WIDTH, 7, batch_first=True)
-        self.register_buffer("scale", torch.ones(WIDTH), persistent=False)
-        self.of = forward
-
-    def forward(self, x: Tensor) -> Any:
-        return self.of(self, x)
-
+from .told import TOKENS, Of, program_of, told
 
 # Operations that torch does not keep whole, whatever it is told: what they are made of has to be the same.
 TAKEN_APART: dict[str, Callable[[Of, Tensor], Any]] = {
@@ -61,38 +44,33 @@ BY_TORCH: dict[str, Callable[[Of, Tensor], Any]] = {
 }
 
 
-def _program(of: Callable[[Of, Tensor], Any]) -> ExportedProgram:
-    with torch.no_grad():
-        return torch.export.export(Of(of).eval(), (torch.randn(BATCH, TOKENS, WIDTH),), strict=False)
-
-
-def _told(program: ExportedProgram) -> list[Any]:
-    """What a walk reads of a program: operations with their arguments, shapes and lines, and what its inputs are."""
-    lines = [str(program.graph), str(program.graph_signature)]
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        shapes = [each.shape for each in (value if isinstance(value, (list, tuple)) else [value]) if each is not None]
-        lines.append((node.name, node.op, str(node.target), shapes, node.meta.get("stack_trace")))
-    return lines
+def _by_torch(program: ExportedProgram) -> dict[str, Any]:
+    return told(program.run_decompositions({}))
 
 
 @pytest.mark.parametrize("of", [TAKEN_APART, KEPT], ids=["what is taken apart", "what is kept"])
-def test_the_graph_is_torchs_own(of: dict[str, Callable[[Of, Tensor], Any]]) -> None:
-    """Also where something is taken apart, and on the short way: only its own operations are prepared."""
+def test_the_graph_is_torchs_own(monkeypatch: pytest.MonkeyPatch, of: dict[str, Callable[[Of, Tensor], Any]]) -> None:
+    """Also where something is taken apart: without a second trace, and with one for which its own operations alone
+    are prepared."""
     with torch.no_grad():
-        program = _program(lambda m, x: [each(m, x.clone()) for each in of.values()])
-        kept = decomposing._kept(program)
+        program = program_of(lambda m, x: [each(m, x.clone()) for each in of.values()])
+        kept, wanted = decomposing._kept(program), _by_torch(program)
         assert kept is not None and 0 < len(kept) < 20
-        assert _told(decomposed(program)) == _told(program.run_decompositions({}))
+        # Nothing is traced.
+        with monkeypatch.context() as patched:
+            patched.setattr(decomposing, "_kept", None)
+            assert told(decomposed(program)) == wanted
+        monkeypatch.setattr(decomposing, "lightened", lambda *of: None)
+        assert told(decomposed(program)) == wanted
 
 
 @pytest.mark.parametrize("name", BY_TORCH)
 def test_what_calls_others_inside_goes_torchs_own_way(name: str) -> None:
     """A branch's graph, or an operation that is made of composite ones."""
     with torch.no_grad():
-        program = _program(BY_TORCH[name])
+        program = program_of(BY_TORCH[name])
         assert decomposing._kept(program) is None
-        assert _told(decomposed(program)) == _told(program.run_decompositions({}))
+        assert told(decomposed(program)) == _by_torch(program)
 
 
 def _none(program: Any, *, decomp_table: Any, _preserve_ops: Any, joint_loss_index: Any) -> Any:
@@ -107,10 +85,10 @@ def _more(program: Any, *, cia_to_decomp: Any, python_decomp_table: Any, somethi
 @pytest.mark.parametrize("inner", [None, _none, _more], ids=["none", "older", "with one more argument"])
 def test_a_torch_of_another_form_goes_its_own_way(monkeypatch: pytest.MonkeyPatch, inner: Any) -> None:
     """A door that is not there, or asks for what is not known, is not gone through."""
-    program, called = _program(KEPT["convolution"]), []
+    program, called = program_of(KEPT["convolution"]), []
     monkeypatch.setattr(exported_program, "_decompose_exported_program", inner)
     monkeypatch.setattr(type(program), "run_decompositions", lambda self, table: called.append(table) or self)
-    assert decomposed(program) is program
+    assert decomposed(program).graph is program.graph
     assert called == [{}]
 
 

@@ -25,7 +25,7 @@ class Does(nn.Module):
 
 def followed(function: Callable[[Tensor], Tensor], dim: int, is_affine: bool = True) -> list[Place] | None:
     """The places in the function's result of the units of one dimension of its argument; None where they are lost."""
-    graph = export(Does(function), (torch.randn(SHAPE),), {}).graph_module.graph
+    graph = export(Does(function), (torch.randn(SHAPE),), {}).graph
     given = next(node for node in graph.nodes if node.op == "placeholder" and node.name == "x")
     (result,) = graph.output_node().args[0]
     ahead, found = [(given, Place(dim))], []
@@ -132,7 +132,7 @@ def test_a_weight_is_known_by_where_it_comes_from() -> None:
     def function(x: Tensor) -> Tensor:
         return x.permute(2, 0, 1)[:, torch.tensor([1, 0])].unsqueeze(0).contiguous()
 
-    graph = export(Does(function), (torch.randn(SHAPE),), {}).graph_module.graph
+    graph = export(Does(function), (torch.randn(SHAPE),), {}).graph
     (result,) = graph.output_node().args[0]
     given = next(node for node in graph.nodes if node.op == "placeholder" and node.name == "x")
     assert shape_of(result) == [1, 6, 2, 3]
@@ -144,6 +144,6 @@ def test_a_weight_is_known_by_where_it_comes_from() -> None:
 
 
 def test_a_sum_of_weights_comes_from_none() -> None:
-    graph = export(Does(lambda x: (x + 1).mT), (torch.randn(SHAPE),), {}).graph_module.graph
+    graph = export(Does(lambda x: (x + 1).mT), (torch.randn(SHAPE),), {}).graph
     (result,) = graph.output_node().args[0]
     assert origin(result, 1) is None
