@@ -181,7 +181,7 @@ class _Rewrite:
                 nodes[id(value)] = self._item(*parts[id(value)], node, value)
             return nodes[id(value)]
 
-        last = None
+        last: Any = None
         for func, positional, named, out in record.calls:
             positional, named = pytree.tree_map(known, (positional, named))
             if func._schema.is_mutable:
@@ -192,13 +192,8 @@ class _Rewrite:
                 nodes[id(out)] = last
             else:
                 parts |= {id(each): (last, index) for index, each in enumerate(out)}
-        if isinstance(result, Tensor):
-            new: Node = known(result)
-        elif last is not None and [parts.get(id(each)) for each in result] == [(last, i) for i in range(len(result))]:
-            new = last
-        else:
-            raise _UnsureError
-        return _laid_out(new, node.meta.get("val"))
+        # Those that give several values have them from the last one.
+        return _laid_out(known(result) if isinstance(result, Tensor) else last, node.meta.get("val"))
 
     def _called(self, target: OpOverload, args: Any, kwargs: Any, like: Node, value: Any) -> Node:
         """An operation on new nodes, with its value, that comes from where an old node does."""
