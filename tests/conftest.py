@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    # pytest listens to each logger that hands nothing on; to this one torch then writes a stack for all that it traces.
+    logging.getLogger("torch.__trace").propagate = True
     if len(config.getoption("tx", None) or []) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
