@@ -246,9 +246,7 @@ class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _functional(target: OpOverload) -> OpOverload | None:
     """Of an operation that writes over its first argument, and does nothing else, the one that does not."""
     name = target._schema.name.removeprefix("aten::")
-    written = [each for each in target._schema.arguments if each.alias_info is not None]
-    is_plain = name.endswith("_") and not name.startswith("_") and torch.Tag.inplace_view not in target.tags
-    if not is_plain or written != target._schema.arguments[:1]:
+    if not name.endswith("_") or name.startswith("_") or torch.Tag.inplace_view in target.tags:
         return None
     packet = getattr(_ATEN, name.removesuffix("_"), None)
     others = [] if packet is None else [getattr(packet, each) for each in packet.overloads()]

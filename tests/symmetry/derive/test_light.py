@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lmc_fast.symmetry.derive import decomposing
 from lmc_fast.symmetry.derive.decomposing import decomposed
-from lmc_fast.symmetry.derive.light import Program, lightened
+from lmc_fast.symmetry.derive.light import Program, _functional, lightened
 
 from .told import BATCH, TOKENS, WIDTH, Of, exported, program_of, told
 
@@ -74,8 +74,8 @@ REFUSED: dict[str, Does] = {
     "an input": lambda m, x: x.relu_(),
     "what may be an input": lambda m, x: x.contiguous().relu_(),
     "a buffer": lambda m, x: m.scale.add_(1) + x,
-    "a part": _then(_linear, lambda y: y[:, :2].relu_() + y[:, 2:4]),
-    "one of several parts": _then(_linear, lambda y: y.chunk(2, -1)[0].relu_()),
+    "a part": _then(_linear, lambda y: y[:1].relu_() + y),
+    "one of several parts": _then(_linear, lambda y: y.chunk(2)[0].relu_() + y),
     "laid out": _then(_linear, lambda y: y.mT.reshape(BATCH, -1).relu_()),
     "a part that is used then": _then(_linear, lambda y: (lambda part: y[0].relu_() + part)(y[0])),
     "the whole, and a part is used then": _then(_linear, lambda y: (lambda part: y.relu_() + part)(y[0])),
@@ -157,6 +157,30 @@ def test_what_fails_is_not_rewritten() -> None:
         raise RuntimeError("cannot be asked")
 
     assert lightened(program_of(OVER["relu_"]), failing) is None
+
+
+def test_the_old_name_of_what_was_written_over_is_its_new_value() -> None:
+    """Whichever of the two a graph goes on with."""
+    program = program_of(OVER["the old name as well"])
+    wanted = told(_light(program))
+    written, add = list(program.graph.nodes)[-3:-1]
+    add.args = (written, written.args[0])
+    assert told(_light(program)) == wanted
+
+
+def test_what_is_no_tensor_is_not_rewritten() -> None:
+    program = program_of(OVER["relu_"])
+    list(program.graph.nodes)[-2].meta["val"] = 3
+    assert lightened(program, decomposing._stays) is None
+
+
+def test_which_operation_gives_what_another_writes() -> None:
+    """The one that takes the same; none for what looks at entries in another way, or is part of another's inside."""
+    aten = torch.ops.aten
+    assert _functional(aten.pow_.Scalar) is aten.pow.Tensor_Scalar
+    assert _functional(aten.masked_fill_.Tensor) is aten.masked_fill.Tensor
+    for other in (aten.unsqueeze_.default, aten._index_put_impl_.default, aten.add.out, aten.normal_.default):
+        assert _functional(other) is None
 
 
 def test_two_values_that_are_one_are_not_told_apart() -> None:
