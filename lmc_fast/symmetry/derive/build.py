@@ -305,7 +305,7 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
 def _in_turn(several: Sequence[list[Segment]], sizes: Mapping[str, int]) -> list[Segment]:
     """Runs of which each takes its turn: those of the first, of the second, and again of the first."""
     found = [
-        (place.offset * len(several) + turn, replace(place.segment, step=place.step * len(several)))
+        (place.run.offset * len(several) + turn, replace(place.segment, step=place.run.step * len(several)))
         for turn, runs in enumerate(several)
         for place in placed(tuple(runs), sizes)
     ]
