@@ -50,11 +50,13 @@ class Term:
             or "inner"; "" of any other.
         is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
             value may lay it over other units.
+        holds: of a loose atom what the value is there, by any name: equal names are equal numbers; None: not known.
     """
 
     __slots__ = (
         "at",
         "follows",
+        "holds",
         "in_turn",
         "is_alike",
         "is_loose",
@@ -83,6 +85,7 @@ class Term:
         self.stiff: Pin | None = None
         self.keeps_ones = False
         self.plane = ""
+        self.holds: object = None
 
     def found(self) -> Term:
         """The term that this one was found to be, itself where it is still its own."""

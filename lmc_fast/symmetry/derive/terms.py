@@ -33,10 +33,10 @@ class Terms:
         made.pin = pin
         return made
 
-    def loose(self, size: int) -> Term:
+    def loose(self, size: int, holds: object = None) -> Term:
         """A new atom of a value that is the same at all of its units."""
         made = self.atom(size)
-        made.is_loose = True
+        made.is_loose, made.holds = True, holds
         return made
 
     def afresh(self, dims: Sequence[Term]) -> list[Term]:
@@ -44,7 +44,7 @@ class Terms:
         loose = {atom for term in dims for atom in self.atoms(term) if atom.is_loose and atom.pin is None}
         if not loose:
             return list(dims)
-        others = {atom: self.asked_alike(self.loose(atom.size), [atom]) for atom in loose}
+        others = {atom: self.asked_alike(self.loose(atom.size, atom.holds), [atom]) for atom in loose}
         return [self.replaced(term, others) for term in dims]
 
     def replaced(self, term: Term, others: Mapping[Term, Term]) -> Term:
@@ -351,9 +351,9 @@ class Terms:
         """An atom is found to be this term."""
         assert atom.is_atom and atom.same is None
         atom.same = term
-        if not atom.is_loose:
-            for part in self.atoms(term):
-                part.is_loose = False
+        for part in self.atoms(term):
+            part.is_loose = part.is_loose and atom.is_loose
+            part.holds = None if part.holds is None or atom.holds is None else (part.holds, atom.holds)
         if atom.follows:
             for part in self.atoms(term):
                 self.follow(part, atom.follows, atom.rows)
