@@ -82,9 +82,10 @@ def _number(look: Look) -> object:
 
 def _is_even(look: Look) -> bool:
     rule = RULES.get(look.name)
-    if rule is convolutions.convolution:
+    if rule in (convolutions.convolution, norms.group_norm):
         # Groups of one channel each are no more than channels.
-        return int(look["groups"] or 1) in (1, look["input"].meta["val"].shape[1])
+        groups = look["groups"] or look["num_groups"] or look["group"] or 1
+        return int(groups) in (1, look["input"].meta["val"].shape[1])
     if rule is None:
         target = look.node.target
         return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
