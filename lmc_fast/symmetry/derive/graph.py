@@ -117,7 +117,6 @@ def walk(
             known[node] = _apart(walked, node, Pin("shape", source_line(node), "no more than its shape is used"))
         elif node in turned:
             known[node] = _turned(walked, node, turned[node], known)
-            walked.steps.append(Step(False, [known[node]]))
         elif node.op == "placeholder":
             place = places.get(node.name)
             known[node] = _entering(walked, node, place, state, identities, prefix)

@@ -62,15 +62,12 @@ def fill(look: Look, results: Sequence[Dims]) -> None:
     """Name what results hold at the units of loose atoms: of two parts of a dimension the same, if the name is."""
     rule = RULES.get(look.name)
     for place, dims in enumerate(results):
-        for d, term in enumerate(dims):
-            # What is laid beside others holds along this dimension what it held before.
-            is_kept = rule is joining.cat and d == look.dim("dim", len(dims))
-            for atom in {atom for atom in look.terms.atoms(term) if atom.is_loose and not is_kept}:
-                if rule is factories.uniform:
-                    atom.holds = _number(look)
-                elif atom.holds is not None:
-                    # Equal entries come out equal, of an operation that treats them evenly.
-                    atom.holds = (look.node, place, atom.holds) if _is_even(look) else None
+        for atom in {atom for term in dims for atom in look.terms.atoms(term) if atom.is_loose}:
+            if rule is factories.uniform:
+                atom.holds = _number(look)
+            elif atom.holds is not None:
+                # Equal entries come out equal, of an operation that treats them evenly.
+                atom.holds = (look.node, place, atom.holds) if _is_even(look) else None
 
 
 def _number(look: Look) -> object:

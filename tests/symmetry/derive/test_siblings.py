@@ -16,13 +16,16 @@ import lmc_fast as lmc
 from benchmarks.networks import PaddedResNet
 from lmc_fast import Segment
 from lmc_fast.symmetry.derive import build
+from lmc_fast.symmetry.derive import siblings as module
 from lmc_fast.symmetry.derive.look import Numbers
+from lmc_fast.symmetry.derive.rules import joining, products
 from lmc_fast.symmetry.derive.siblings import Step, siblings
 from lmc_fast.symmetry.derive.terms import Pin, Term, Terms
 
 from .side_by_side import Case, Derived, derived
 
 WHY = Pin("test", "", "for a test")
+EVEN = module._EVEN
 
 
 class Stream(nn.Module):
@@ -92,6 +95,15 @@ CASES: dict[str, Case] = {
     "another constant for one side": Case(
         Stream(SIDES, lambda y: y + torch.cat([y.new_zeros(4), y.new_ones(8)])), X, APART
     ),
+    "two constants of which one has other sides": Case(
+        Stream(lambda x: joined(torch.zeros_like, torch.ones_like)(x * 0) + joined(same, same)(x)), X, APART
+    ),
+    "two constants of the same sides": Case(
+        Stream(lambda x: joined(torch.ones_like, torch.ones_like)(x * 0) + joined(same, same)(x)), X, BOTH
+    ),
+    "zeros laid beside, normalised in halves": Case(
+        Stream(lambda x: F.group_norm(joined(same, same)(x), 2)), X, (2, 2, 4, 4)
+    ),
     "another constant laid beside": Case(
         Stream(joined(same, same), lambda y: y * torch.cat([y.new_zeros(8), y.new_ones(4)])), X, APART
     ),
@@ -116,6 +128,13 @@ CASES: dict[str, Case] = {
 def found() -> Derived:
     torch.manual_seed(0)
     return derived(CASES)
+
+
+def test_what_no_rule_says_is_even_keeps_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["zeros on both sides"]
+    for rule in (products.linear, joining.pad):
+        monkeypatch.setattr(module, "_EVEN", EVEN - {rule})
+        assert len(lmc.derive_spec(case.module, case.inputs, verify=False).groups) == 3
 
 
 @pytest.mark.parametrize("name", CASES)
