@@ -281,7 +281,8 @@ def _names(terms: Terms, axes: Mapping[str, Dims], owners: Mapping[Term, Term], 
             for d, term in enumerate(dims):
                 if (d == 0) == of_output:
                     for atom in terms.atoms(term):
-                        if atom.pin is None:
+                        # A unit by itself has nothing to change places with.
+                        if atom.pin is None and (atom.size > 1 or atom in kin):
                             name(atom, module)
     return found
 

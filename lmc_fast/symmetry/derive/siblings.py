@@ -201,7 +201,7 @@ def _places(terms: Terms, term: Term, path: tuple[int, ...] = ()) -> Iterator[tu
     these factors behind it."""
     term = term.found()
     if term.is_atom:
-        if term.size > 1:
+        if term.counts:
             yield term, (path,)
     elif term.in_turn or not term.is_sum:
         for k, part in enumerate(term.parts if term.in_turn else terms.factors(term)):
@@ -209,7 +209,7 @@ def _places(terms: Terms, term: Term, path: tuple[int, ...] = ()) -> Iterator[tu
     else:
         for k, part in enumerate(terms.parts(term)):
             first, *behind = terms.factors(part) or [part]
-            if first.is_atom and first.size > 1:
+            if first.is_atom and first.counts:
                 yield first, (path, tuple(behind))
             else:
                 yield from _places(terms, first, (*path, k, 0))

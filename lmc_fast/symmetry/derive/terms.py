@@ -93,9 +93,9 @@ class Terms:
         return Term(sum(part.size for part in flat), tuple(flat), is_sum=True)
 
     def factors(self, term: Term) -> list[Term]:
-        """The factors of a term, none of which is a product or a single."""
+        """The factors of a term, none of which is a product, or a single that is no unit."""
         term = term.found()
-        if term.size == 1:
+        if term.size == 1 and not term.is_unit and term.is_atom:
             return []
         if term.parts and not term.is_sum:
             return [factor for part in term.parts for factor in self.factors(part)]
@@ -112,7 +112,7 @@ class Terms:
         """The atoms of a term, in the order in which they stand; one that stands twice comes twice."""
         term = term.found()
         if term.is_atom:
-            return [term] if term.size > 1 else []
+            return [term] if term.counts else []
         return [atom for part in term.parts for atom in self.atoms(part)]
 
     def pin(self, term: Term, why: Pin) -> None:

@@ -175,7 +175,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Sizes]] = {
     "every fifth": (lambda h: h[:, ::5], NONE),
     "one of them": (lambda h: h.select(1, 4)[:, None] * h, NONE),
     "unbound": (lambda h: torch.cat(h.view(-1, 3, 4).unbind(1), -1), ((4, 4, 4), ())),
-    "padded": (lambda h: F.pad(h, (1, 2)), ((2, 12), ())),
+    "padded": (lambda h: F.pad(h, (1, 2)), ((3, 12), ())),
     "padded and cut": (lambda h: F.pad(h, (1, -2)), ((2, 10), ())),
     "padded with their own": (lambda h: F.pad(h[:, None], (1, 2), mode="reflect"), NONE),
     "flipped": (lambda h: h * h.flip(-1), NONE),

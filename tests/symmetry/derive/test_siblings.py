@@ -87,6 +87,21 @@ CASES: dict[str, Case] = {
     "another number on each side": Case(Stream(lambda x: pad(0, 4, value=1.0)(pad(4, 0)(x))), X, APART),
     # What has inner sides alone is a value too.
     "two in a row": Case(Stream(lambda x: pad(2, 2)(pad(2, 2)(x))), X, (4, 4, 4)),
+    "one unit on one side": Case(Stream(pad(1, 7)), X, BOTH),
+    "one unit with places behind": Case(
+        Stream(pad(7, 1), lambda y: (y[..., None] * torch.arange(1.0, 4)).sin()), X, BOTH
+    ),
+    "one unit of another number": Case(Stream(lambda x: pad(0, 7, value=1.0)(pad(1, 0)(x))), X, (4, 7)),
+    "one unit by another function": Case(
+        Stream(pad(1, 7), lambda y: torch.cat([y[:, :1].relu(), y[:, 1:].tanh()], 1)), X, (4, 7)
+    ),
+    "one unit left out": Case(Stream(pad(1, 7), lambda y: y[:, 1:] * y[:, :1]), X, (4, 7)),
+    "another constant for one unit": Case(
+        Stream(pad(1, 7), lambda y: y + torch.cat([y.new_zeros(1), y.new_ones(11)])), X, (4, 7)
+    ),
+    # The two new units of the first half are left alone.
+    "one unit and a norm of halves": Case(Stream(pad(1, 7), partial(F.group_norm, num_groups=2)), X, (4, 6)),
+    "one unit in order": Case(Stream(pad(1, 7), lambda y: y.cumsum(1)), X, ()),
     "zeros laid beside": Case(Stream(joined(same, same)), X, BOTH),
     "the same of zeros laid beside": Case(Stream(once_over), X, BOTH),
     "other numbers laid beside": Case(Stream(joined(same, torch.ones_like)), X, APART),

@@ -74,7 +74,7 @@ class Padded(nn.Module):
         if kind == "layer":
             return x + 0
         if kind == "pad":
-            return F.pad(x, (6, 6 * (number % 3)), value=float(number % 2))
+            return F.pad(x, ((6, 6 * (number % 3)), (1, 11), (2, 10))[number // 4], value=float(number % 2))
         if kind == "pad twice":
             return F.pad(F.pad(x, (6, 0)), (0, 6), value=float(number % 2))
         if kind == "beside":
