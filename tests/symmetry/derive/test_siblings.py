@@ -18,14 +18,13 @@ from lmc_fast import Segment
 from lmc_fast.symmetry.derive import build
 from lmc_fast.symmetry.derive import siblings as module
 from lmc_fast.symmetry.derive.look import Numbers
-from lmc_fast.symmetry.derive.rules import joining, products
+from lmc_fast.symmetry.derive.rules import products
 from lmc_fast.symmetry.derive.siblings import Step, siblings
 from lmc_fast.symmetry.derive.terms import Pin, Term, Terms
 
 from .side_by_side import Case, Derived, derived
 
 WHY = Pin("test", "", "for a test")
-EVEN = module._EVEN
 
 
 class Stream(nn.Module):
@@ -147,9 +146,8 @@ def found() -> Derived:
 
 def test_what_no_rule_says_is_even_keeps_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["zeros on both sides"]
-    for rule in (products.linear, joining.pad):
-        monkeypatch.setattr(module, "_EVEN", EVEN - {rule})
-        assert len(lmc.derive_spec(case.module, case.inputs, verify=False).groups) == 3
+    monkeypatch.setattr(module, "_EVEN", module._EVEN - {products.linear})
+    assert len(lmc.derive_spec(case.module, case.inputs, verify=False).groups) == 3
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -263,11 +261,12 @@ class TestResNets:
 
     def test_planted_permutations_are_found(self, net: Net) -> None:
         model, _, spec = net
-        for seed in range(2):
+        for seed in (1, 2):
             planted = lmc.Permutations.random(spec, seed)
             other = noisy(planted.apply(model), seed)
             assert lmc.weight_matching(model, other, spec).permutations == planted.inverse()
 
+    @pytest.mark.parametrize("net", ["basic"], indirect=True)
     def test_and_from_files(self, net: Net, tmp_path: Path) -> None:
         model, _, spec = net
         planted = lmc.Permutations.random(spec, 4)
