@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 # Of a process of tests: torch, Triton's compiler and the largest inputs.
 BYTES_OF_A_WORKER = 2 << 30
 MOST_WORKERS = 8
+# Seconds from which --durations tells of a test, and of what is around it.
+SLOW = 0.005
 # How many new objects, and rounds of them, are looked through for what has gone: traces of graphs make millions.
 COLLECTED = (20_000, 20, 20)
 
@@ -53,6 +56,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What is imported to collect the tests stays: to look through it for what has gone took a third of the time.
     gc.disable()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of a test that passes a worker tells once, and not also that it begins, is set up and is cleaned up after.
+
+    Each message took as long as an empty test. What was slow, said something or went wrong is told of as ever.
+    """
+    for plugin in session.config.pluginmanager.get_plugins():
+        if hasattr(plugin, "sendevent"):
+            plugin.sendevent = partial(_send_what_counts, plugin.sendevent)
+
+
+def _send_what_counts(send: Callable[..., None], name: str, **told: Any) -> None:
+    data = told.get("data", {})
+    around = name == "testreport" and data["when"] != "call" and data["outcome"] == "passed"
+    if name != "logstart" and not (around and data["duration"] < SLOW and not data["sections"]):
+        send(name, **told)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
