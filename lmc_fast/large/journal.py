@@ -1,7 +1,8 @@
-"""What a long run has done so far: one line a step, each on the disk before the next begins.
+"""What a long run has done so far: one line a step, each handed to the system before the next begins.
 
 A line says what it is about and what came out, and carries a checksum; the last one may be torn where the process was
 killed. A run that goes on reads what is there in place of doing it again, and so ends where an undisturbed one does.
+The disk has a line soon after: the run goes on meanwhile, and does again what a power cut takes of the last steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -76,6 +78,8 @@ class Journal:
         self.path = path
         self._found: dict[str, Any] = {}
         self._file = open_log(path)
+        self._disk = ThreadPoolExecutor(1, "lmc_fast journal")
+        self._syncing: list[Future[None]] = []
         try:
             self._lock()
             if anew:
@@ -123,20 +127,32 @@ class Journal:
         return self._found.get(_key(at))
 
     def add(self, at: Place, found: Any) -> Any:
-        """Note what came out of a step, on the disk; returns it.
+        """Note what came out of a step; returns it.
 
         Raises:
-            OSError: it cannot be written, with the folder's name.
+            OSError: it, or what was noted before, cannot be written, with the folder's name.
         """
         text = json.dumps({"at": list(at), "found": found}, separators=(",", ":")).encode()
         try:
             self._file.write(_sum(text) + b" " + text + b"\n")
             self._file.flush()
-            os.fsync(self._file.fileno())
+            self._sync()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path.parent)) from None
         self._found[_key(at)] = found
         return found
+
+    def _sync(self) -> None:
+        """Have the disk take what is written, while the run goes on.
+
+        Raises:
+            OSError: it did not take what was written before.
+        """
+        while self._syncing and self._syncing[0].done():
+            self._syncing.pop(0).result()
+        # One that has not begun yet takes this line along.
+        if not self._syncing or self._syncing[-1].running():
+            self._syncing.append(self._disk.submit(os.fsync, self._file.fileno()))
 
     @property
     def done(self) -> dict[str, Any]:
@@ -144,8 +160,9 @@ class Journal:
         return dict(self._found)
 
     def close(self) -> None:
-        """Let others go on with it."""
-        # What a full disk did not take was told of as it happened.
+        """Let others go on with it, once the disk has it."""
+        self._disk.shutdown()
+        # What a full disk did not take is done again by a run that goes on.
         with suppress(OSError):
             self._file.close()
 

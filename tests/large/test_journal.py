@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +92,35 @@ def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+    def note_until_it_is_told() -> None:
+        for n in range(10_000):
+            journal.add(["x", n], 1)
+            time.sleep(0.001)
+
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
-        journal.add(["x"], 1)
+        note_until_it_is_told()
     assert caught.value.filename == str(tmp_path)
+    journal.close()
+
+
+def test_a_slow_disk_is_waited_for_at_the_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are readable as soon as they are noted; the disk is asked for all of them, and not once for each."""
+    path, go_on, synced = tmp_path / "journal", threading.Event(), []
+
+    def fsync(_: int) -> None:
+        go_on.wait(10)
+        synced.append(len(path.read_bytes().splitlines()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    journal = begun(path)
+    for n in range(20):
+        journal.add(["x", n], n)
+        assert len(path.read_bytes().splitlines()) == 4 + n
+    go_on.set()
+    journal.close()
+    assert synced[-1] == 23
+    assert len(synced) <= 4
 
 
 def test_choices_come_back() -> None:
