@@ -111,7 +111,7 @@ class Kind:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             for seed in range(3):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 made.append(self.prepare(self.build()))
         return made
 

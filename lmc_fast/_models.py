@@ -273,7 +273,7 @@ def equal_names(states: Sequence[Mapping[str, Tensor]], names: Sequence[str], ax
 
 
 def _same_numbers(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors of one shape, not empty, are equal; the first rows alone tell most of those apart that differ."""
+    """Whether two tensors of one shape, not empty, are equal; first rows alone tell most apart that differ."""
     return torch.equal(one[0], two[0]) and torch.equal(one, two)
 
 

@@ -1,4 +1,7 @@
-"""Seeds, poisoned memory, the gpu, slow and interpreter marks, and tests side by side."""
+"""Seeds, poisoned memory, the gpu, slow and interpreter marks, and tests side by side.
+
+torch is imported by what runs tests alone: the process that hands them to workers does without.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-
-from lmc_fast._backend import interpreted
 
 # Of a process of tests: torch, Triton's compiler and the largest inputs.
 BYTES_OF_A_WORKER = 2 << 30
 MOST_WORKERS = 8
+# Seconds from which --durations tells of a test, and of what is around it.
+SLOW = 0.005
 # How many new objects, and rounds of them, are looked through for what has gone: traces of graphs make millions.
 COLLECTED = (20_000, 20, 20)
 
@@ -55,9 +57,30 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.getLogger("torch.__trace").propagate = True
     if len(config.getoption("tx", None) or []) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What is imported to collect the tests stays: to look through it for what has gone took a third of the time.
+    gc.disable()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of a test that passes a worker tells once, and not also that it begins, is set up and is cleaned up after.
+
+    Each message took as long as an empty test. What was slow, said something or went wrong is told of as ever.
+    """
+    for plugin in session.config.pluginmanager.get_plugins():
+        if hasattr(plugin, "sendevent"):
+            plugin.sendevent = partial(_send_what_counts, plugin.sendevent)
+
+
+def _send_what_counts(send: Callable[..., None], name: str, **told: Any) -> None:
+    data = told.get("data", {})
+    around = name == "testreport" and data["when"] != "call" and data["outcome"] == "passed"
+    if name != "logstart" and not (around and data["duration"] < SLOW and not data["sections"]):
+        send(name, **told)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    import torch
+
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         if item.config.getoption("--require-gpu"):
             pytest.fail("--require-gpu: no GPU that torch can use")
@@ -71,6 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     it is first imported, and everything else would be slow with it. Slow tests run with `--slow`, where `-m` speaks of
     them, or where tests are named one by one; first then, for no worker to be left alone with one at the end.
     """
+    from lmc_fast._backend import interpreted
+
     asked = config.getoption("--slow") or "slow" in config.getoption("-m") or any("::" in part for part in config.args)
 
     def runs(item: pytest.Item) -> bool:
@@ -85,10 +110,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Tests and all that they have imported stay; to look through it for what has gone took a tenth of the time."""
+    """To look through the tests and all that they have imported for what has gone took a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +126,12 @@ def draws(request: pytest.FixtureRequest) -> Callable[[int, int], range]:
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
-    torch.manual_seed(0)
+    import torch
+
+    torch.default_generator.manual_seed(0)
+    # As torch.manual_seed, which leaves a note, and the way to it, for each kind of device that has not started.
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +144,9 @@ def no_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What was not written reads as NaN (floats) or as a far-off number (integers)."""
+    import numpy as np
+    import torch
+
     plain_empty: Callable[..., Any] = np.empty
 
     def poisoned_empty(*args: Any, **kwargs: Any) -> Any:

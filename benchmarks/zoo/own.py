@@ -44,8 +44,6 @@ OWN: dict[str, Known] = {
     "ResNet, padded shortcuts": Known(
         lambda: (networks.PaddedResNet(), torch.randn(_IMAGE)),
         free(4, 4) + free(4, 8) + free(8, 16),
-        "channels of zeros on both sides of a shortcut could change places with each other too: no axis can say that, "
-        "and each side is a group",
     ),
     # The embedded time; by block the norms of both convolutions; what lifts from one size to the next has no norm.
     "GroupNorm U-Net": Known(

@@ -183,7 +183,7 @@ def _group(spec: PermutationSpec, root: str, shapes: Mapping[str, Tensor], share
 
 def _extent(leaf: Leaf, tensor: Tensor) -> tuple[int, int]:
     """Units of a leaf, and entries of each."""
-    units, part = 1, leaf.tail[1]
+    units, part = 1, leaf.tail.length
     for level, (_, outer, count, *_) in enumerate(leaf.levels):
         if level in leaf.turning:
             units *= count

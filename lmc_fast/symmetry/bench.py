@@ -48,6 +48,18 @@ def generators_kept() -> Iterator[None]:
         random.setstate(of_python)
 
 
+def _seed_generators() -> None:
+    """Seed those global generators that there are; `torch.manual_seed` would seed a GPU's when it starts later, too."""
+    torch.default_generator.manual_seed(0)
+    for devices in (torch.cuda, torch.xpu):
+        if devices.is_initialized():
+            devices.manual_seed_all(0)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+
+
 def is_number(tensor: Tensor) -> bool:
     """Whether a tensor holds floating point or complex numbers that can be drawn and compared."""
     return tensor.dtype in FLOATS or tensor.is_complex()
@@ -273,9 +285,7 @@ class Bench:
     def _forward(self, module: nn.Module) -> list[Tensor]:
         given = with_tensors_changed(self.call.given, torch.clone)
         if self.is_seeded:
-            torch.manual_seed(0)
-            np.random.seed(0)  # noqa: NPY002
-            random.seed(0)
+            _seed_generators()
         with uncompiled(), torch.no_grad(), as_caller(), Exact(self.kept_in, self.is_calm) as watch:
             returned = self.call.run(module, given)
         self.coarsest = watch.coarsest

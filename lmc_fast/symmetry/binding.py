@@ -165,7 +165,7 @@ def bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping
                 f"{parts}{hint}"
             )
         # Segments that lie end to end leave nothing out.
-        if any(segment.step > 1 for segment in walk(axis.segments)):
+        if not all(segment.is_in_one for segment in walk(axis.segments)):
             try:
                 for around in (axis.segments, *(each.parts for each in walk(axis.segments))):
                     placed(around, sizes)

@@ -102,7 +102,7 @@ def _fixed(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
         if segment.group is None:
             return [segment]
         if segment.group == dropped:
-            return [Segment.fixed(axis_size((segment,), spec.sizes), segment.step)]
+            return [Segment.fixed(axis_size((segment,), spec.sizes), segment.step, segment.runs)]
         if isinstance(segment.inner, int):
             return [segment]
         inner = tuple(part for each in segment.inner for part in fixed(each))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,12 +41,13 @@ class Exact(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        name, writes_or_views = _schema(func)
         # Reading the same bits in another dtype is no cast.
         if self.dtype is not None and func is not torch.ops.aten.view.dtype:
             args = tuple(self._raised(arg) for arg in args)
-            kwargs = {name: self._raised(arg) for name, arg in kwargs.items()}
-            args = self._together(func, args)
-        calmed = CALM.get(func._schema.name) if self.calm else None
+            kwargs = {key: self._raised(arg) for key, arg in kwargs.items()}
+            args = args if writes_or_views else self._together(args)
+        calmed = CALM.get(name) if self.calm else None
         out = func(*args, **kwargs) if calmed is None else calmed(func, args, kwargs)
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, Tensor) and value.dtype in FLOATS:
@@ -56,16 +58,22 @@ class Exact(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _raised(self, arg: Any) -> Any:
         return self.dtype if isinstance(arg, torch.dtype) and arg in self.lower else arg
 
-    def _together(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _together(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Operands of one operation in one dtype: constants that the model keeps as plain tensors are as they were."""
-        if any(argument.alias_info is not None for argument in func._schema.arguments):
-            return args
         if not any(isinstance(arg, Tensor) and arg.dtype == self.dtype for arg in args):
             return args
         return tuple(
             arg.to(self.dtype) if isinstance(arg, Tensor) and arg.ndim > 0 and arg.dtype in self.lower else arg
             for arg in args
         )
+
+
+# Schemas are made anew each time that one is looked at.
+@cache
+def _schema(func: Any) -> tuple[str, bool]:
+    """An operation's name, and whether it writes to what it is given, or returns views of it."""
+    schema = func._schema
+    return str(schema.name), any(argument.alias_info is not None for argument in schema.arguments)
 
 
 Calmed = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]

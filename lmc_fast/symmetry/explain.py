@@ -261,7 +261,7 @@ def without(spec: PermutationSpec, dropped: str) -> dict[str, tuple[Axis, ...]]:
         if segment.group is None:
             return [segment]
         if spec.root_of(segment.group) == dropped:
-            return [Segment.fixed(axis_size((segment,), spec.sizes), segment.step)]
+            return [Segment.fixed(axis_size((segment,), spec.sizes), segment.step, segment.runs)]
         inner = tuple(part for each in segment.parts for part in fixed(each))
         moves = any(part.group is not None for part in inner)
         return [replace(segment, inner=inner if moves else axis_size(inner, spec.sizes))]

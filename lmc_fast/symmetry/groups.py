@@ -1,9 +1,9 @@
 """The words in which a symmetry is said: groups of exchangeable units, and the axes that they show up on.
 
 A group is a set of hidden units that can be exchanged without changing the network's function. A parameter's
-axis is made of segments, end to end or alternately; a segment is fixed, or is a view of a group: its index splits as
-(outer, unit, inner), where `outer` repeats before the unit and `inner` entries belong to each unit. A group may
-own groups (a head owns its value dimensions): exchanging two units of the owner carries what they own.
+axis is made of segments, end to end, alternately, or around each other; a segment is fixed, or is a view of a group:
+its index splits as (outer, unit, inner), where `outer` repeats before the unit and `inner` entries belong to each unit.
+A group may own groups (a head owns its value dimensions): exchanging two units of the owner carries what they own.
 
 Segments lie inside one another. A group's owners always lie around it. What else lies around it does not own it: one
 order of its units serves all units there. So it is with two groups of one owner (the value dimensions of a key/value
@@ -66,6 +66,9 @@ class Segment:
         length: of a fixed run, its number of entries; None: the whole axis, whatever its size.
         step: how far apart its entries lie. Segments are laid down in order: each takes the first entry that none
             before it has, and every step-th from there. With steps of 1 they lie end to end.
+        runs: where its entries do not lie in one run: how many lie together, how many entries of the axis follow that
+            are not its own, how many of its own come then, and so on; from the first free entry, as with steps. What
+            comes after it in order is laid into the gaps.
 
     Examples:
         ``Segment("channels", inner=49)``: the input axis of a Linear behind the flatten of 7 x 7 maps.
@@ -75,6 +78,8 @@ class Segment:
         output projection of grouped-query attention, where all query heads of a group read the same value dimensions.
         ``Segment("a", step=2), Segment("b", step=2)``: units of two branches laid alternately, as a channel shuffle
         leaves them.
+        ``Segment("new", runs=(4, 8, 4)), Segment("old")``: 16 channels behind a shortcut that was padded with zeros on
+        both sides: the 8 new ones lie half ahead of the 8 old ones and half behind them.
     """
 
     group: str | None = None
@@ -82,12 +87,14 @@ class Segment:
     inner: int | tuple[Segment, ...] = 1
     length: int | None = None
     step: int = 1
+    runs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_int("Segment.step", self.step, 1)
+        self._read_runs()
         if self.group is None:
-            if self.step != 1 and self.length is None:
-                raise ValueError("a fixed Segment with a step needs its length")
+            if (self.step != 1 or self.runs) and self.length is None:
+                raise ValueError("a fixed Segment with a step or runs needs its length")
             if self.outer != 1 or self.inner != 1:
                 raise ValueError("a Segment without a group takes a length only, got outer or inner as well")
             if self.length is not None:
@@ -108,10 +115,26 @@ class Segment:
         else:
             check_int(f"inner of the Segment of group {self.group!r}", self.inner, 1)
 
+    def _read_runs(self) -> None:
+        if not isinstance(self.runs, (tuple, list)):
+            fail_type("Segment.runs", "a tuple of integers", self.runs)
+        for number in self.runs:
+            check_int("a number of Segment.runs", number, 1)
+        object.__setattr__(self, "runs", tuple(self.runs))
+        if self.runs and (len(self.runs) < 3 or len(self.runs) % 2 == 0):
+            raise ValueError(f"Segment.runs must be runs with a gap between each two, as (4, 8, 4) is, got {self.runs}")
+        if self.runs and self.step != 1:
+            raise ValueError(f"a Segment takes runs or a step, got runs {self.runs} and step {self.step}")
+
     @classmethod
-    def fixed(cls, length: int | None = None, step: int = 1) -> Segment:
+    def fixed(cls, length: int | None = None, step: int = 1, runs: tuple[int, ...] = ()) -> Segment:
         """A run of `length` entries that never move; without a length, a whole axis of any size."""
-        return cls(length=length, step=step)
+        return cls(length=length, step=step, runs=runs)
+
+    @property
+    def is_in_one(self) -> bool:
+        """Whether its entries lie together."""
+        return self.step == 1 and not self.runs
 
     @cached_property
     def parts(self) -> tuple[Segment, ...]:
@@ -121,7 +144,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a parameter: segments laid end to end, or alternately where they have steps.
+    """One axis of a parameter: segments laid end to end, alternately where they have steps, or in gaps of others.
 
     Attributes:
         segments: the segments, in order.

@@ -73,7 +73,7 @@ def _local_index(
             # [around..., outer, units, entries]
             index = starts + choice[..., None, :, None] * entries + inside[..., None, :, :]
             part = index.reshape(*places, length)
-        place.of(found, -1)[...] = part * place.step + place.offset
+        place.run.put(found, -1, place.run.at(part))
     return found
 
 

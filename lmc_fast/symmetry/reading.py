@@ -123,7 +123,8 @@ def _inside_owners(segment: Segment, around: tuple[str, ...], groups: Mapping[st
     name = str(segment.group)
     owner = groups[name].owner
     while owner is not None and owner not in around:
-        segment = Segment(owner, segment.outer, (replace(segment, outer=1, step=1),), step=segment.step)
+        inside = replace(segment, outer=1, step=1, runs=())
+        segment = Segment(owner, segment.outer, (inside,), step=segment.step, runs=segment.runs)
         owner = groups[owner].owner
     if owner is None and around and segment.group != name:
         raise ValueError(

@@ -160,11 +160,13 @@ def _axis_to_json(axis: Axis) -> Any:
 
 
 def _segment_to_json(segment: Segment) -> dict[str, Any]:
-    step = {} if segment.step == 1 else {"step": segment.step}
+    lies = ({} if segment.step == 1 else {"step": segment.step}) | (
+        {"runs": list(segment.runs)} if segment.runs else {}
+    )
     if segment.group is None:
-        return {"fixed": segment.length, **step}
+        return {"fixed": segment.length, **lies}
     inner = segment.inner if isinstance(segment.inner, int) else [_segment_to_json(s) for s in segment.inner]
-    return {"group": segment.group, "outer": segment.outer, "inner": inner, **step}
+    return {"group": segment.group, "outer": segment.outer, "inner": inner, **lies}
 
 
 def _axis_from_json(entry: Any) -> Axis:
@@ -184,13 +186,15 @@ def _segment_from_json(entry: Any, depth: int = 0) -> Segment:
         raise ValueError(f"segments must not be nested deeper than {MAX_DEPTH}")
     if isinstance(entry, str):
         return Segment(entry)
-    if isinstance(entry, dict) and "fixed" in entry and set(entry) <= {"fixed", "step"}:
-        return Segment.fixed(entry["fixed"], entry.get("step", 1))
-    if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner", "step"}:
+    if isinstance(entry, dict) and "fixed" in entry and set(entry) <= {"fixed", "step", "runs"}:
+        return Segment.fixed(entry["fixed"], entry.get("step", 1), entry.get("runs", ()))
+    if isinstance(entry, dict) and "group" in entry and set(entry) <= {"group", "outer", "inner", "step", "runs"}:
         inner = entry.get("inner", 1)
         if isinstance(inner, list):
             inner = tuple(_segment_from_json(part, depth + 1) for part in inner)
-        return Segment(entry["group"], entry.get("outer", 1), inner, step=entry.get("step", 1))
+        return Segment(
+            entry["group"], entry.get("outer", 1), inner, step=entry.get("step", 1), runs=entry.get("runs", ())
+        )
     raise ValueError(
-        f"a segment must be a group's name, {{fixed, step}} or {{group, outer, inner, step}}, got {entry!r}"
+        f"a segment must be a group's name, {{fixed, step, runs}} or {{group, outer, inner, step, runs}}, got {entry!r}"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .groups import Segment, axis_size, walk
-from .placing import placed
+from .placing import Run, placed
 from .spec import PermutationSpec
 
 __all__ = ["Leaf", "Units", "axis_orbits", "check_owners_around", "groups_of", "leaves", "taken_together"]
@@ -20,7 +20,7 @@ __all__ = ["Leaf", "Units", "axis_orbits", "check_owners_around", "groups_of", "
 # The units that a gain is of: those of a group, in all units of its owners; or, by all groups that lie around some
 # entries, owners first, those of groups inside each other of which the outer one does not own the inner.
 Units = str | tuple[str, ...]
-_Level = tuple[int, int, int, int, int]
+_Level = tuple[Run, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Leaf:
         roots: the root groups that move these units; one, unless several that lie inside each other are taken as one.
         group: whose units.
         around: the groups around the entries, from the outermost in.
-        levels: for each of these (offset, outer, units, inner, step): the part of the axis, or of one unit of the level
-            above, that its view covers, every step-th entry of it.
-        tail: (offset, length, step) within one unit of the innermost group.
+        levels: for each of these (run, outer, units, inner): which entries of the axis, or of one unit of the level
+            above, its view covers.
+        tail: which entries of one unit of the innermost group.
         turning: the levels that run over the units of `group`, its owners' first.
         beside: the other root groups that move levels.
     """
@@ -45,7 +45,7 @@ class Leaf:
     group: Units
     around: tuple[str, ...]
     levels: tuple[_Level, ...]
-    tail: tuple[int, int, int]
+    tail: Run
     turning: tuple[int, ...]
     beside: tuple[str, ...] = ()
 
@@ -65,13 +65,16 @@ class Leaf:
         return 2 * len(self.levels)
 
     def view(self, tensor: Tensor) -> Tensor:
-        """The leaf's part of a parameter (one dimension for each axis), the axis split at every level."""
+        """The leaf's part of a parameter (one dimension for each axis), the axis split at every level.
+
+        It shares the parameter's memory, unless entries lie in several runs.
+        """
         dim = self.axis
-        for offset, outer, units, inner, step in self.levels:
-            part = _run(tensor, dim, offset, outer * units * inner, step)
-            tensor = torch.unflatten(part, dim, (outer, units, inner))
+        for run, *sizes in self.levels:
+            tensor = torch.unflatten(run.of(tensor, dim), dim, sizes)
             dim += 2
-        return _run(tensor, dim, *self.tail)
+        part: Tensor = self.tail.of(tensor, dim)
+        return part
 
 
 def leaves(spec: PermutationSpec, root: str) -> Sequence[Leaf]:
@@ -103,7 +106,7 @@ def _leaf(
     axis: int,
     around: tuple[str, ...],
     levels: tuple[_Level, ...],
-    tail: tuple[int, int, int],
+    tail: Run,
     roots: tuple[str, ...],
 ) -> Leaf:
     of = [spec.root_of(name) for name in around]
@@ -160,28 +163,21 @@ def axis_orbits(spec: PermutationSpec, segments: tuple[Segment, ...], groups: Co
             if segment.group in groups:
                 runs = np.broadcast_to(np.arange(segment.outer, dtype=np.int64)[:, None], runs.shape)
             labels = (runs[..., None] * (inside.max(initial=-1) + 1) + inside).reshape(-1)
-        place.of(found, 0)[:] = labels + offset
+        place.run.put(found, 0, labels + offset)
         offset += int(labels.max(initial=-1)) + 1
     return found
 
 
-def _run(tensor: Tensor, dim: int, offset: int, length: int, step: int) -> Tensor:
-    """Every step-th entry along a dimension: a view."""
-    if step == 1:
-        return tensor.narrow(dim, offset, length)
-    return tensor.narrow(dim, offset, (length - 1) * step + 1)[(slice(None),) * dim + (slice(None, None, step),)]
-
-
 def _split(
     segments: tuple[Segment, ...], around: tuple[str, ...], levels: tuple[_Level, ...], spec: PermutationSpec
-) -> Iterator[tuple[tuple[str, ...], tuple[_Level, ...], tuple[int, int, int]]]:
+) -> Iterator[tuple[tuple[str, ...], tuple[_Level, ...], Run]]:
     """Runs of entries inside groups: the groups around them from the outermost in, their levels, the run."""
     for place in placed(segments, spec.sizes):
         segment = place.segment
         if segment.group is None:
             if around and place.length:
-                yield around, levels, (place.offset, place.length, place.step)
+                yield around, levels, place.run
         else:
             inner = axis_size(segment.parts, spec.sizes)
-            level = (place.offset, segment.outer, spec.sizes[segment.group], inner, place.step)
+            level = (place.run, segment.outer, spec.sizes[segment.group], inner)
             yield from _split(segment.parts, (*around, segment.group), (*levels, level), spec)

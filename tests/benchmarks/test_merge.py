@@ -9,6 +9,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,10 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def test_a_planted_pair_is_recovered_and_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(merge.subprocess, "run", forked.stand_in)
+    begun = SimpleNamespace(
+        PIPE=forked.PIPE, Popen=lambda command, text, **options: forked.start(command[1:], **options)
+    )
+    monkeypatch.setattr(merge, "subprocess", begun)
     (tmp_path / "pairs").mkdir()
     words = ["merge", "--sizes", "1m", "--folder", str(tmp_path / "pairs"), "--out", str(tmp_path)]
     assert run.main([*words, "--against", PLAIN, "--rounds", "1"]) == 0

@@ -17,6 +17,8 @@ from lmc_fast.matching.engine.descent import CoordinateDescent
 from lmc_fast.matching.engine.leading import is_worth_leading
 from lmc_fast.matching.engine.small import SmallDescent, small_descent
 
+from .around import Around, InTurn
+
 Build = tuple[Callable[[], nn.Module], Callable[[nn.Module], lmc.PermutationSpec]]
 
 TAKEN: dict[str, Build] = {
@@ -27,6 +29,8 @@ TAKEN: dict[str, Build] = {
     "shared-groups": (models.small_resnet, architectures.resnet),
     "segments": (models.Concat, lambda m: models.Concat.spec()),
     "depthwise": (models.DepthwiseNet, lambda m: models.DepthwiseNet.spec()),
+    "around-each-other": (Around, lambda m: Around.spec()),
+    "in-turn": (InTurn, lambda m: InTurn.spec()),
 }
 NOT_TAKEN: dict[str, Build] = {
     "heads": (models.Attention, lambda m: models.Attention.spec()),

@@ -29,7 +29,7 @@ def exact(term: Term) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_by_halves_is_exact_to_float32(kind: str, device: str) -> None:
-    for n, k in [(33, 90), (1, 5)] if device == "cpu" else [(700, 4096), (63, 100), (1, 5), (1500, 2049)]:
+    for n, k in [(33, 40), (1, 5)] if device == "cpu" else [(700, 4096), (63, 100), (1, 5), (1500, 2049)]:
         terms = terms_of(kind, n, k, torch.float32, device)
         gain = gain_matrix(terms, precision="fp16x3", backend="triton")
         assert gain.dtype == torch.float32 and error_of(gain, terms) < 1e-6

@@ -36,29 +36,12 @@ from lmc_fast.ops.permuted_lerp import permuted_lerp, permuted_lerp_many
 from lmc_fast.ops.spectral_overlap import spectral_overlap
 
 from .candidates import assert_promised
+from .interpreting import interpret_quickly
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'lmc_fast[triton]'")
 
 HALVES = [torch.float16, torch.bfloat16]
 FLOATS = [*HALVES, torch.float32]
-
-
-def patch_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter puts its own functions in the language's place for a kernel, and again for all that it calls.
-
-    That took half of the time, and changes nothing: this package's functions run within a kernel, and those of the
-    language itself, whose core stays as their first call has left it, too.
-    """
-    from triton.language import core
-    from triton.runtime.interpreter import InterpretedFunction
-
-    plain = InterpretedFunction.__call__
-
-    def call(self: InterpretedFunction, *args: object, **kwargs: object) -> object:
-        ready = self.fn.__module__.startswith("lmc_fast.") or not core.is_builtin(core.full)
-        return (self.rewrite() if ready else partial(plain, self))(*args, **kwargs)
-
-    monkeypatch.setattr(InterpretedFunction, "__call__", call)
 
 
 @pytest.fixture(
@@ -75,7 +58,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         from lmc_fast.ops.permuted_lerp import triton as lerp
         from lmc_fast.ops.spectral_overlap import triton as overlap
 
-        patch_once(monkeypatch)
+        interpret_quickly(monkeypatch)
         small = Config(16, 32, 16, 4, 2, 2)
         monkeypatch.setattr(gain, "DEFAULTS", dict.fromkeys(gain.DEFAULTS, (small, small, small)))
         monkeypatch.setattr(gain, "half_configs", lambda k, device: (small,))

@@ -20,8 +20,9 @@ from torch import Tensor
 from ... import _native
 from ..._progress import Progress, tracking
 from ..._tensors import addresses, in_one_run, obstacle_of
-from ...symmetry import Segment
+from ...symmetry import Axis, Segment
 from ...symmetry.groups import axis_size, walk
+from ...symmetry.placing import placed
 from ...symmetry.views import Leaf, Units
 from .gains import MOST_CORRECTIONS, WORTH_CORRECTING, rounding_of
 from .layout import Layout
@@ -49,8 +50,11 @@ class SmallDescent:
         self._numbers = {name: k for k, name in enumerate(self._names)}
         used = list(dict.fromkeys(leaf.parameter for found in layout.leaves.values() for leaf in found))
         cpu = torch.device("cpu")
+        self._orders = {name: [_order(axis, spec.sizes) for axis in spec.axes[name]] for name in used}
         # What lies at the addresses lives as long as this does.
-        self._held = [(layout.a[name], layout.b[name]) for name in used]
+        self._held = [
+            tuple(_in_order(side[name], self._orders[name]) for side in (layout.a, layout.b)) for name in used
+        ]
         of_a = addresses("model_a", [a for a, _ in self._held], cpu, (torch.float32,))
         of_b = addresses("model_b", [b for _, b in self._held], cpu, (torch.float32,))
         parameters = []
@@ -65,13 +69,13 @@ class SmallDescent:
             (
                 spec.sizes[name],
                 layout.scale[name],
-                [(places[leaf.parameter], *_leaf(leaf)) for leaf in layout.leaves[name]],
+                [(places[leaf.parameter], *self._leaf(leaf)) for leaf in layout.leaves[name]],
                 sorted(self._numbers[other] for other in layout.neighbours[name]),
             )
             for name in self._names
         ]
         sides = [
-            (places[name], of.axis, of.q_a.shape[1], [in_one_run("factors", side) for side in of.sides])
+            (places[name], of.axis, of.q_a.shape[1], self._sides(of, self._orders[name]))
             for name, of in factors.items()
         ]
         self._held_factors = [of_sides for *_, of_sides in sides]
@@ -147,6 +151,18 @@ class SmallDescent:
             return -1, 1, size if segment.length is None else segment.length
         return self._numbers[segment.group], segment.outer, axis_size(segment.parts, self._layout.spec.sizes)
 
+    def _leaf(self, leaf: Leaf) -> tuple[int, int, int, int, int, int]:
+        ((run, outer, _, inner),) = leaf.levels
+        order = self._orders[leaf.parameter][leaf.axis]
+        start = run.offset if order is None else int((order == run.offset).nonzero())
+        return leaf.axis, start, outer, inner, leaf.tail.offset, leaf.tail.length
+
+    def _sides(self, of: Factors, orders: Sequence[Tensor | None]) -> list[Tensor]:
+        """The factors, with rows and columns in the order that the parameter's entries are laid out in."""
+        along, across = [orders[of.axis]], [None, *orders[: of.axis], *orders[of.axis + 1 :]]
+        found = [_in_order(side, along if k < 2 else across) for k, side in enumerate(of.sides)]
+        return [in_one_run("factors", side) for side in found]
+
 
 def small_descent(layout: Layout, room: int) -> SmallDescent | None:
     """A search in the core over these models; None where it does not take them.
@@ -169,8 +185,9 @@ def small_descent(layout: Layout, room: int) -> SmallDescent | None:
         return None
     if any(leaf.beside or len(leaf.levels) > 1 for found in layout.leaves.values() for leaf in found):
         return None
-    # The core takes what lies end to end.
-    if any(segment.step > 1 for axes in spec.axes.values() for axis in axes for segment in walk(axis.segments)):
+    # Segments are laid end to end for the core, and what is inside their units is not.
+    inside = (part for axes in spec.axes.values() for axis in axes for each in axis.segments for part in each.parts)
+    if not all(part.is_in_one for part in walk(tuple(inside))):
         return None
     if not all(_is_plain(tensor) for side in (layout.a, layout.b) for tensor in side.values()):
         return None
@@ -187,7 +204,15 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def _leaf(leaf: Leaf) -> tuple[int, int, int, int, int, int]:
-    ((start, outer, _, inner, _),) = leaf.levels
-    offset, length, _ = leaf.tail
-    return leaf.axis, start, outer, inner, offset, length
+def _order(axis: Axis, sizes: Mapping[str, int]) -> Tensor | None:
+    """Where the entries of an axis come from, for its segments to lie end to end; None where they do."""
+    if all(segment.is_in_one for segment in axis.segments):
+        return None
+    return torch.from_numpy(np.concatenate([place.run.entries for place in placed(axis.segments, sizes)]))
+
+
+def _in_order(tensor: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
+    """A tensor with the entries of some of its dimensions in another order: a copy, or itself."""
+    for dim, order in enumerate(orders):
+        tensor = tensor if order is None else tensor.index_select(dim, order)
+    return tensor

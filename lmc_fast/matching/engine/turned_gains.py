@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...symmetry import PermutationSpec
 from ...symmetry.kinds import KINDS
+from ...symmetry.placing import Run
 from ...symmetry.transforms import moved
 from ...symmetry.views import Leaf, groups_of
 from .trees import Factor, Factors
@@ -61,7 +62,7 @@ class TurnedGains:
         """The leaf, with all entries of a unit whose kind takes them together."""
         if self._entries(leaf.around[-1]) == 1:
             return leaf
-        return replace(leaf, tail=(0, leaf.levels[-1][3], 1))
+        return replace(leaf, tail=Run(0, leaf.levels[-1][3]))
 
     def _moved_around(self, leaf: Leaf, elements: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """The leaf's parameter of model b with its other axes moved, and its own by the other roots' groups."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ..groups import Axis, Group, Segment
@@ -13,6 +13,7 @@ from ..spec import PermutationSpec
 from .graph import Walked
 from .look import Dims
 from .owners import Beside, choose_owners, levels, monomials, own_orders, settle_instances
+from .siblings import siblings
 from .terms import Pin, Term, Terms
 from .whole import made_whole
 
@@ -26,8 +27,13 @@ _PLANES = Pin("rotary", "", "planes that rotary embedding turns, which something
 _INSIDE = Pin("view", "", "pairs of its units stand on one axis")
 _TURNS = Pin("view", "", "units that come in turn with others hold more than an entry each")
 
+# The kind of what changes places alone.
+PLAIN = "permutation"
+
 # Dimensions of a parameter that an axis spans: from, to.
 Run = tuple[int, int]
+# Of each atom that is a group together with others all of these.
+Kin = Mapping[Term, tuple[Term, ...]]
 
 
 class Built:
@@ -94,19 +100,23 @@ def build(walked: Walked, state_order: Sequence[str]) -> Built:
             for atom in torn:
                 terms.pin(atom, _PLANES)
             return build(walked, state_order)
-    names = _names(terms, axes, owners)
+    owning = {atom for pair in owners.items() for atom in pair}
+    others = {a for of in axes.values() for t in of for a in terms.atoms(t) if a in owning or _kind(walked, a) != PLAIN}
+    kin = siblings(terms, axes.values(), every, walked.steps, walked.numbers, others, whole)
+    names = _names(terms, axes, owners, kin)
     written = {
         name: tuple(
-            Axis(tuple(_segments(terms, terms.factors(term), names)), dims=b - a)
+            Axis(tuple(_segments(terms, terms.factors(term), names, kin)), dims=b - a)
             for term, (a, b) in zip(of, runs[name], strict=True)
         )
         for name, of in axes.items()
     }
-    groups = {}
+    groups, atoms = {}, {}
     for atom, name in names.items():
         owner = None if atom not in owners else names[owners[atom]]
-        groups[name] = Group(name, atom.size, owner, _kind(walked, atom))
-    atoms = {name: atom for atom, name in names.items()}
+        size = sum(each.size for each in kin.get(atom, (atom,)))
+        groups[name] = Group(name, size, owner, _kind(walked, atom))
+        atoms[name] = atom
     return Built(PermutationSpec(groups, written), pinned, atoms, whole)
 
 
@@ -115,7 +125,7 @@ def _kind(walked: Walked, atom: Term) -> str:
     if atom.plane:
         return "phases"
     if walked.gains is None or atom.stiff is not None:
-        return "permutation"
+        return PLAIN
     return "orthogonal_keeping_ones" if atom.keeps_ones else "orthogonal"
 
 
@@ -248,7 +258,7 @@ def _picked_apart(terms: Terms, term: Term) -> Term:
     return terms.product(factors) if factors else term
 
 
-def _names(terms: Terms, axes: Mapping[str, Dims], owners: Mapping[Term, Term]) -> dict[Term, str]:
+def _names(terms: Terms, axes: Mapping[str, Dims], owners: Mapping[Term, Term], kin: Kin) -> dict[Term, str]:
     """Names of the free atoms on axes: after the module that first writes them; owners before what they own."""
     found: dict[Term, str] = {}
     taken: set[str] = set()
@@ -263,7 +273,7 @@ def _names(terms: Terms, axes: Mapping[str, Dims], owners: Mapping[Term, Term]) 
             number += 1
             base = f"{module}:{number}"
         taken.add(base)
-        found[atom] = base
+        found.update(dict.fromkeys(kin.get(atom, (atom,)), base))
 
     for of_output in (True, False):
         for parameter, dims in axes.items():
@@ -271,12 +281,13 @@ def _names(terms: Terms, axes: Mapping[str, Dims], owners: Mapping[Term, Term]) 
             for d, term in enumerate(dims):
                 if (d == 0) == of_output:
                     for atom in terms.atoms(term):
-                        if atom.pin is None:
+                        # A unit by itself has nothing to change places with.
+                        if atom.pin is None and (atom.size > 1 or atom in kin):
                             name(atom, module)
     return found
 
 
-def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) -> list[Segment]:
+def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str], kin: Kin) -> list[Segment]:
     """What a product carries, as runs of entries."""
     outer = 1
     for position, factor in enumerate(factors):
@@ -287,25 +298,50 @@ def _segments(terms: Terms, factors: Sequence[Term], names: Mapping[Term, str]) 
             outer *= factor.size
             continue
         if factor.in_turn:
-            several = [_segments(terms, terms.factors(part), names) for part in factor.parts]
+            several = [_segments(terms, terms.factors(part), names, kin) for part in factor.parts]
             return _as_one(_in_turn(several, {name: atom.size for atom, name in names.items()}) * outer)
         if factor.is_sum:
             runs: list[Segment] = []
             for part in terms.parts(factor):
-                runs += _segments(terms, [*terms.factors(part), *rest], names)
+                first = next(iter(terms.factors(part)), None)
+                several_of = kin.get(first, ()) if first is not None else ()
+                if several_of and first is not several_of[0]:
+                    continue
+                of_part = _segments(terms, [*terms.factors(part), *rest], names, kin)
+                if several_of:
+                    of_part = [replace(of_part[0], runs=_runs(terms, factor, several_of, size))]
+                runs += of_part
             return _as_one(runs * outer)
         if factor in names:
-            inner = _segments(terms, rest, names)
+            inner = _segments(terms, rest, names, kin)
             moves = any(segment.group is not None for segment in inner)
             return [Segment(names[factor], outer, tuple(inner) if moves else size)]
         outer *= factor.size
     return [Segment.fixed(outer)]
 
 
+def _runs(terms: Terms, whole: Term, several: Collection[Term], behind: int) -> tuple[int, ...]:
+    """Where the parts of a sum lie that these atoms are the first factors of, as of `Segment.runs`.
+
+    Args:
+        behind: how many entries each of the sum's own has.
+    """
+    found: list[int] = []
+    is_own = False
+    for part in terms.parts(whole):
+        was_own, is_own = is_own, next(iter(terms.factors(part)), None) in several
+        if is_own == was_own and found:
+            found[-1] += part.size * behind
+        elif is_own or found:
+            found.append(part.size * behind)
+    found = found if is_own else found[:-1]
+    return tuple(found) if len(found) > 1 else ()
+
+
 def _in_turn(several: Sequence[list[Segment]], sizes: Mapping[str, int]) -> list[Segment]:
     """Runs of which each takes its turn: those of the first, of the second, and again of the first."""
     found = [
-        (place.offset * len(several) + turn, replace(place.segment, step=place.step * len(several)))
+        (place.run.offset * len(several) + turn, replace(place.segment, step=place.run.step * len(several)))
         for turn, runs in enumerate(several)
         for place in placed(tuple(runs), sizes)
     ]
@@ -313,7 +349,9 @@ def _in_turn(several: Sequence[list[Segment]], sizes: Mapping[str, int]) -> list
 
 
 def _as_one(runs: Sequence[Segment]) -> list[Segment]:
-    """Fixed runs beside each other as one."""
+    """Fixed runs beside each other as one; around what lies in several runs they may not be beside each other."""
+    if any(run.runs for run in runs):
+        return list(runs)
     found: list[Segment] = []
     for run in runs:
         if found and run.group is None and found[-1].group is None and run.step == found[-1].step == 1:

@@ -20,6 +20,7 @@ from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, SHAPES, Dims, Look, Numbers, Rule, packet_name
 from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
+from .siblings import Step, fill, seen
 from .terms import Pin, Term, Terms
 from .turning import mark
 
@@ -53,6 +54,7 @@ class Walked:
         reached: the dimensions of values that depend on what the model is given.
         summed: of operations on weights alone the dimensions of what they take, and of what they give.
         numbers: those of units by which values were looked up: where entries have them, such a unit stands beside them.
+        steps: all operations, with what they touch.
         gains: those of norms, where it is asked what turns; None elsewhere.
         gained: the dimensions of what gains give.
     """
@@ -66,6 +68,7 @@ class Walked:
     reached: list[Dims] = field(default_factory=list)
     summed: list[tuple[list[Dims], list[Dims]]] = field(default_factory=list)
     numbers: list[Numbers] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     gains: Gains | None = None
     gained: dict[Node, Dims] = field(default_factory=dict)
 
@@ -243,6 +246,8 @@ def _called(walked: Walked, node: Node, known: dict[Node, Any], numbered: dict[A
         look.gives.clear()
         results = look.all_pinned("its rule gives other sizes")
     walked.values += look.inside
+    fill(look, results)
+    walked.steps.append(seen(look, results))
     if walked.gains is not None:
         mark(look, results, reason)
     several = isinstance(node.meta.get("val"), (list, tuple))

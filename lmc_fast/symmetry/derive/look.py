@@ -115,6 +115,9 @@ class Look:
         self.arguments = bound(node)
         # Values that the operation makes inside and does not give: where units stand there, and without which others.
         self.inside: list[Dims] = []
+        # The dimensions of what it takes, by use; and the atoms along which each is the same, with what it is there.
+        self.taken: list[Dims] = []
+        self.loose: list[dict[Term, object]] = []
         # What the integers of its results say, by the result's place; and those by which its results were looked up.
         self.gives: dict[int, Numbers] = {}
         self.looked_up: list[Numbers] = []
@@ -129,8 +132,14 @@ class Look:
 
     def of(self, value: Any) -> Dims:
         """The dimensions of a node that is one tensor; of a number none."""
-        is_there = isinstance(value, Node) and value not in self.detached
-        return self.terms.afresh(self.known[value]) if is_there else []
+        if not isinstance(value, Node) or value in self.detached:
+            return []
+        dims = self.terms.afresh(self.known[value])
+        self.taken.append(list(dims))
+        loose = [(d, atom) for d, term in enumerate(dims) for atom in self.terms.atoms(term) if atom.is_loose]
+        if loose:
+            self.loose.append({atom: (d, atom if atom.holds is None else atom.holds) for d, atom in loose})
+        return dims
 
     def has(self, argument: str) -> bool:
         """Whether a tensor is given there."""

@@ -206,7 +206,10 @@ def own_orders(
         atom: [
             other
             for other in reversed(several[0])
-            if (other.pin is None) == is_free and other in near.get(atom, ()) and all(other in each for each in several)
+            if (other.pin is None) == is_free
+            and other.size > 1
+            and other in near.get(atom, ())
+            and all(other in each for each in several)
         ]
         for atom, several in ahead.items()
     }

@@ -50,15 +50,19 @@ class Term:
             or "inner"; "" of any other.
         is_loose: whether a value is the same at all units of this atom, one that only constants have: each use of the
             value may lay it over other units.
+        is_unit: of a single, whether it may be a unit beside others, as an entry that is padded is; others say nothing.
+        holds: of a loose atom what the value is there, by any name: equal names are equal numbers; None: not known.
     """
 
     __slots__ = (
         "at",
         "follows",
+        "holds",
         "in_turn",
         "is_alike",
         "is_loose",
         "is_sum",
+        "is_unit",
         "keeps_ones",
         "number",
         "of",
@@ -77,12 +81,13 @@ class Term:
         self.same: Term | None = None
         self.at: dict[tuple[Term, int], Term] = {}
         self.of: Term | None = None
-        self.is_alike = self.is_loose = self.in_turn = False
+        self.is_alike = self.is_loose = self.in_turn = self.is_unit = False
         self.follows: tuple[Term, ...] = ()
         self.rows: tuple[Term, ...] = ()
         self.stiff: Pin | None = None
         self.keeps_ones = False
         self.plane = ""
+        self.holds: object = None
 
     def found(self) -> Term:
         """The term that this one was found to be, itself where it is still its own."""
@@ -94,6 +99,11 @@ class Term:
     @property
     def is_atom(self) -> bool:
         return not self.parts
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything is known of its entries: of a single that is no unit nothing is."""
+        return self.size > 1 or self.is_unit
 
     def __repr__(self) -> str:
         term = self.found()

@@ -33,10 +33,10 @@ class Terms:
         made.pin = pin
         return made
 
-    def loose(self, size: int) -> Term:
+    def loose(self, size: int, holds: object = None) -> Term:
         """A new atom of a value that is the same at all of its units."""
         made = self.atom(size)
-        made.is_loose = True
+        made.is_loose, made.holds = True, holds
         return made
 
     def afresh(self, dims: Sequence[Term]) -> list[Term]:
@@ -44,7 +44,7 @@ class Terms:
         loose = {atom for term in dims for atom in self.atoms(term) if atom.is_loose and atom.pin is None}
         if not loose:
             return list(dims)
-        others = {atom: self.asked_alike(self.loose(atom.size), [atom]) for atom in loose}
+        others = {atom: self.asked_alike(self.loose(atom.size, atom.holds), [atom]) for atom in loose}
         return [self.replaced(term, others) for term in dims]
 
     def replaced(self, term: Term, others: Mapping[Term, Term]) -> Term:
@@ -93,9 +93,9 @@ class Terms:
         return Term(sum(part.size for part in flat), tuple(flat), is_sum=True)
 
     def factors(self, term: Term) -> list[Term]:
-        """The factors of a term, none of which is a product or a single."""
+        """The factors of a term, none of which is a product, or a single that is no unit."""
         term = term.found()
-        if term.size == 1:
+        if term.size == 1 and not term.is_unit and term.is_atom:
             return []
         if term.parts and not term.is_sum:
             return [factor for part in term.parts for factor in self.factors(part)]
@@ -112,7 +112,7 @@ class Terms:
         """The atoms of a term, in the order in which they stand; one that stands twice comes twice."""
         term = term.found()
         if term.is_atom:
-            return [term] if term.size > 1 else []
+            return [term] if term.counts else []
         return [atom for part in term.parts for atom in self.atoms(part)]
 
     def pin(self, term: Term, why: Pin) -> None:
@@ -351,9 +351,9 @@ class Terms:
         """An atom is found to be this term."""
         assert atom.is_atom and atom.same is None
         atom.same = term
-        if not atom.is_loose:
-            for part in self.atoms(term):
-                part.is_loose = False
+        for part in self.atoms(term):
+            part.is_loose = part.is_loose and atom.is_loose
+            part.holds = None if part.holds is None or atom.holds is None else (part.holds, atom.holds)
         if atom.follows:
             for part in self.atoms(term):
                 self.follow(part, atom.follows, atom.rows)

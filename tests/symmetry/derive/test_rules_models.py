@@ -425,8 +425,8 @@ CASES = {
     ),
     "pre-activation": Case(PreActivationResNet(), IMAGE, (6, 6, 6, 10, 10, 10)),
     "wide": Case(WideResNet(), IMAGE, (8, 8, 16, 16, 32, 32)),
-    # Channels of zeros come on both sides of the shortcut; those of one side change places among themselves.
-    "padded shortcuts": Case(PaddedResNet(), IMAGE, (2, 2, 4, 4, 4, 4, 8, 16)),
+    # Channels of zeros come on both sides of the shortcut, and change places with each other.
+    "padded shortcuts": Case(PaddedResNet(), IMAGE, (4, 4, 4, 8, 8, 16)),
     "U-Net": Case(GroupNormUNet(), (IMAGE, torch.randn(2, 1)), (*(3,) * 10, 6, 10, 12), (2, 2, 2, 2, *(4,) * 6)),
     "mixer": Case(Mixer(), IMAGE, (7, 7, 10, 18, 18)),
     "LSTM": Case(Recurrent(), IDS, (6, 8)),

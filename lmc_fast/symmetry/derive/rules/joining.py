@@ -125,6 +125,8 @@ def pad(look: Look) -> Dims:
             dims[dim] = look.told(look.shape[dim], "padded")
             continue
         sides = [look.terms.atom(max(0, amount)) for amount in (before, after)]
+        for side in sides:
+            side.is_unit = side.size == 1
         dims[dim] = look.terms.sum([sides[0], term, sides[1]])
     return dims
 
