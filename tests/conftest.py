@@ -53,8 +53,6 @@ def pytest_configure(config: pytest.Config) -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
-    # pytest listens to each logger that hands nothing on; to this one torch then writes a stack for all that it traces.
-    logging.getLogger("torch.__trace").propagate = True
     if len(config.getoption("tx", None) or []) > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What is imported to collect the tests stays: to look through it for what has gone took a third of the time.
@@ -81,6 +79,8 @@ def _send_what_counts(send: Callable[..., None], name: str, **told: Any) -> None
 def pytest_runtest_setup(item: pytest.Item) -> None:
     import torch
 
+    # pytest listens to each logger that hands nothing on; to this one torch then writes a stack for all that it traces.
+    logging.getLogger("torch.__trace").propagate = True
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         if item.config.getoption("--require-gpu"):
             pytest.fail("--require-gpu: no GPU that torch can use")
