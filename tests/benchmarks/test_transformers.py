@@ -55,3 +55,20 @@ def test_bad_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transformers", "--pairs", "0"]) == 2
     assert capsys.readouterr().err == "benchmarks: --pairs must be 1 at least, got 0\n"
     assert main(["transformers", "--data", "missing.npz"]) == 2
+    assert main(["transformers", "--shifts", "-1"]) == 2
+    assert capsys.readouterr().err.endswith("benchmarks: --shifts must be 0 or more, got -1\n")
+
+
+def test_images_are_moved_and_texts_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def laid_over(method: str, a: object, b: object, setting: transformers.Setting) -> tuple[object, object, None]:
+        asked.append(setting.shifts)
+        return a, b, None
+
+    monkeypatch.setattr(transformers, "laid_over", laid_over)
+    common = ["transformers", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path), "--pairs", "1"]
+    assert main([*common, "--models", "vit-ln", "lm-pos", "--methods", "nothing", "--shifts", "2"]) == 0
+    found = rows(tmp_path)
+    assert asked == [2, 0] and [row["shifts"] for row in found] == ["2", "2", "0", "0"]
+    assert all(0.0 <= float(row["processor_seconds"]) < 60.0 for row in found)
