@@ -96,7 +96,8 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--shifts",
         type=int,
-        help="pixels at most that images of a step of learning move (default 1; of three models: 0)",
+        default=0,
+        help="pixels at most that images of a step of learning move (default 0)",
     )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help=f"trained models (default {DEFAULT_CACHE})")
     parser.add_argument("--append", action="store_true", help="to the rows that the file has already")
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `transformers`; 1 if a barrier is above what is asked for its kind."""
     if arguments.pairs < 1:
         raise ValueError(f"--pairs must be 1 at least, got {arguments.pairs}")
-    if arguments.shifts is not None and arguments.shifts < 0:
+    if arguments.shifts < 0:
         raise ValueError(f"--shifts must be 0 or more, got {arguments.shifts}")
     if arguments.data is not None and not arguments.data.is_file():
         raise FileNotFoundError(f"--data must be an .npz file, got {str(arguments.data)!r}")
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         for kind in arguments.models:
             bench = Bench.of(kind, arguments)
             for method in arguments.methods:
-                told = {"model": kind, "method": method, **bench.told, "shifts": bench.shifts(method)}
+                told = {"model": kind, "method": method, **bench.told}
                 rows = []
                 for row in bench.rows(method):
                     rows.append(row)
@@ -161,7 +162,6 @@ class Bench:
         models: as they were trained.
         pairs: places of two models each.
         told: what rows say of the models and of learning.
-        asked: pixels that images of a step of learning move at most; None: as many as the method does well with.
     """
 
     kind: str
@@ -169,23 +169,15 @@ class Bench:
     models: Sequence[nn.Module]
     pairs: Sequence[tuple[int, int]]
     told: dict[str, Any]
-    asked: int | None = None
-
-    def shifts(self, method: str) -> int:
-        """Pixels that images of a step of learning move; texts do not."""
-        if not self.kind.startswith("vit"):
-            return 0
-        # Three models at once end higher with it.
-        return self.asked if self.asked is not None else int(method != "three learned")
 
     @classmethod
     def of(cls, kind: str, arguments: argparse.Namespace) -> Bench:
         """Train, or read, the models of a kind."""
-        recipe, batch = RECIPES[kind], arguments.batch
+        recipe, batch, shifts = RECIPES[kind], arguments.batch, arguments.shifts
         if kind.startswith("lm"):
             whole, judging = sources(CHUNKS + JUDGING_CHUNKS), JUDGING_CHUNKS
-            # As many tokens as of images, a step.
-            batch = max(1, batch // 4)
+            # As many tokens as of images, a step; texts do not move.
+            batch, shifts = max(1, batch // 4), 0
         else:
             whole = load_dataset("digits" if arguments.data is None else arguments.data)
             judging = min(JUDGING, len(whole.train_inputs) // 8)
@@ -212,7 +204,7 @@ class Bench:
         }
         return cls(
             kind,
-            Setting(data, judges, batch, learning),
+            Setting(data, judges, batch, learning, shifts),
             [cache.get(recipe, data, seed) for seed in range(count)],
             list(combinations(range(count), 2))[: arguments.pairs],
             {
@@ -221,8 +213,8 @@ class Bench:
                 "steps": arguments.steps,
                 "points": arguments.points,
                 "discrete": arguments.discrete,
+                "shifts": shifts,
             },
-            arguments.shifts,
         )
 
     def rows(self, method: str) -> Iterator[dict[str, Any]]:
@@ -230,10 +222,9 @@ class Bench:
         if method == "three learned":
             yield from self._three()
             return
-        setting = replace(self.setting, shifts=self.shifts(method))
         for i, j in self.pairs:
             clock = _Clock()
-            a, b, _ = laid_over(method, self.models[i], self.models[j], setting)
+            a, b, _ = laid_over(method, self.models[i], self.models[j], self.setting)
             yield self._row(f"{i},{j}", a, b, clock.times())
 
     def _three(self) -> Iterator[dict[str, Any]]:
@@ -247,7 +238,7 @@ class Bench:
             three,
             spec,
             method="learned",
-            batches=replace(self.setting, shifts=self.shifts("three learned")).training,
+            batches=self.setting.training,
             # Of several models steps go to mixtures.
             **{name: self.setting.options[name] for name in ("loss_fn", "validation", "steps", "discrete")},
         )
