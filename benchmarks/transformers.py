@@ -63,6 +63,7 @@ _COLUMNS = (
     "steps",
     "points",
     "discrete",
+    "shifts",
     "seeds",
     "barrier",
     "deviation",
@@ -71,6 +72,7 @@ _COLUMNS = (
     "accuracy",
     "ends_accuracy",
     "seconds",
+    "processor_seconds",
 )
 
 
@@ -91,6 +93,12 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--discrete", default="frozen", help="what learning does with places and signs (default frozen)"
     )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        default=0,
+        help="pixels at most that images of a step of learning move (default 0)",
+    )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help=f"trained models (default {DEFAULT_CACHE})")
     parser.add_argument("--append", action="store_true", help="to the rows that the file has already")
     add_out(parser)
@@ -101,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `transformers`; 1 if a barrier is above what is asked for its kind."""
     if arguments.pairs < 1:
         raise ValueError(f"--pairs must be 1 at least, got {arguments.pairs}")
+    if arguments.shifts < 0:
+        raise ValueError(f"--shifts must be 0 or more, got {arguments.shifts}")
     if arguments.data is not None and not arguments.data.is_file():
         raise FileNotFoundError(f"--data must be an .npz file, got {str(arguments.data)!r}")
     with Report(arguments.out, "transformers", (*COLUMNS, *_COLUMNS), arguments.append) as report, one_thread():
@@ -163,11 +173,11 @@ class Bench:
     @classmethod
     def of(cls, kind: str, arguments: argparse.Namespace) -> Bench:
         """Train, or read, the models of a kind."""
-        recipe, batch = RECIPES[kind], arguments.batch
+        recipe, batch, shifts = RECIPES[kind], arguments.batch, arguments.shifts
         if kind.startswith("lm"):
             whole, judging = sources(CHUNKS + JUDGING_CHUNKS), JUDGING_CHUNKS
-            # As many tokens as of images, a step.
-            batch = max(1, batch // 4)
+            # As many tokens as of images, a step; texts do not move.
+            batch, shifts = max(1, batch // 4), 0
         else:
             whole = load_dataset("digits" if arguments.data is None else arguments.data)
             judging = min(JUDGING, len(whole.train_inputs) // 8)
@@ -194,7 +204,7 @@ class Bench:
         }
         return cls(
             kind,
-            Setting(data, judges, batch, learning),
+            Setting(data, judges, batch, learning, shifts),
             [cache.get(recipe, data, seed) for seed in range(count)],
             list(combinations(range(count), 2))[: arguments.pairs],
             {
@@ -203,6 +213,7 @@ class Bench:
                 "steps": arguments.steps,
                 "points": arguments.points,
                 "discrete": arguments.discrete,
+                "shifts": shifts,
             },
         )
 
@@ -212,9 +223,9 @@ class Bench:
             yield from self._three()
             return
         for i, j in self.pairs:
-            began = time.perf_counter()
+            clock = _Clock()
             a, b, _ = laid_over(method, self.models[i], self.models[j], self.setting)
-            yield self._row(f"{i},{j}", a, b, time.perf_counter() - began)
+            yield self._row(f"{i},{j}", a, b, clock.times())
 
     def _three(self) -> Iterator[dict[str, Any]]:
         """The first three models at once; the barriers between all."""
@@ -222,7 +233,7 @@ class Bench:
         three = [lmc.fold_norms(model, spec) for model in self.models[:3]]
         if len(three) < 3:
             return
-        began = time.perf_counter()
+        clock = _Clock()
         many = lmc.match_many(
             three,
             spec,
@@ -231,12 +242,12 @@ class Bench:
             # Of several models steps go to mixtures.
             **{name: self.setting.options[name] for name in ("loss_fn", "validation", "steps", "discrete")},
         )
-        seconds = time.perf_counter() - began
+        times = clock.times()
         moved = many.apply(three)
         for i, j in combinations(range(3), 2):
-            yield self._row(f"{i},{j} of 0,1,2", moved[i], moved[j], seconds)
+            yield self._row(f"{i},{j} of 0,1,2", moved[i], moved[j], times)
 
-    def _row(self, seeds: str, a: nn.Module, b: nn.Module, seconds: float) -> dict[str, Any]:
+    def _row(self, seeds: str, a: nn.Module, b: nn.Module, times: dict[str, float]) -> dict[str, Any]:
         # Of classifiers the default loss, which tells accuracies as well.
         loss = {} if self.kind.startswith("vit") else {"loss_fn": mean_loss}
         curve = lmc.loss_barrier(a, b, self.setting.data.test_batches(256), lambdas=11, **loss)
@@ -246,8 +257,20 @@ class Bench:
             "ends": float(curve.loss[[0, -1]].mean()),
             "middle": curve.midpoint_loss,
             **_accuracies(curve),
-            "seconds": seconds,
+            **times,
         }
+
+
+class _Clock:
+    """Seconds since it was made: those that went by, and those that this process worked."""
+
+    def __init__(self) -> None:
+        self.began = (time.perf_counter(), time.process_time())
+
+    def times(self) -> dict[str, float]:
+        """Both, as rows have them."""
+        went, worked = self.began
+        return {"seconds": time.perf_counter() - went, "processor_seconds": time.process_time() - worked}
 
 
 def _accuracies(curve: BarrierCurve) -> dict[str, float]:

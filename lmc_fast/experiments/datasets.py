@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_type
+from .._checks import check_int, check_type
 from .._extras import require
 from .image_files import Images, read_images
 
-__all__ = ["Batches", "Dataset", "digits", "load_dataset"]
+__all__ = ["Batches", "Dataset", "Shifted", "digits", "load_dataset"]
 
 # Of files with one part: 1,500 of 10,000 examples.
 TEST_PERCENT = 15
@@ -34,6 +34,47 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.inputs), self.size):
             yield self.inputs[start : start + self.size], self.targets[start : start + self.size]
+
+
+class Shifted:
+    """Batches of images, each moved by up to so many pixels across and down, anew every time they are gone through.
+
+    What comes in at an edge is as the edge was. The first time is the same for every object of one seed, as are the
+    second and all that follow.
+
+    Args:
+        batches: of images [examples, channels, height, width] and their targets; read.
+        pixels: at most, 0 or more.
+        seed: of what is drawn; the global generator is left as it was.
+
+    Raises:
+        TypeError, ValueError: `pixels` or `seed` that is no whole number, or below 0.
+    """
+
+    def __init__(self, batches: Batches, pixels: int, seed: int = 0) -> None:
+        check_int("pixels", pixels, 0)
+        check_int("seed", seed, 0)
+        self.batches, self.pixels, self.seed, self._times = batches, pixels, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Both numbers decide, and no other time of another seed is the same.
+        drawn = np.random.default_rng([self.seed, self._times])
+        self._times += 1
+        for images, targets in self.batches:
+            shifts = torch.from_numpy(drawn.integers(0, 2 * self.pixels + 1, (len(images), 2)))
+            yield self._moved(images, shifts), targets
+
+    def _moved(self, images: Tensor, shifts: Tensor) -> Tensor:  # [n, c, h, w], [n, 2] -> [n, c, h, w]
+        height, width = images.shape[-2:]
+        # An entry of the result is read from a place as many pixels away, or from the edge.
+        down = (torch.arange(height) + shifts[:, :1] - self.pixels).clamp(0, height - 1)  # [n, h]
+        across = (torch.arange(width) + shifts[:, 1:] - self.pixels).clamp(0, width - 1)  # [n, w]
+        example = torch.arange(len(images))[:, None, None, None]
+        channel = torch.arange(images.shape[1])[:, None, None]
+        return images[example, channel, down[:, None, :, None], across[:, None, None, :]]
 
 
 @dataclass(frozen=True)

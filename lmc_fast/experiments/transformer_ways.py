@@ -12,7 +12,7 @@ from torch import nn
 from .._progress import Progress
 from ..matching import Matching, activation_matching, learned_matching, weight_matching
 from ..symmetry import PermutationSpec, derive_spec, fold_norms, verify_spec, with_signs
-from .datasets import Batches, Dataset
+from .datasets import Batches, Dataset, Shifted
 from .transformers import mean_loss
 
 __all__ = ["WAYS", "Setting", "held_out", "laid_over", "with_heads_permuted"]
@@ -37,6 +37,7 @@ class Setting:
         judging: batches that no model was trained on and that are none of the test part's.
         batch: examples of a step of learning.
         learning: more options of `learned_matching`.
+        shifts: pixels by which images of a step of learning are moved at most, drawn anew every pass.
         specs: what may be moved in models of one recipe, by what may: found and verified when first asked for.
     """
 
@@ -44,6 +45,7 @@ class Setting:
     judging: Iterable[Any]
     batch: int = 128
     learning: dict[str, Any] = field(default_factory=dict)
+    shifts: int = 0
     specs: dict[str, PermutationSpec] = field(default_factory=dict)
 
     def spec(self, way: str, model: nn.Module) -> PermutationSpec:
@@ -63,11 +65,12 @@ class Setting:
         return self.specs[name]
 
     @property
-    def training(self) -> Batches:
+    def training(self) -> Batches | Shifted:
         """The training part in batches of learning, in an order drawn once: neighbours in a text are alike."""
         inputs, targets = self.data.train_inputs, self.data.train_targets
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-        return Batches(inputs[order], targets[order], self.batch)
+        batches = Batches(inputs[order], targets[order], self.batch)
+        return Shifted(batches, self.shifts) if self.shifts else batches
 
     @property
     def options(self) -> dict[str, Any]:
