@@ -168,7 +168,8 @@ def _run(place: int, task: bytes) -> bytes:
 
 
 def _end(*_: object) -> None:
-    """As an exception, so that files that are half written go away."""
+    """As an exception, so that files that are half written go away; once, or a second would undo how that is met."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(ENDED)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmc_fast.experiments import processes
 from lmc_fast.experiments.demo import run_demo, standard_cases
 from lmc_fast.experiments.paper import run_paper
 from lmc_fast.experiments.processes import one_thread, side_by_side
@@ -79,6 +80,17 @@ def test_what_goes_wrong_in_a_process_ends_the_others(
     with pytest.raises(error, match=message):
         list(side_by_side(written, tmp_path, [9, task], processes=2))
     assert multiprocessing.active_children() == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_second_signal_does_not_break_into_what_the_first_has_begun() -> None:
+    before = signal.signal(signal.SIGTERM, processes._end)
+    try:
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 STOPPED = """
