@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from lmc_fast.experiments import processes
 from lmc_fast.experiments.demo import run_demo, standard_cases
 from lmc_fast.experiments.paper import run_paper
-from lmc_fast.experiments.processes import one_thread, side_by_side
+from lmc_fast.experiments.processes import _end, one_thread, side_by_side
 
 from .. import forked
 from .tasks import divided, scaled, written
@@ -84,7 +83,7 @@ def test_what_goes_wrong_in_a_process_ends_the_others(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_second_signal_does_not_break_into_what_the_first_has_begun() -> None:
-    before = signal.signal(signal.SIGTERM, processes._end)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
