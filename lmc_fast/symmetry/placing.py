@@ -36,9 +36,10 @@ class Run:
 
     def of(self, x: Any, dim: int) -> Any:
         """These entries of a tensor or an array along a dimension: a view, or of several runs a copy."""
-        parts = [x[at] for at, _ in self._slices(dim % x.ndim)]
-        if len(parts) == 1:
-            return parts[0]
+        dim %= x.ndim
+        if not self.runs:
+            return x[(slice(None),) * dim + (self._steps,)]
+        parts = [x[at] for at, _ in self._slices(dim)]
         return torch.cat(parts, dim) if isinstance(x, Tensor) else np.concatenate(parts, dim)
 
     def put(self, x: Any, dim: int, values: Any) -> None:
@@ -65,12 +66,17 @@ class Run:
         """Where each of them lies: int64 [length]."""
         return self.at(np.arange(self.length, dtype=np.int64))
 
+    @property
+    def _steps(self) -> slice:
+        """What is in one run, as a slice."""
+        end = self.offset + max(0, self.length - 1) * self.step + min(1, self.length)
+        return slice(self.offset, end, self.step)
+
     def _slices(self, dim: int) -> Iterator[tuple[tuple[slice, ...], slice]]:
         """Each run as an index of what they lie along, and as a slice of them."""
         ahead = (slice(None),) * dim
         if not self.runs:
-            end = self.offset + max(0, self.length - 1) * self.step + min(1, self.length)
-            yield (*ahead, slice(self.offset, end, self.step)), slice(None)
+            yield (*ahead, self._steps), slice(None)
             return
         at, done = self.offset, 0
         for own, gap in zip(self.runs[::2], (*self.runs[1::2], 0), strict=True):

@@ -15,6 +15,9 @@ from .kind import Kind
 
 __all__ = ["Permutation", "assigned", "checked_places", "taken"]
 
+# As many places are sorted before others are marked.
+FEW = 512
+
 
 class Permutation(Kind):
     """``element[..., i]``, int64, is the unit that is put at place i. The best one is a linear assignment problem."""
@@ -89,11 +92,13 @@ def checked_places(argument: str, element: Any, shape: tuple[int, ...]) -> Tenso
         raise ValueError(f"{argument} must have shape {shape}, got {array.shape}")
     array = array.astype(np.int64)
     rows = array.reshape(-1, shape[-1])
-    # Sorting takes longer.
-    outside = (rows < 0) | (rows >= shape[-1])
-    there = np.zeros(rows.shape, dtype=bool)
-    there[np.arange(len(rows))[:, None], np.where(outside, 0, rows)] = True
-    wrong = np.flatnonzero(outside.any(axis=1) | ~there.all(axis=1))
+    if array.size <= FEW:
+        wrong = np.flatnonzero((np.sort(rows, axis=-1) != np.arange(shape[-1])).any(axis=1))
+    else:
+        outside = (rows < 0) | (rows >= shape[-1])
+        there = np.zeros(rows.shape, dtype=bool)
+        there[np.arange(len(rows))[:, None], np.where(outside, 0, rows)] = True
+        wrong = np.flatnonzero(outside.any(axis=1) | ~there.all(axis=1))
     if wrong.size:
         row = f" in row {wrong[0]}" if len(shape) > 1 else ""
         raise ValueError(f"{argument} must hold each of 0..{shape[-1] - 1} once{row}, and does not")
