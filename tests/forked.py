@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing.context
 import os
 import signal
 import socket
@@ -16,13 +17,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from multiprocessing import popen_fork
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-__all__ = ["PIPE", "Process", "run", "stand_in", "start"]
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["PIPE", "Process", "ends_here", "fork_context", "run", "stand_in", "start"]
 
 PIPE = subprocess.PIPE
 ROOT = Path(__file__).parents[1]
@@ -35,6 +40,30 @@ PARTS = (
 # Which tests put others in the place of.
 _plain_run = subprocess.run
 LARGEST = 1 << 18
+
+
+@contextlib.contextmanager
+def ends_here() -> Iterator[None]:
+    """A process that is forked inside does not go on behind it as the one that it was forked from, whatever is raised
+    as it ends: by a signal, say, while what it leaves is written."""
+    here = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork_context(monkeypatch: pytest.MonkeyPatch) -> multiprocessing.context.BaseContext:
+    """What multiprocessing forks workers by, none of which goes on as this process."""
+    plain = popen_fork.Popen._launch
+
+    def launch(self: popen_fork.Popen, process: Any) -> None:
+        with ends_here():
+            plain(self, process)
+
+    monkeypatch.setattr(popen_fork.Popen, "_launch", launch)
+    return multiprocessing.get_context("fork")
 
 
 class Process:

@@ -70,3 +70,13 @@ def test_it_is_killed_where_a_test_fails_or_waits_too_long() -> None:
     with forked.start(words, stdout=forked.PIPE) as process:
         assert process.communicate(timeout=0.01) == ("", "")
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_what_is_raised_as_a_forked_process_ends_goes_no_further() -> None:
+    with forked.ends_here():
+        process = os.fork()
+        if process == 0:
+            raise SystemExit(3)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL

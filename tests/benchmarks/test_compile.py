@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,13 @@ from benchmarks import compile as compile_kernels
 from benchmarks.compile import LIMITS, Compiled, Variant, missing
 from benchmarks.run import main
 
+from ..forked import fork_context
+
 
 def test_rows_hold_what_the_compiler_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Spawned, it would import torch and Triton again.
-    monkeypatch.setattr(compile_kernels, "get_context", lambda method: multiprocessing.get_context("fork"))
+    context = fork_context(monkeypatch)
+    monkeypatch.setattr(compile_kernels, "get_context", lambda method: context)
     command = ["compile", "--targets", "cuda 80", "--kernel", "overlap", "--processes", "1", "--out", str(tmp_path)]
     assert main(command) == 0
     with (tmp_path / "compile.csv").open(newline="", encoding="utf-8") as file:

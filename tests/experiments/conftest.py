@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import sys
-from multiprocessing import popen_fork
-from typing import Any
 
 import pytest
 import torch
+
+from ..forked import fork_context
 
 
 @pytest.fixture
@@ -21,17 +19,5 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     With a GPU, gradients have threads of their own, which do not outlive a fork.
     """
     if sys.platform == "linux" and not torch.cuda.is_available():
-        context = multiprocessing.get_context("fork")
+        context = fork_context(monkeypatch)
         monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
-        plain = popen_fork.Popen._launch
-
-        def launch(self: popen_fork.Popen, process: Any) -> None:
-            """What is raised as a worker ends, by a signal say, must not have it go on as what it was forked from."""
-            here = os.getpid()
-            try:
-                plain(self, process)
-            finally:
-                if os.getpid() != here:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        monkeypatch.setattr(popen_fork.Popen, "_launch", launch)

@@ -16,6 +16,8 @@ import torch
 
 from lmc_fast.__main__ import main
 
+from ..forked import ends_here
+
 # Seconds after which a run has hung.
 PATIENCE = 60.0
 
@@ -67,6 +69,7 @@ def command(*words: object) -> Callable[[int], object]:
     return run
 
 
+@ends_here()
 def _forked(rank: int, count: int, port: int, work: Callable[[int], object], folder: Path) -> int:
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,12 @@ import torch
 import lmc_fast as lmc
 from lmc_fast import Group, PermutationSpec, Segment
 from lmc_fast.symmetry.kinds import KINDS
-from lmc_fast.symmetry.mixing import mixed
 from lmc_fast.symmetry.placing import laid, placed
 from lmc_fast.symmetry.transforms import Transforms
-from lmc_fast.symmetry.views import axis_orbits, leaves
+
+from .laws import Laws, spec_on, whole, without_places
 
 SIZES = {"a": 3, "b": 3, "c": 6, "pair": 2, "each": 4}
-GROUPS = [*(Group(name, size) for name, size in SIZES.items() if name != "each"), Group("each", 4, owner="pair")]
 # Which entries each of the segments has, in its own order.
 AXES: dict[str, tuple[tuple[Segment, ...], list[list[int]]]] = {
     "two in turn": ((Segment("a", step=2), Segment("b", step=2)), [[0, 2, 4], [1, 3, 5]]),
@@ -41,31 +38,14 @@ INSIDE = (Segment("c", inner=(Segment("a", step=2), Segment("b", step=2), Segmen
 
 
 def _spec(axis: tuple[Segment, ...]) -> PermutationSpec:
-    """On "w" this axis, and each group on a parameter of its own."""
-    axes = {"w": (axis, None)} | {name: (name,) for name in SIZES}
-    size = sum(place.length for place in placed(_whole(axis), SIZES))
-    state = {"w": torch.zeros(size, 2)} | {name: torch.zeros(size) for name, size in SIZES.items()}
-    state["each"] = torch.zeros(8)
-    return PermutationSpec.from_axes(axes, GROUPS, model=state)
-
-
-def _whole(axis: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """With the owner around the units that it owns."""
-    return tuple(
-        Segment("pair", 1, (replace(each, step=1),), step=each.step) if each.group == "each" else each for each in axis
-    )
+    return spec_on(axis, SIZES)
 
 
 def _wanted(spec: PermutationSpec, chosen: lmc.Permutations, entries: list[list[int]]) -> list[int]:
     """Where entries come from: every segment by itself, at the entries that it has."""
-    axis = spec.axes["w"][0].segments
     index = np.arange(sum(map(len, entries)))
-    for segment, at in zip(axis, entries, strict=True):
-        alone = PermutationSpec.from_axes(
-            {"w": ((replace(segment, step=1),),)} | {name: (name,) for name in SIZES},
-            GROUPS,
-            model={"w": torch.zeros(len(at))} | {n: torch.zeros(8 if n == "each" else s) for n, s in SIZES.items()},
-        )
+    for segment, at in zip(spec.axes["w"][0].segments, entries, strict=True):
+        alone = _spec((without_places(segment),))
         own = lmc.Permutations(alone, {name: chosen[name] for name in spec.groups}).index("w", 0).numpy()
         index[at] = np.array(at)[own]
     return index.tolist()
@@ -75,7 +55,7 @@ class TestPlaces:
     @pytest.mark.parametrize("name", AXES)
     def test_each_takes_the_first_free_entry_and_every_step_from_there(self, name: str) -> None:
         axis, entries = AXES[name]
-        found = placed(_whole(axis), SIZES)
+        found = placed(whole(axis), SIZES)
         assert [place.run.entries.tolist() for place in found] == entries
 
     @pytest.mark.parametrize("name", AXES)
@@ -99,51 +79,12 @@ class TestPlaces:
         assert places[0].of(whole, -1).data_ptr() == whole.data_ptr()
 
 
-@pytest.mark.parametrize("name", [*AXES, "inside units"])
-class TestLaws:
-    """What moves along an axis does so alike for everyone who asks."""
+SPECS = {name: _spec(axis) for name, axis in {**{k: v[0] for k, v in AXES.items()}, "inside units": INSIDE}.items()}
 
-    def _of(self, name: str) -> tuple[PermutationSpec, torch.Tensor]:
-        spec = _spec(INSIDE if name == "inside units" else AXES[name][0])
-        size = len(lmc.Permutations.identity(spec).index("w", 0))
-        return spec, torch.randn(size, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def test_permuted_and_turned_and_mixed(self, name: str) -> None:
-        spec, w = self._of(name)
-        chosen = lmc.Permutations.random(spec, 5)
-        moved = chosen.apply_to("w", w)
-        assert not torch.equal(moved, w)
-        turned = Transforms(spec, {group: chosen[group] for group in spec.groups})
-        assert torch.equal(turned.apply_to("w", w), moved)
-        matrices = {
-            group: torch.nn.functional.one_hot(chosen[group].reshape(-1, spec.sizes[group]), spec.sizes[group]).double()
-            for group in spec.groups
-        }
-        assert torch.equal(mixed(spec, "w", w, matrices), moved)
-
-    def test_leaves_are_all_entries_of_groups(self, name: str) -> None:
-        spec, w = self._of(name)
-        for root in spec.roots:
-            count = torch.zeros_like(w)
-            for leaf in leaves(spec, root):
-                if leaf.parameter == "w":
-                    leaf.view(count).add_(1)
-            tree = [group for group in spec.groups if spec.root_of(group) == root]
-            labels = axis_orbits(spec, spec.axes["w"][0].segments, tree)
-            can_move = np.bincount(labels)[labels] > 1
-            assert (count[:, 0] == 1).tolist() == can_move.tolist()
-
-    def test_orbits_are_where_entries_can_go(self, name: str) -> None:
-        spec, _ = self._of(name)
-        labels = axis_orbits(spec, spec.axes["w"][0].segments, list(spec.groups))
-        assert sorted(set(labels.tolist())) == list(range(len(set(labels.tolist()))))
-        for seed in range(5):
-            index = lmc.Permutations.random(spec, seed).index("w", 0).numpy()
-            assert (labels[index] == labels).all()
-
-    def test_there_and_back_as_text(self, name: str) -> None:
-        spec, _ = self._of(name)
-        assert PermutationSpec.from_json(spec.to_json()) == spec
+@pytest.mark.parametrize("name", SPECS)
+class TestLaws(Laws):
+    SPECS = SPECS
 
 
 class TestEdited:
