@@ -39,18 +39,56 @@ def test_small_values_cost_no_digits(size: int, decades: int, left_over: list[in
 
 def test_only_those_out_of_reach_are_left_to_singular_values(left_over: list[int]) -> None:
     usual, _, _ = gain_with(torch.linspace(1, 0.1, 20, dtype=torch.float64))
-    steep, left, right = gain_with(torch.logspace(0, -8, 20, dtype=torch.float64))
+    steep, left, right = gain_with(torch.logspace(0, -9, 20, dtype=torch.float64))
     found = by_eigenvectors(torch.stack([usual, steep, torch.zeros_like(usual), -usual])[:, None], DEAD)[:, 0]
-    assert left_over == [2]
-    assert torch.allclose(found[1], left @ right.T, atol=1e-7)
+    assert left_over == [1]
+    assert torch.allclose(found[1], left @ right.T, atol=1e-6)
     assert torch.allclose(found[2], torch.eye(20, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(found[3], -found[0], atol=1e-13)
 
 
+@pytest.mark.parametrize("size", [1, 2, 20, 90])
+@pytest.mark.parametrize("decades", [5, 6, 7, 8])
+def test_weak_directions_are_settled_and_orthogonal(size: int, decades: int, left_over: list[int]) -> None:
+    """Where one step mends too little: the rounding of the Gram matrix is up to a tenth of the smallest square."""
+    gain, left, right = gain_with(torch.logspace(0, -decades, size, dtype=torch.float64))
+    found = by_eigenvectors(gain, DEAD)
+    assert decades > 7 or not left_over
+    assert torch.allclose(found, left @ right.T, rtol=0, atol=1e-15 * 10**decades + 1e-14)
+    assert torch.allclose(found @ found.T, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("few", [1, 7, 19])
+def test_dead_directions_need_no_singular_values(few: int, left_over: list[int]) -> None:
+    """Of several gains at once, with other dead directions each, and weak ones beside them."""
+    dead = 4e-6
+    values = torch.logspace(0, -5, 20, dtype=torch.float64).repeat(4, 1)
+    values[0, -few:] *= 1e-4
+    values[1, -1:] = 0.0
+    values[3] = 0.0
+    gains = torch.stack([gain_with(row, seed)[0] for seed, row in enumerate(values)])
+    found = by_eigenvectors(gains, dead)
+    assert not left_over
+    assert torch.allclose(found, by_singular_values(gains, dead), rtol=0, atol=1e-6)
+    assert torch.allclose(found @ found.mT, torch.eye(20, dtype=torch.float64), rtol=0, atol=1e-11)
+
+
+def test_dead_directions_with_nothing_in_common_are_left_to_singular_values(left_over: list[int]) -> None:
+    gain = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)).roll(1, 1)
+    gain[2] = 0.0
+    found = by_eigenvectors(torch.stack([gain, torch.eye(3, dtype=torch.float64)]), DEAD)
+    assert left_over == [1]
+    assert torch.allclose(found[0].abs(), torch.eye(3, dtype=torch.float64).roll(1, 1), atol=1e-12)
+    assert torch.allclose(found[1], torch.eye(3, dtype=torch.float64), atol=1e-12)
+
+
 def test_what_rounding_of_the_gain_hides_is_dead(left_over: list[int]) -> None:
     gain, _, _ = gain_with(torch.logspace(0, -7, 20, dtype=torch.float64))
-    polar_factor(gain.float())
-    assert left_over == [1]
+    rounded = gain.float()
+    found = polar_factor(rounded)[0]
+    assert not left_over
+    dead = 4 * 20**0.5 * torch.finfo(torch.float32).eps
+    assert torch.allclose(found, by_singular_values(rounded.double(), dead), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-180, 1e180])

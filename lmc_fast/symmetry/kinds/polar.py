@@ -23,6 +23,10 @@ DECIDING = 5
 MOST_STEPS = 40
 # How far from orthogonal the columns of G V may be for one step to mend them: what it leaves is the square of that.
 MENDED = 1e-6
+# And for some steps of Newton's to do so.
+MENDABLE, SETTLED = 0.2, 4
+# What is left of a dead direction's vector, orthogonal to all that lives, for it to be turned by that.
+CLEAR = 1e-4
 # Singular values down to this share of the largest have their sum from those of a Gram matrix to 1e-12.
 FROM_GRAM = 1e-4
 
@@ -67,26 +71,87 @@ def nuclear_norm(gain: Tensor) -> Tensor | None:
 
 
 def by_eigenvectors(gain: Tensor, dead: float) -> Tensor:
-    """As `by_singular_values`, from V of G^T G = V S^2 V^T: in three quarters of the time.
+    """As `by_singular_values`, from V of G^T G = V S^2 V^T: in half of the time or less.
 
     The columns of G V = U D, D their lengths, are orthogonal but for the rounding of G^T G, which small ones show. With
     U^T U = I + F the polar factor of U D is U (I - C), C_ij = F_ij d_i / (d_i + d_j), up to F^2: by the divided
-    differences of (D (I + F) D)^(-1/2). (Of equal d_i that is a step of Newton and Schulz.) What is too far off for
-    that, or has dead directions, is left to singular values.
+    differences of (D (I + F) D)^(-1/2). (Of equal d_i that is a step of Newton and Schulz.) Where F is larger than that
+    allows, among the smallest, Newton's steps follow (`_settled`). Of the right vectors V of dead directions the part P
+    V that is orthogonal to all living left ones has the polar factor that turns them least. What is too far off for all
+    of this is left to singular values.
     """
     x, _ = _unit(gain)
     right = torch.linalg.eigh(x.mT @ x)[1]
     left = x @ right
-    sizes = torch.linalg.vector_norm(left, dim=-2)  # [..., n]
-    left = left / torch.where(sizes > 0, sizes, 1.0)[..., None, :]
-    off = left.mT @ left
-    off.diagonal(dim1=-2, dim2=-1).sub_(1.0)
-    good = (sizes.amin(-1) > dead * sizes.amax(-1)) & (off.abs().amax((-2, -1)) <= MENDED)
+    sizes = torch.linalg.vector_norm(left, dim=-2)  # [..., n], about ascending
+    lives = sizes > dead * sizes.amax(-1, keepdim=True)
+    sizes = torch.where(lives, sizes, 1.0)
+    left = torch.where(lives[..., None, :], left / sizes[..., None, :], 0.0)
+    off = _off(left, lives)
     rows, columns = sizes[..., :, None], sizes[..., None, :]
-    turn: Tensor = (left - left @ (off * (rows / (rows + columns)))) @ right.mT
+    turned = left - left @ (off * (rows / (rows + columns)))
+    worst = off.abs().amax(-2)
+    good = worst.amax(-1) <= MENDABLE
+    few = _leading(worst > MENDED)
+    if few:
+        weak, settles = _settled(turned[..., :few], (left * columns)[..., :few], sizes[..., :few], lives)
+        rest = turned[..., few:]
+        turned[..., :few] = weak - rest @ (rest.mT @ weak)
+        good &= settles
+    few = _leading(~lives)
+    if few:
+        turned[..., :few], is_clear = _turned_least(turned, right, lives, few)
+        good &= is_clear
+    turn: Tensor = turned @ right.mT
     if not bool(good.all()):
         turn[~good] = by_singular_values(gain[~good], dead)
     return turn
+
+
+def _off(columns: Tensor, lives: Tensor) -> Tensor:
+    """How far from orthonormal the living columns are; the others are zero."""
+    off = columns.mT @ columns
+    off.diagonal(dim1=-2, dim2=-1).sub_(lives.to(off.dtype))
+    return off
+
+
+def _leading(is_so: Tensor) -> int:
+    """Of [..., n] how many come up to the last one anywhere that is so."""
+    anywhere = is_so.reshape(-1, is_so.shape[-1]).any(0).nonzero()
+    return int(anywhere[-1]) + 1 if len(anywhere) else 0
+
+
+def _settled(turned: Tensor, moved: Tensor, sizes: Tensor, lives: Tensor) -> tuple[Tensor, Tensor]:
+    """The orthonormal T, near to `turned`, for which T^T `moved` is symmetric, and whether it was reached.
+
+    By Newton's method: with H = T^T M, about diag(d), T (I + W) is better, W_ij = (H - H^T)_ij / (d_i + d_j). Each step
+    squares what is wrong.
+
+    Args:
+        turned, moved: [..., n, k].
+        sizes: [..., k]: the lengths of `moved`'s columns.
+        lives: [..., k or more]; columns of zeros stay.
+    """
+    lives = lives[..., : turned.shape[-1]]
+    both = sizes[..., :, None] + sizes[..., None, :]
+    for _ in range(SETTLED):
+        turned = turned - turned @ _off(turned, lives) / 2
+        inner = turned.mT @ moved
+        wrong = (inner - inner.mT) / both
+        turned = turned + turned @ wrong
+    turned = turned - turned @ _off(turned, lives) / 2
+    return turned, wrong.abs().amax((-2, -1)) <= MENDED
+
+
+def _turned_least(turned: Tensor, right: Tensor, lives: Tensor, few: int) -> tuple[Tensor, Tensor]:
+    """Of the first columns those that live, the dead ones in place of zeros, and whether those are clear."""
+    mine, live = right[..., :few], lives[..., None, :few]
+    part = torch.where(live, turned[..., :few], mine - turned @ (turned.mT @ mine))
+    squares, vectors = torch.linalg.eigh(part.mT @ part)
+    # Living columns are orthonormal, and orthogonal to the others.
+    least = part @ (vectors / squares.clamp(min=0.0).sqrt()[..., None, :]) @ vectors.mT
+    is_clear = squares[..., 0] >= CLEAR**2
+    return torch.where(is_clear[..., None, None], least, 0.0), is_clear
 
 
 def by_singular_values(gain: Tensor, dead: float) -> Tensor:
