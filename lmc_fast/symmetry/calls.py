@@ -16,8 +16,9 @@ from .._nested import mapped
 
 __all__ = ["Call", "Inputs", "calls_of", "shapes_of", "tensors_in", "with_tensors_changed"]
 
-# What a language model hands on to its own next call: hidden units, which a right spec permutes.
-STATE = ("past_key_values", "past_key_value", "mems")
+# What a language model hands on to its own next call: hidden units, which a right spec permutes. An encoder's are read
+# by the decoder of the same model.
+STATE = ("past_key_values", "past_key_value", "mems", "cache", "cache_params", "encoder_last_hidden_state")
 
 
 class Inputs:

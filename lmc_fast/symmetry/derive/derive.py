@@ -40,7 +40,8 @@ def derive_spec(
     The graph is that of `torch.export`. Every dimension of every value is carried through it: what an operation lays
     over each other is one dimension; what it tells apart (an output, a vocabulary, a place in a sequence or a map)
     stays; units that stand beside others wherever they stand are owned by these. An operation that is not known pins
-    what it touches. ``spec.explain()`` tells what was found, and of the rest which operation holds it.
+    what it touches. What a model hands on to its own next call (a cache, `encoder_last_hidden_state`) does not stay.
+    ``spec.explain()`` tells what was found, and of the rest which operation holds it, or as what the model gives it.
 
     A model that goes by its own values (a loop that stops when it has come close, rows chosen by a mask) is run once,
     and traced on the way that it went, and with the other answer at each line that asks yes or no: what moves has to

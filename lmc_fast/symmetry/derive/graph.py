@@ -18,6 +18,7 @@ from .gains import Gains
 from .light import Program
 from .lines import source_line
 from .look import CARRIES, HELD, READS, RULES, SHAPES, Dims, Look, Numbers, Rule, packet_name
+from .outputs import places_of, told_by
 from .rotary import Rotary, rotaries
 from .rules.elementwise import broadcast
 from .siblings import Step, fill, seen
@@ -76,7 +77,8 @@ class Walked:
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
     """The model's graph in eval mode, of functional operations only, as written in the model."""
     with torch.no_grad():
-        return decomposed(torch.export.export(model, args, dict(kwargs), strict=False))
+        program = torch.export.export(model, args, dict(kwargs), strict=False)
+        return replace(decomposed(program), places=places_of(program))
 
 
 def walk(
@@ -301,9 +303,11 @@ def _leaving(
                 continue
         if value in numbered:
             terms.pin(numbered[value].of, numbered[value].why)
+        named = "" if prefix else told_by(program, value)
+        why = "is what the model gives" + (f" as {named}" if named else "")
         for dims in _each(known[value]):
             for term in dims:
-                terms.pin(term, Pin("output", "", "is what the model gives"))
+                terms.pin(term, Pin("output", "", why))
 
 
 def _turned(walked: Walked, node: Node, found: Rotary, known: dict[Node, Any]) -> Dims:

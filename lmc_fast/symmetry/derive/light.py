@@ -32,11 +32,13 @@ class Program:
         graph: of functional operations.
         graph_signature: what the graph's inputs and outputs are.
         constants: tensors of the model's code, by name.
+        places: of every output where it stands in what the model returns, as `outputs.places_of` tells it.
     """
 
     graph: Graph
     graph_signature: ExportGraphSignature
     constants: Mapping[str, Any]
+    places: tuple[str | None, ...] = ()
 
 
 class _UnsureError(Exception):

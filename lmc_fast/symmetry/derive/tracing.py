@@ -24,6 +24,7 @@ from .graph import export
 from .light import Program
 from .lines import source_line
 from .look import Dims, Look, rule
+from .outputs import without_state
 from .ways import MOST_WAYS, Way, answering, ways
 
 __all__ = ["Piece", "Traced", "trace"]
@@ -82,7 +83,7 @@ def trace(form: Form, calls: Sequence[Call], *, strict: bool) -> Traced:
     failed: BaseException | None = None
     for call in calls:
         try:
-            return Traced([Piece("", _exported(form.module, *form.inputs(call.given)))])
+            return Traced([Piece("", without_state(_exported(form.module, *form.inputs(call.given))))])
         except FAILURES as error:
             failed = failed or error
     assert failed is not None
@@ -92,14 +93,16 @@ def trace(form: Form, calls: Sequence[Call], *, strict: bool) -> Traced:
             followed = _by_values(form, call)
             if followed is not None:
                 return followed
-    watched = None
+    watched, ran = None, None
     for call in calls:
         try:
             watched = _watched(form, call)
             break
         except FAILURES as error:
-            ran = error
+            # Another way to call it is a guess, and what it says is of the guess.
+            ran = ran or error
     if watched is None:
+        assert ran is not None
         if form.mode is not None:
             raise ValueError(
                 f"model must be one that torch.export can trace with these inputs, but {why}; with its weights at hand "
@@ -164,7 +167,7 @@ def _by_values(form: Form, call: Call) -> Traced | None:
             return None
         found.append(way)
         with answering(form.module, way):
-            pieces.append(Piece("", _exported(form.module, args, kwargs)))
+            pieces.append(Piece("", without_state(_exported(form.module, args, kwargs))))
     asked = [each for way in found for each in way.asked if isinstance(each.answer, bool)]
     lines = ", ".join(dict.fromkeys(each.line for each in asked))
     notes = [f"the model goes by its own values at {lines}: it was traced with both answers at each"] * bool(lines)
