@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -46,6 +47,13 @@ class Kept:
         self.h = h
 
 
+@dataclass
+class Given:
+    last: Tensor
+    cache: Tensor
+
+
+pytree.register_pytree_node(Given, lambda given: ([given.last, given.cache], None), lambda leaves, _: Given(*leaves))
 pytree.register_pytree_node(Kept, lambda kept: ([kept.h], None), lambda leaves, _: Kept(*leaves))
 pytree.register_pytree_node(Odd, lambda odd: ([odd.y], None), lambda leaves, _: Odd(*leaves))
 
@@ -67,6 +75,7 @@ GIVES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "by another name": (lambda y, h: {"logits": y, "hidden": h}, " as hidden"),
     "inside another": (lambda y, h: {"logits": y, "text": {"states": (h,)}}, " as text.states"),
     "twice": (lambda y, h: {"cache": h, "logits": y, "last": h}, " as last"),
+    "of a dataclass": (lambda y, h: Given(h, h), " as last"),
     "alone": (lambda y, h: {"cache": h}, ""),
     "without a name": (lambda y, h: (y, h), ""),
     "of a class that wants values": (lambda y, h: Odd(h), ""),
