@@ -92,13 +92,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Interpreted kernels are left to the processes that `tests/ops/test_kernels.py` starts for them: Triton decides when
     it is first imported, and everything else would be slow with it. Slow tests run with `--slow`, where `-m` speaks of
-    them or of a GPU, or where tests are named one by one; first then: no worker is left alone with one at the end.
+    them, or where tests are named one by one; first then, for no worker to be left alone with one at the end.
     """
     from lmc_fast._backend import interpreted
 
-    marks = config.getoption("-m")
-    named = any("::" in part for part in config.args)
-    asked = config.getoption("--slow") or "slow" in marks or "gpu" in marks or named
+    asked = config.getoption("--slow") or "slow" in config.getoption("-m") or any("::" in part for part in config.args)
 
     def runs(item: pytest.Item) -> bool:
         if item.get_closest_marker("interpreter") and not interpreted():
