@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
 from .._modes import as_caller, uncompiled
+from .._references import deep_copied
 from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
@@ -125,7 +126,7 @@ def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attrib
 def _sharing_weights(module: nn.Module) -> nn.Module:
     """A copy of all of a module but its weights, which are the same tensors."""
     try:
-        return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+        return deep_copied(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
     except FAILURES:
         # What cannot be copied in this way is copied as a whole.
         return copied(module)
