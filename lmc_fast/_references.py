@@ -87,7 +87,7 @@ class _Leading:
         """What a value refers to."""
         if type(value) in PROXIES or isinstance(value, weakref.ref):
             # Others than originals are held by somebody else, who knows nothing of copies.
-            referent = value() if isinstance(value, weakref.WeakMethod) else _referent(value)
+            referent = _referent(value)
             known = isinstance(referent, types.MethodType) or id(referent) in self.copies
             return (referent,) if known else ()
         if isinstance(value, _ENDS):
