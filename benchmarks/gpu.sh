@@ -52,7 +52,7 @@ if [ ${#dry[@]} -eq 0 ]; then
         say "tests"
         workers=()
         "$python" -c "import xdist" 2>/dev/null && workers=(-n 6)
-        "$python" -m pytest -m gpu --require-gpu -p no:cacheprovider "${workers[@]}" 2>&1 | tail -n 30
+        "$python" -m pytest -m gpu --require-gpu --slow -p no:cacheprovider "${workers[@]}" 2>&1 | tail -n 30
         [ "${PIPESTATUS[0]}" -eq 0 ] || wrong=1
     fi
     wait "${warmers[@]}"

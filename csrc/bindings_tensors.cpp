@@ -49,31 +49,31 @@ lmc::LerpPart lerp_part(PartFields&& fields, std::size_t outputs) {
     return part;
 }
 
-// (||a||^2, ||b||^2, <a, b>) of each part, one after another.
+// (||a||^2, ||b||^2, <a, b>) of each part.
 std::vector<std::tuple<double, double, double>> permuted_dots(std::vector<PartFields> fields, bool squares,
                                                               int threads) {
     check_threads(threads);
-    std::vector<lmc::LerpPart> parts;
+    std::vector<lmc::DotPart> parts;
     parts.reserve(fields.size());
-    for (PartFields& part : fields) {
-        parts.push_back(lerp_part(std::move(part), 0));
-        if (parts.back().sources.size() != 2) throw py::value_error("permuted_dots takes two sources");
+    for (PartFields& each : fields) {
+        lmc::LerpPart part = lerp_part(std::move(each), 0);
+        if (part.sources.size() != 2) throw py::value_error("permuted_dots takes two sources");
+        parts.push_back({part.type, std::move(part.sizes), std::move(part.sources)});
     }
-    std::vector<std::tuple<double, double, double>> found;
-    found.reserve(parts.size());
     lmc::DotOutcome outcome{};
     {
         const py::gil_scoped_release no_gil;
-        for (const lmc::LerpPart& part : parts) {
-            outcome = lmc::permuted_dot(part.type, part.sizes, part.sources, squares, threads);
-            if (outcome.status != lmc::DotStatus::ok) break;
-            found.emplace_back(outcome.squares[0], outcome.squares[1], outcome.product);
-        }
+        outcome = lmc::permuted_dots(parts, squares, threads);
     }
     if (outcome.status == lmc::DotStatus::no_memory) throw std::bad_alloc();
     if (outcome.status == lmc::DotStatus::bad_index) {
         throw py::index_error("gathers[" + std::to_string(outcome.source) + "][" +
                               std::to_string(outcome.dimension) + "] must hold indices of its dimension");
+    }
+    std::vector<std::tuple<double, double, double>> found;
+    found.reserve(parts.size());
+    for (const lmc::Dots& dots : outcome.found) {
+        found.emplace_back(dots.squares[0], dots.squares[1], dots.product);
     }
     return found;
 }

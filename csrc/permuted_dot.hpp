@@ -1,4 +1,4 @@
-// Inner products of tensors, one of them gathered along its axes, summed in double.
+// Inner products of tensors, one of each two gathered along its axes, summed in double.
 #pragma once
 
 #include <cstdint>
@@ -8,19 +8,29 @@
 
 namespace lmc {
 
+// Two tensors of one shape and type.
+struct DotPart {
+    ElementType type;
+    std::vector<std::int64_t> sizes;
+    std::vector<GatheredSource> sources;
+};
+
+struct Dots {
+    double squares[2] = {0, 0};  // <a, a> and <b, b>, if asked for
+    double product = 0;          // <a, b>
+};
+
 enum class DotStatus { ok, bad_index, no_memory };
 
 struct DotOutcome {
     DotStatus status;
     std::size_t source;
     std::size_t dimension;
-    double squares[2];  // <a, a> and <b, b>, if asked for
-    double product;     // <a, b>
+    std::vector<Dots> found;  // of each part
 };
 
-// Of two sources of one shape and type. Every product of two elements is exact in double for the three
-// narrower types; sums are the same for any number of threads (0: all cores). No argument is kept.
-DotOutcome permuted_dot(ElementType type, const std::vector<std::int64_t>& sizes,
-                        const std::vector<GatheredSource>& sources, bool squares, int threads) noexcept;
+// Every product of two elements is exact in double for the three narrower types; sums are the same for any
+// number of threads (0: all cores), and whatever other parts there are. No argument is kept.
+DotOutcome permuted_dots(const std::vector<DotPart>& parts, bool squares, int threads) noexcept;
 
 }  // namespace lmc

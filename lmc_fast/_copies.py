@@ -82,9 +82,12 @@ def _copy_slots(module: nn.Module, twin: nn.Module) -> None:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether parameters are spread over processes (fully_shard, tensor parallel), or wrapped to be."""
-    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters()) or any(
-        _is_fsdp1(part) for part in module.modules()
-    )
+    parts: set[type] = set()
+    tensors: set[type] = set()
+    for part in module.modules():
+        parts.add(type(part))
+        tensors.update(map(type, part._parameters.values()))
+    return any(hasattr(kind, "full_tensor") for kind in tensors) or any(map(_is_kind_of_fsdp1, parts))
 
 
 def unsharded(module: nn.Module) -> nn.Module:
@@ -150,7 +153,11 @@ def _whole_tensors(tensors: Mapping[str, Tensor | None], memo: dict[int, Any]) -
 
 
 def _is_fsdp1(part: nn.Module) -> bool:
-    return any(f"{kind.__module__}.{kind.__qualname__}" == FSDP1 for kind in type(part).__mro__)
+    return _is_kind_of_fsdp1(type(part))
+
+
+def _is_kind_of_fsdp1(of: type) -> bool:
+    return any(f"{kind.__module__}.{kind.__qualname__}" == FSDP1 for kind in of.__mro__)
 
 
 def _is_distributed(hook: Any) -> bool:

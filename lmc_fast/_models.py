@@ -83,12 +83,13 @@ def tensors_of(argument: str, model: object, *, shapes_only: bool = False) -> di
 
 def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that are not in the module's state dict (``persistent=False``), by name, as they are."""
-    saved = module.state_dict().keys() | own_names(module).values()
+    state = module.state_dict()
+    saved = state.keys() | own_names(module, state).values()
     return {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if name not in saved}
 
 
-def own_names(module: nn.Module) -> dict[str, str]:
-    """What the module itself calls tensors that are under another name in its state dict.
+def own_names(module: nn.Module, saved: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """What the module itself calls tensors that are under another name in its state dict, `saved` where it is at hand.
 
     Hooks on the state dict rename, and so do wrappers of parts (activation checkpointing).
     """
@@ -96,7 +97,7 @@ def own_names(module: nn.Module) -> dict[str, str]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
-    saved = module.state_dict()
+    saved = module.state_dict() if saved is None else saved
     strangers = {name: tensor for name, tensor in saved.items() if name not in own and isinstance(tensor, Tensor)}
     if not strangers:
         return {}

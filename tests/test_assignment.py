@@ -19,6 +19,8 @@ from benchmarks.problems import DTYPES, KINDS, LAYOUTS, assert_optimal, lay_out
 from lmc_fast import _native
 from lmc_fast.assignment import linear_sum_assignment
 
+from .slow import slow_but
+
 
 def assert_dual_contract(
     cost: np.ndarray, column_of_row: np.ndarray, u: np.ndarray, v: np.ndarray, maximize: bool
@@ -42,7 +44,7 @@ def assert_dual_contract(
         assert (sign * longer <= 0).all()
 
 
-@pytest.mark.parametrize("seed", range(5), ids=lambda seed: f"seed{seed}")
+@pytest.mark.parametrize("seed", slow_but(range(5), lambda seed: seed < 2), ids=lambda seed: f"seed{seed}")
 def test_random_problems_equal_scipy_with_certificates(seed: int) -> None:
     seen = check_seed((1, seed), 1000)
     assert 0.01 < seen["infeasible"] / 1000 < 0.5

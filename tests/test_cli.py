@@ -190,6 +190,7 @@ def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
         return folder, run("demo", "--quick", "--methods", "am, ste,wm")
 
 
+@pytest.mark.slow
 def test_demo_quick(quick_demo: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, result = quick_demo
@@ -231,6 +232,7 @@ def test_the_demo_names_the_files_that_it_wrote(tmp_path: Path, monkeypatch: pyt
     assert load_checkpoint("aligned.safetensors").keys() == load_checkpoint("my demo/mlp_seed6.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_the_demo_compares_the_methods_that_are_named(quick_demo: tuple[Path, Result]) -> None:
     rows = json.loads((quick_demo[0] / "lmc-fast-demo" / "results.json").read_text())["methods"]
     assert [(row["model"], row["method"]) for row in rows] == [

@@ -21,8 +21,8 @@ def nothing_left() -> Any:
     plt.close("all")
 
 
-# Which trains two transformers, and learns what lays one over the other.
-LONG = ("transformers",)
+# Which train models, and lay them over each other.
+LONG = ("many", "merge", "transformers", "why")
 PAGES = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in pages()]
 
 

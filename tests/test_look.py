@@ -56,6 +56,7 @@ def test_pages_are_one_or_all_of_a_folder(look: ModuleType, tmp_path: Path) -> N
         look.pages(tmp_path / "none.html")
 
 
+@pytest.mark.slow
 def test_a_browser_is_asked_about_every_width_and_scheme(
     look: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_core_for_the_debugger_can_be_had(clone: Path, monkeypatch: pytest.Mon
         assert "-fsanitize=address" in line
 
 
+@pytest.mark.slow
 def test_other_flags_and_headers_compile_anew_and_nothing_else_does(clone: Path) -> None:
     every = len(compiled(clone, "-g"))
     assert compiled(clone, "-g") == []

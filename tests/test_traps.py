@@ -201,6 +201,7 @@ def test_a_start_is_not_written_to() -> None:
     assert all(np.array_equal(permutations.choices[name], rows) for name, rows in before.items())
 
 
+@pytest.mark.slow
 def test_permutations_are_integers() -> None:
     """As float32 they are wrong above 2^24."""
     model, spec = two_layers()

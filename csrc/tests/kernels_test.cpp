@@ -270,8 +270,12 @@ void test_operations(lmc::ElementType type) {
     double square = 0;
     for (Index k = 0; k < n; ++k) product += x[size(k)] * gathered[size(k)];
     for (Index k = 0; k < n; ++k) square += y[size(k)] * y[size(k)];
-    const auto dot = lmc::permuted_dot(type, {before, units, after}, sources, true, 2);
-    CHECK(dot.status == lmc::DotStatus::ok && dot.product == product && dot.squares[1] == square);
+    const lmc::DotPart part{type, {before, units, after}, sources};
+    const auto dots = lmc::permuted_dots({part, {type, {before, 0, after}, sources}, part}, true, 2);
+    CHECK(dots.status == lmc::DotStatus::ok && dots.found.size() == 3 && dots.found[1].product == 0);
+    for (const std::size_t p : {0U, 2U}) {
+        CHECK(dots.found[p].product == product && dots.found[p].squares[1] == square);
+    }
 
     std::vector<T> mixed(size(n));
     std::vector<double> sums;

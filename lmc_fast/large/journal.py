@@ -86,7 +86,7 @@ class Journal:
                 self._file.truncate(0)
             self._read(task)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _lock(self) -> None:

@@ -47,6 +47,7 @@ def _one(capsys: pytest.CaptureFixture[str], what: str, problem: str, name: str,
     return answer
 
 
+@pytest.mark.slow
 def test_a_row_comes_from_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", forked.stand_in)
     options = ["--matchers", "--solvers", "--families", "planted", "--note", "busy", "--site", str(tmp_path)]

@@ -34,6 +34,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_rows_are_of_pairs_and_their_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["transformers", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path), "--pairs", "2"]
     ways = ["nothing", "heads turned too, activations", "learned", "three learned"]

@@ -234,6 +234,7 @@ def test_a_class_may_be_named_that_has_a_place_for_all(tmp_path: Path) -> None:
         described(folder, architecture=3)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_unet_of_diffusers_is_described(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     model = diffusers.UNet2DModel(

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,27 @@ def test_a_slow_disk_is_waited_for_at_the_end_alone(tmp_path: Path, monkeypatch:
     journal.close()
     assert synced[-1] == 23
     assert len(synced) <= 4
+
+
+def test_a_run_that_cannot_begin_leaves_it_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk still takes of it holds the file, and with it the lock."""
+
+    def fsync(file: int) -> None:
+        held = os.dup(file)
+        time.sleep(0.1)
+        os.close(held)
+
+    def add(self: Journal, at: Any, found: Any) -> Any:
+        plain(self, at, found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    plain = Journal.add
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            Journal(tmp_path / "journal", TASK)
+    Journal(tmp_path / "journal", TASK).close()
 
 
 def test_choices_come_back() -> None:

@@ -45,6 +45,12 @@ def whole(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return models.contents(out)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first does not wait long for what does not come."""
+    monkeypatch.setattr(ranks, "LEAVING", 1.0)
+
+
 @pytest.fixture
 def said(tmp_path: Path) -> Path:
     (tmp_path / "said").mkdir()
@@ -193,13 +199,12 @@ def test_a_bad_tensor_of_one_rank_is_one_sentence_of_all_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "said"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_hears_nothing_is_ended_with_the_sentence_of_all(
     pair: tuple[Path, Path], tmp_path: Path, said: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An earlier command of this process was stopped, and said so.
     monkeypatch.setattr(_signals, "_told", True)
-    # The first waits no longer for what does not come.
-    monkeypatch.setattr(ranks, "LEAVING", 1.0)
 
     def work(rank: int) -> object:
         if rank:
@@ -241,7 +246,7 @@ def test_ranks_that_are_told_different_things_say_so(pair: tuple[Path, Path], tm
 
 def test_a_rank_that_does_not_come_is_named(pair: tuple[Path, Path], tmp_path: Path, said: Path) -> None:
     def work(rank: int) -> object:
-        ranks.ARRIVAL, ranks.LEAVING = 1.0, 1.0
+        ranks.ARRIVAL = 1.0
         return merge(pair, tmp_path / "out")(rank)
 
     ended = launched(3, work, said, absent=(1,))

@@ -37,7 +37,7 @@ MANY = ("A", "B", "C")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three models; an adapter of the second; two of groups that lie inside each other; and what is written of them."""
+    """Three models; an adapter of the second; and pairs of other kinds of groups."""
     folder = tmp_path_factory.mktemp("work")
     a = models.weights(0)
     for name, state in (("A", a), ("B", models.planted(a, 1, 1.2)[0]), ("C", models.planted(a, 2, 1.2)[0])):
@@ -68,11 +68,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             noisy = {key: (x + share * noise[key]).contiguous() for key, x in other.items()}
             save_file(noisy, folder / f"{name}-{letter}.safetensors")
     models.write_directory(folder / "T", turned(a, 1))
-    threads = torch.get_num_threads()
-    # As the ranks have them: rotations are not whole numbers.
-    torch.set_num_threads(1)
-    work(folder, folder / "alone")
-    torch.set_num_threads(threads)
     return folder
 
 
@@ -146,6 +141,17 @@ def work(folder: Path, where: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """What one process writes."""
+    threads = torch.get_num_threads()
+    # As the ranks have them: rotations are not whole numbers.
+    torch.set_num_threads(1)
+    work(folder, folder / "alone")
+    torch.set_num_threads(threads)
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
 def together(folder: Path) -> Path:
     """What two ranks write, with a note by each of what else it found."""
     (folder / "said").mkdir()
@@ -165,9 +171,10 @@ def together(folder: Path) -> Path:
     return folder / "together"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases(Path()))
-def test_two_ranks_write_what_one_process_writes(folder: Path, together: Path, name: str) -> None:
-    one, two = folder / "alone" / name, together / name
+def test_two_ranks_write_what_one_process_writes(alone: Path, together: Path, name: str) -> None:
+    one, two = alone / name, together / name
     if one.is_file():
         assert two.read_bytes() == one.read_bytes()
     else:

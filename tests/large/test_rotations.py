@@ -299,7 +299,7 @@ def llama_spec(model: nn.Module, heads: int, queries: int, dims: int) -> Permuta
     return PermutationSpec.from_axes(axes, groups, folds=folds)
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True], ids=["untied", "tied"])
 def test_a_llama_is_loaded_and_computes_what_it_should(tmp_path: Path, tied: bool) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "intermediate_size": 22, "vocab_size": 29, "num_hidden_layers": 2, "head_dim": 4}

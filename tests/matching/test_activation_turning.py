@@ -19,6 +19,8 @@ from lmc_fast.matching.activations.trial import steady_spots
 from lmc_fast.symmetry import Centre, Fold, Reader
 from tests.symmetry.turning import VOCABULARY, Decoder, spec_of
 
+from ..slow import slow_but
+
 WIDTH, HEADS, DIMS, HIDDEN, TOKENS = 16, 3, 5, 21, 7
 WAYS = [(statistic, watch) for statistic in ("correlation", "covariance") for watch in ("inputs", "outputs")]
 
@@ -139,8 +141,10 @@ def test_rounded_weights_are_turned_back_as_far_as_rounding_lets(dtype: torch.dt
     assert match.l2_after < torch.finfo(dtype).eps * match.l2_before
 
 
-@pytest.mark.parametrize("rotary", ["", "halves", "interleaved"])
-@pytest.mark.parametrize("norm", ["layer", "rms", "gemma"])
+NORMS_AND_PLACES = [(norm, rotary) for norm in ("layer", "rms", "gemma") for rotary in ("", "halves", "interleaved")]
+
+
+@pytest.mark.parametrize(("norm", "rotary"), slow_but(NORMS_AND_PLACES, NORMS_AND_PLACES[::4].__contains__))
 def test_grouped_queries_are_turned_back(norm: str, rotary: str) -> None:
     torch.manual_seed(1)
     raw = Decoder(norm, rotary).double()
@@ -278,7 +282,7 @@ def test_models_that_are_not_folded_are_refused() -> None:
             lmc.activation_matching(*pair, [images(4)], spec)
 
 
-@pytest.mark.parametrize(("norm", "rotary"), [("layer", ""), ("rms", "halves")])
+@pytest.mark.parametrize(("norm", "rotary"), [pytest.param("layer", "", marks=pytest.mark.slow), ("rms", "halves")])
 def test_what_is_derived_is_turned_back(norm: str, rotary: str) -> None:
     torch.manual_seed(2)
     raw = Decoder(norm, rotary).double()
@@ -290,7 +294,7 @@ def test_what_is_derived_is_turned_back(norm: str, rotary: str) -> None:
     assert worst(a, lmc.activation_matching(a, b, batches, spec).apply(b)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["vit", "gpt2", "llama"])
+@pytest.mark.parametrize("name", slow_but(["vit", "gpt2", "llama"], lambda name: name == "llama"))
 def test_models_of_transformers_are_turned_back(name: str) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lmc_fast.ops.permuted_dot import overlap, overlaps, permuted_dot, permuted_dots
-from lmc_fast.ops.permuted_dot.op import SMALL
+from lmc_fast.ops.permuted_dot.op import HELD
 
 Item = tuple[Tensor, Tensor, tuple[Tensor | None, ...]]
 
@@ -19,7 +19,8 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tens
 def items(kinds: str) -> list[Item]:
     torch.manual_seed(0)
     p, q = torch.randperm(5), torch.randperm(6)
-    large = SMALL // 5 + 1
+    # Which fills a call.
+    large = HELD // 5 + 1
     found: list[Item] = [
         (*drawn(5, 6), (p, q)),
         (*drawn(5, large), (p, None)),

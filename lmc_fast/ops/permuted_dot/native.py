@@ -22,7 +22,7 @@ __all__ = ["sums"]
 def sums(items: Sequence[tuple[Tensor, Tensor, Gathers]], squares: bool) -> list[tuple[float, float, float]]:
     """||a||^2, ||b||^2 (0 unless `squares`) and <a, b gathered>, of pairs on the CPU, each of one dtype.
 
-    All in one call: of a model most tensors are so small that a call takes longer than their sums.
+    All in one call, whose threads take pieces of any of them.
     """
     # Most tensors share their indices. What is made contiguous here has to live until the core is done.
     kept = {

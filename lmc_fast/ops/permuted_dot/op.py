@@ -19,9 +19,8 @@ from . import naive, native
 __all__ = ["Overlap", "overlap", "overlaps", "permuted_dot", "permuted_dots"]
 
 _Item = tuple[Tensor, Tensor, Gathers]
-# Entries of tensors that are held until all of them are looked at together; a larger one that was made for the call is
-# let go at once, and its sum takes longer than a look at it.
-SMALL = 1 << 13
+# Entries of tensors that are held until they are summed together, in all: what was made for the call is let go then.
+HELD = 1 << 20
 
 
 class Overlap(NamedTuple):
@@ -61,22 +60,18 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     Raises:
         as `permuted_dot`.
     """
-    found: dict[int, float] = {}
-    here: dict[int, _Item] = {}
+    here = _Here(squares=False)
     plain: dict[int, _Item] = {}
     for place, (a, b, gathers) in enumerate(items):
         a, b = seen("a", a), seen("b", b)
         _check_gathers(b, gathers)
         if _chosen(backend, "permuted_dot", a, b) != "torch":
-            if a.numel() > SMALL:
-                ((*_, found[place]),) = native.sums([(a, b, gathers)], False)
-            else:
-                here[place] = a, b, gathers
+            here.add(place, (a, b, gathers))
             continue
         for name, tensor in (("a", a), ("b", b), *(("gathers", index) for index in gathers if index is not None)):
             check_dense(name, tensor)
         plain[place] = a, b, gathers
-    found |= {place: dot for place, (*_, dot) in zip(here, native.sums(list(here.values()), False), strict=True)}
+    found = {place: dot for place, (*_, dot) in here.sums().items()}
     # Most tensors share their indices with others.
     named = {
         id(index): (f"gathers[{d}]", index)
@@ -88,6 +83,33 @@ def permuted_dots(items: Iterable[tuple[Tensor, Tensor, Gathers]], *, backend: s
     sums = numbers(naive.permuted_dot(*one) for one in plain.values())
     found |= {place: dot for place, (dot,) in zip(plain, sums, strict=True)}
     return [found[place] for place in range(len(found))]
+
+
+class _Here:
+    """What the compiled core is to sum, many in a call: of a model most tensors are so small that a call takes longer.
+
+    Args:
+        squares: whether the sums of squares are wanted as well.
+    """
+
+    def __init__(self, squares: bool) -> None:
+        self._squares = squares
+        self._held: dict[int, _Item] = {}
+        self._entries = 0
+        self._found: dict[int, tuple[float, float, float]] = {}
+
+    def add(self, place: int, item: _Item) -> None:
+        """Have it summed, now or later."""
+        self._held[place] = item
+        self._entries += item[0].numel()
+        if self._entries > HELD:
+            self.sums()
+
+    def sums(self) -> dict[int, tuple[float, float, float]]:
+        """Of all so far, by place."""
+        self._found |= zip(self._held, native.sums(list(self._held.values()), self._squares), strict=True)
+        self._held, self._entries = {}, 0
+        return self._found
 
 
 def _check_gathers(b: Tensor, gathers: Gathers) -> None:
@@ -120,8 +142,7 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
     Raises:
         as `overlap`.
     """
-    found: dict[int, tuple[float, ...]] = {}
-    here: dict[int, _Item] = {}
+    here = _Here(squares=True)
     plain: dict[int, Tensor] = {}
     for place, (a, b) in enumerate(pairs):
         a, b = seen("a", a), seen("b", b)
@@ -129,11 +150,9 @@ def overlaps(pairs: Iterable[tuple[Tensor, Tensor]], *, backend: str = "auto") -
             check_dense("a", a)
             check_dense("b", b)
             plain[place] = naive.overlap(a, b)
-        elif a.numel() > SMALL:
-            (found[place],) = native.sums([(a, b, (None,) * a.ndim)], True)
         else:
-            here[place] = a, b, (None,) * a.ndim
-    found |= dict(zip(here, native.sums(list(here.values()), True), strict=True))
+            here.add(place, (a, b, (None,) * a.ndim))
+    found: dict[int, tuple[float, ...]] = {**here.sums()}
     found |= dict(zip(plain, map(tuple, numbers(plain.values())), strict=True))
     return [Overlap(*found[place]) for place in range(len(found))]
 

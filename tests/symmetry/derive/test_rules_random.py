@@ -9,7 +9,7 @@ import lmc_fast as lmc
 from .random_modules import random_modules
 
 # So many modules are traced together.
-EACH = 20
+EACH = 10
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ import lmc_fast as lmc
 from .random_modules import Draws
 
 # So many are traced together.
-EACH = 12
+EACH = 6
 
 
 class Shuffled(nn.Module):
@@ -82,7 +82,7 @@ class Several(nn.Module):
         return [module(x) for module in self.each]
 
 
-@pytest.mark.parametrize("start", [0, *(pytest.param(k * EACH, marks=pytest.mark.slow) for k in range(1, 20))])
+@pytest.mark.parametrize("start", [0, *(pytest.param(k * EACH, marks=pytest.mark.slow) for k in range(1, 40))])
 def test_nothing_false_is_let_free(start: int) -> None:
     torch.manual_seed(start)
     model, x = Several(start, EACH).eval(), torch.randn(2, 4, 5)

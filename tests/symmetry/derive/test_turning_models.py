@@ -16,6 +16,7 @@ import lmc_fast as lmc
 from lmc_fast.symmetry import Centre, Fold, Reader
 from lmc_fast.symmetry.derive import build, source
 
+from ...slow import slow_but
 from ..turning import Decoder, tokens
 
 WIDTH = 24
@@ -92,7 +93,7 @@ def outputs(model: nn.Module, given: Any) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(MODELS, ("ViT", "GPT-2", "Llama, tied").__contains__))
 def test_what_turns_in_models_of_transformers(name: str) -> None:
     model, given, kinds = made(name)
     spec = lmc.derive_spec(model, given, rotations=True)
