@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -100,9 +101,10 @@ class Calls:
     def _plain_outputs(self, model: nn.Module, batch: Batch) -> Any:
         try:
             return model(*batch.args, **batch.kwargs)
-        except RuntimeError as error:
-            # Of another dtype or shape than the model takes, as torch says it. What is more special stays what it is.
-            if type(error) is not RuntimeError:
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            # Of another dtype or shape than the model takes, or of numbers beyond an embedding, as torch says it. What
+            # is more special stays what it is, and so does what the model's own code says.
+            if type(error) is not RuntimeError and not _is_of_torch_layers(error):
                 raise
             given = ", ".join(describe(value) for value in (*batch.args, *batch.kwargs.values()))
             raise ValueError(f"{batch.where} must fit the model, which was given {given}, and says: {error}") from error
@@ -279,6 +281,14 @@ def in_eval(*modules: nn.Module) -> Iterator[None]:
                     _RUNNING[id(part)] = (calls - 1, mode)
                 elif part.training != mode:
                     part.training = mode
+
+
+def _is_of_torch_layers(error: BaseException) -> bool:
+    """Whether a plain error comes out of torch's own layers."""
+    if type(error) not in (IndexError, TypeError, ValueError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")).startswith("torch.nn.")
 
 
 def _of_torch(loss_fn: object) -> object | None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ._derived import prune_first
+from ._references import PROXIES, deep_copied, led_over
 from ._tensors import plain, tensor_identity
 
 __all__ = ["FSDP1", "copied", "is_sharded", "unsharded"]
@@ -19,7 +21,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # What is raised by what does not want to be copied: torch of activations, Python of locks and files, other classes.
 _REFUSALS = (
-    *(TypeError, RuntimeError, ValueError, AttributeError, AssertionError, OSError, LookupError),
+    *(TypeError, RuntimeError, ValueError, AttributeError, AssertionError, OSError, LookupError, ReferenceError),
     *(pickle.PicklingError, copy.Error),
 )
 # What nn.Module keeps by itself.
@@ -37,19 +39,21 @@ def copied(module: ModuleT) -> ModuleT:
 
     Beside parameters, buffers and modules all else is copied too, as `copy.deepcopy` does. What refuses that (a lock,
     a file, a logger, a trainer) is shared by both; an activation that a forward pass left behind comes without its
-    history.
+    history. Closures, weak references and what refuses to be copied refer to the copy where they refer to the module
+    or to parts of it.
 
     Raises:
         TypeError: something of the module cannot be copied even so; the message names where it is.
     """
     try:
-        twin = copy.deepcopy(module)
+        twin = deep_copied(module, {})
     except _REFUSALS:
         twin = _copied_around(module)
     if _is_shared(module, twin):
         # A __deepcopy__ of its own, that means to share: nothing of the caller's is to be written to.
-        twin = _gathered(module, {})  # type: ignore[assignment]
+        twin = _gathered_and_led(module)  # type: ignore[assignment]
     _copy_slots(module, twin)
+    prune_first(twin)
     twin.zero_grad(set_to_none=True)
     return twin
 
@@ -93,9 +97,16 @@ def unsharded(module: nn.Module) -> nn.Module:
     """
     wrappers: list[Any] = [part for part in module.modules() if _is_fsdp1(part)]
     if not wrappers:
-        return _gathered(module, {})
+        return _gathered_and_led(module)
     with type(wrappers[0]).summon_full_params(module, writeback=False):
-        return _gathered(module, {})
+        return _gathered_and_led(module)
+
+
+def _gathered_and_led(module: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    twin = _gathered(module, memo)
+    led_over(twin, memo)
+    return twin
 
 
 def _gathered(part: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -169,11 +180,11 @@ def _copied_around(module: ModuleT) -> ModuleT:
                 memo[id(refusing)] = stand_in
                 held.append(refusing)
     try:
-        return copy.deepcopy(module, memo)
+        return deep_copied(module, memo)
     except _REFUSALS as error:
         if any(hasattr(type(part), "__deepcopy__") for part in module.modules()):
             with contextlib.suppress(*_REFUSALS):
-                return _gathered(module, {})  # type: ignore[return-value]
+                return _gathered_and_led(module)  # type: ignore[return-value]
         name, why = _culprit(module, memo, error)
         raise TypeError(
             f"{name} cannot be copied ({type(why).__name__}: {_first_line(why)}): take it off the model, or pass state "
@@ -195,6 +206,10 @@ def _stand_ins(value: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
     if id(value) in seen:
         return
     seen.add(id(value))
+    if type(value) in PROXIES:
+        # It would be what it refers to.
+        yield value, value
+        return
     if isinstance(value, Tensor):
         if not value.is_leaf:
             yield value, value.detach().clone()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,16 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, typ
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-__all__ = ["Derived", "bake", "derived_weights", "effective_tensors", "has_stale_weights", "main_source", "refresh"]
+__all__ = [
+    "Derived",
+    "bake",
+    "derived_weights",
+    "effective_tensors",
+    "has_stale_weights",
+    "main_source",
+    "prune_first",
+    "refresh",
+]
 
 # Steps of power iteration at most, and the change of the singular value that ends it.
 _STEPS = 1000
@@ -41,6 +50,8 @@ class Derived:
         main: of these the one that has the weight's axes.
         effective: the weight from its sources, by name; new, without gradients.
         dim: of the two normalisations, the axis of the outputs.
+        settle: of other parametrisations with spectral norms among them: the sources with singular vectors anew.
+        within: sources of this that are pruned themselves, each in the place of those that it is computed from.
     """
 
     name: str
@@ -49,6 +60,8 @@ class Derived:
     main: str
     effective: Callable[[Mapping[str, Tensor]], Tensor]
     dim: int = 0
+    settle: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    within: tuple[Derived, ...] = ()
 
     @property
     def is_averaged(self) -> bool:
@@ -62,6 +75,14 @@ class Derived:
         matrices, with singular vectors computed anew: averaged ones would be those of no matrix. Other
         parametrisations keep the means of their sources.
         """
+        if self.within:
+            own = {one.name: one.effective(sources) for one in self.within}
+            names = tuple(dict.fromkeys(map(self._own_source, self.sources)))
+            outer = replace(self, sources=names, main=self._own_source(self.main), within=())
+            found = outer.settled({**sources, **own}, weight)
+            for one in self.within:
+                found |= one.settled(sources, found.pop(one.name))
+            return found
         found = {name: sources[name] for name in self.sources}
         if self.kind == "weight norm":
             length, direction = self.sources
@@ -79,7 +100,13 @@ class Derived:
             found[self.sources[1]] = left
             for name in self.sources[2:]:
                 found[name] = right
+        elif self.settle is not None:
+            found = self.settle(found)
         return found
+
+    def _own_source(self, name: str) -> str:
+        """What the weight itself is computed from: a source that is pruned, not what that is made of."""
+        return next((one.name for one in self.within if name in one.sources), name)
 
 
 def leading_vectors(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +143,32 @@ def derived_weights(model: object, tensors: Mapping[str, Tensor]) -> list[Derive
         found = [derived for path, part in model.named_modules(remove_duplicate=False) for derived in _of(path, part)]
     else:
         found = list(_named(tensors))
-    return [derived for derived in found if all(name in tensors for name in derived.sources)]
+    return [derived for derived in _joined(found) if all(name in tensors for name in derived.sources)]
+
+
+def _joined(found: list[Derived]) -> list[Derived]:
+    """With sources that are pruned themselves taken into what is computed from them."""
+    pruned = {one.name: one for one in found if one.kind == "pruned"}
+    whole = []
+    for one in found:
+        within = tuple(pruned[name] for name in one.sources if name in pruned)
+        if within:
+            sources = [
+                source for name in one.sources for source in (pruned[name].sources if name in pruned else (name,))
+            ]
+            main = pruned[one.main].main if one.main in pruned else one.main
+            effective = partial(_through, one.effective, within)
+            one = replace(one, sources=tuple(sources), main=main, effective=effective, within=within)
+        whole.append(one)
+    # What a parametrisation prunes inside is in the parametrised weight already.
+    inner = {source for one in whole for source in one.sources if one.within or one.kind == "parametrised"}
+    return [one for one in whole if one.kind != "pruned" or inner.isdisjoint(one.sources)]
+
+
+def _through(
+    effective: Callable[[Mapping[str, Tensor]], Tensor], within: tuple[Derived, ...], tensors: Mapping[str, Tensor]
+) -> Tensor:
+    return effective({**tensors, **{one.name: one.effective(tensors) for one in within}})
 
 
 def effective_tensors(tensors: Mapping[str, Tensor], derived: Iterable[Derived]) -> dict[str, Tensor]:
@@ -137,7 +189,9 @@ def main_source(weight: str, names: Collection[str]) -> str | None:
     layer, _, leaf = weight.rpartition(".")
     inside = f"{layer}.parametrizations.{leaf}".lstrip(".")
     candidates = (f"{weight}_orig", f"{weight}_v", f"{inside}.original1", f"{inside}.original0", f"{inside}.original")
-    return next((name for name in candidates if name in names), None)
+    # Each may be pruned itself.
+    every = (source for name in candidates for source in (name, f"{name}_orig"))
+    return next((name for name in every if name in names), None)
 
 
 def _of(path: str, layer: nn.Module) -> Iterator[Derived]:
@@ -173,7 +227,9 @@ def _parametrised(name: str, prefix: str, parts: ParametrizationList) -> Derived
         shape = parts().shape
     originals = [entry for entry, tensor in parts.named_parameters(recurse=False) if tensor.shape == shape]
     main = f"{prefix}.{originals[0]}" if originals else state[0]
-    return Derived(name, "parametrised", tuple(state), main, partial(_run, parts, prefix))
+    has_norms = any(type(part).__name__ == "_SpectralNorm" for part in parts)
+    settle = partial(_settled_norms, parts, prefix) if has_norms else None
+    return Derived(name, "parametrised", tuple(state), main, partial(_run, parts, prefix), settle=settle)
 
 
 def _run(parts: ParametrizationList, prefix: str, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -182,6 +238,24 @@ def _run(parts: ParametrizationList, prefix: str, tensors: Mapping[str, Tensor])
     with _evaluating(parts), torch.no_grad():
         weight: Tensor = functional_call(parts, state, ())
     return weight.detach()
+
+
+def _settled_norms(parts: ParametrizationList, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sources with the singular vectors of spectral norms after power iteration at these weights."""
+    state = {name: tensors[f"{prefix}.{name}"].clone() for name in parts.state_dict()}
+    with _evaluating(parts), torch.no_grad():
+        for part in parts:
+            # These iterate when they train.
+            part.training = type(part).__name__ == "_SpectralNorm"
+        before = functional_call(parts, state, ())
+        for _ in range(_STEPS):
+            weight = functional_call(parts, state, ())
+            if torch.equal(weight, before):
+                break
+            before = weight
+        for part in parts:
+            part.training = False
+    return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
 
 
 class _evaluating:
@@ -201,15 +275,17 @@ class _evaluating:
 
 def _named(tensors: Mapping[str, Tensor]) -> Iterator[Derived]:
     """The derived weights of a state dict, by names."""
+    pruned = [name[:-5] for name in tensors if name.endswith("_orig") and f"{name[:-5]}_mask" in tensors]
+    yield from (_pruned(name, f"{name}_orig", f"{name}_mask") for name in pruned)
+    # Sources may be pruned.
+    tensors = {**tensors, **{name: tensors[f"{name}_orig"] for name in pruned}}
     for name, tensor in tensors.items():
         if name.endswith("_v") and f"{name[:-2]}_g" in tensors:
             length = f"{name[:-2]}_g"
             yield _weight_norm(name[:-2], length, name, _dim_of(tensors[length], tensor))
-        elif name.endswith("_orig") and f"{name[:-5]}_mask" in tensors:
-            yield _pruned(name[:-5], name, f"{name[:-5]}_mask")
         elif name.endswith("_orig") and f"{name[:-5]}_u" in tensors:
             vectors = [f"{name[:-5]}_{letter}" for letter in "uv"]
-            yield _spectral_norm(name[:-5], name, vectors, _outputs_of(tensors[vectors[0]], tensor))
+            yield _spectral_norm(name[:-5], name, vectors, _outputs_of(tensors, vectors, tensor))
         elif match := re.fullmatch(r"(.*?)parametrizations\.([^.]+)\.original(1?)", name):
             layer, leaf, second = match.groups()
             prefix = name[: name.rindex(".")]
@@ -218,7 +294,7 @@ def _named(tensors: Mapping[str, Tensor]) -> Iterator[Derived]:
                 length = f"{prefix}.original0"
                 yield _weight_norm(layer + leaf, length, name, _dim_of(tensors[length], tensor))
             elif not second and all(vector in tensors for vector in vectors):
-                yield _spectral_norm(layer + leaf, name, vectors, _outputs_of(tensors[vectors[0]], tensor))
+                yield _spectral_norm(layer + leaf, name, vectors, _outputs_of(tensors, vectors, tensor))
 
 
 def _dim_of(length: Tensor, direction: Tensor) -> int:
@@ -229,9 +305,17 @@ def _dim_of(length: Tensor, direction: Tensor) -> int:
     return 0 if length.ndim == direction.ndim and direction.ndim and direction.shape[0] == 1 else -1
 
 
-def _outputs_of(vector: Tensor, matrix: Tensor) -> int:
-    """The axis of a spectral norm's rows: the first that has the left vector's size."""
-    return next((dim for dim, size in enumerate(matrix.shape) if size == vector.numel()), 0)
+def _outputs_of(tensors: Mapping[str, Tensor], vectors: Iterable[str], matrix: Tensor) -> int:
+    """The axis of a spectral norm's rows: of those that have the left vector's size, that of the largest value."""
+    left, right = (tensors[name] for name in vectors)
+    dims = [dim for dim, size in enumerate(matrix.shape) if size == left.numel()]
+    if len(dims) < 2 or left.numel() * right.numel() != matrix.numel() or matrix.is_meta:
+        return dims[0] if dims else 0
+
+    def value(dim: int) -> float:
+        return float((left.double() @ matrix.movedim(dim, 0).flatten(1).double() @ right.double()).abs())
+
+    return max(dims, key=value)
 
 
 def _weight_norm(name: str, length: str, direction: str, dim: int | None) -> Derived:
@@ -268,18 +352,33 @@ def has_stale_weights(module: nn.Module) -> bool:
     return any(isinstance(hook, kinds) for part in module.modules() for hook in part._forward_pre_hooks.values())
 
 
+def prune_first(module: nn.Module) -> None:
+    """Let layers prune before they compute anything from what is pruned, which would be that of the call before."""
+    for layer in module.modules():
+        hooks: Any = layer._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, prune.BasePruningMethod)][::-1]:
+            hooks.move_to_end(key, last=False)
+
+
 def refresh(module: nn.Module) -> None:
     """Compute anew the effective weights that layers keep as attributes, after their sources were changed."""
     state = dict(module.state_dict())
     for path, layer in module.named_modules():
-        for derived in _of(path, layer) if has_stale_weights(layer) else ():
+        # Pruned ones first: others may be computed from them.
+        for derived in sorted(_of(path, layer), key=_is_not_pruned) if has_stale_weights(layer) else ():
             leaf = derived.name.rpartition(".")[2]
             if leaf in layer.__dict__:
-                setattr(layer, leaf, derived.effective(state))
+                state[derived.name] = derived.effective(state)
+                setattr(layer, leaf, state[derived.name])
+
+
+def _is_not_pruned(derived: Derived) -> bool:
+    return derived.kind != "pruned"
 
 
 def bake(module: nn.Module) -> None:
     """Put plain parameters in the place of derived weights, in the module itself."""
+    prune_first(module)
     for layer in list(module.modules()):
         if is_parametrized(layer):
             # Not by torch's remove_parametrizations: that takes properties off the class, which copies share.

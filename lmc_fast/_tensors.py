@@ -94,7 +94,10 @@ def plain_at_once(tensors: Sequence[Tensor]) -> list[Tensor] | None:
 
 def is_as_stored(tensor: Tensor) -> bool:
     """Whether `plain` would give back a view of it, and no tensor that is made anew on each call."""
-    return not (_is_wrapper(tensor) or tensor.is_neg() or tensor.is_conj())
+    if _is_wrapper(tensor):
+        return False
+    with torch._C.DisableTorchFunctionSubclass():
+        return not (tensor.is_neg() or tensor.is_conj())
 
 
 def as_base(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up: a room imports from lower ones, and from itself.
 ROOMS = [
     {"_version", "_checks", "_extras", "_files", "_lazy", "_native", "_nested", "_terminal"},
-    {"_batches", "_derived", "_modes", "_norms", "_results", "_safetensors", "_signals", "_tensors"},
+    {"_batches", "_derived", "_modes", "_norms", "_references", "_results", "_safetensors", "_signals", "_tensors"},
     {"_copies"},
     {"_wrappers"},
     {"_backend", "_chunks", "_models", "_progress"},

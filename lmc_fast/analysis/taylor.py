@@ -19,7 +19,7 @@ from .._batches import Batch, check_batches, differentiable
 from .._calls import NO_GRADIENT, Calls, Forward, graph_of, with_gradient, with_weights
 from .._derived import bake, derived_weights, effective_tensors
 from .._models import Model, check_same_tensors, check_ties, copied, own_names, tensors_of, unwrapped
-from .._modes import as_caller, neutral
+from .._modes import as_caller, neutral, uncompiled
 from .._progress import Progress, tracking
 from .._results import Result, axes_to_draw_on
 from ..matching.results.matching import Match, choice_of
@@ -225,8 +225,8 @@ class HessianProducts:
     def __call__(self, tensors: Mapping[str, Tensor], direction: Mapping[str, Tensor], batch: Batch) -> Product:
         held = {name: differentiable(tensor) for name, tensor in tensors.items() if name not in direction}
         at = {name: differentiable(tensors[name].detach()) for name in direction}
-        # Fused attention has no second derivative, nor have recurrent layers in cuDNN.
-        with _ALONE, sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
+        # Fused attention has no second derivative, nor have recurrent layers in cuDNN, nor what is compiled.
+        with _ALONE, uncompiled(), sdpa_kernel(SDPBackend.MATH), _without_cudnn(self.module), torch.enable_grad():
             if self.is_forward:
                 try:
                     return self._forward_over_reverse(held, at, direction, batch)

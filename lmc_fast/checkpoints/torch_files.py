@@ -62,7 +62,9 @@ def _read(path: Path) -> object:
         ) from None
     # On damaged bytes the unpickler stumbles in as many ways as there are.
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
+        # A key that is not found is all that a KeyError says.
+        is_key = isinstance(error, KeyError)
+        what = "it is damaged, or another kind of file" if is_key else (str(error).splitlines() or [repr(error)])[0]
         raise ValueError(f"checkpoint {str(path)!r} is no complete torch file: {what}") from None
 
 

@@ -153,6 +153,8 @@ def sinkhorn_matching(
     start = _start(init, view.spec, seed)
     tensors_a, tensors_b = view.tensors
     pair = _Pair(view.spec, tensors_a, tensors_b, view.names, device)
+    if not pair.counted:
+        raise ValueError("model_a must have floating point weights on the axes of spec, got none")
     judge: _Distance | _Task
     if loss == "distance":
         judge = _Distance(pair)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .._models import STATISTICS, copied, load_tensors, tensors_of, unsaved_buffers
 from .._modes import as_caller, uncompiled
+from .._references import deep_copied
 from .calls import Call, tensors_in, with_tensors_changed
 from .exact import FLOATS, Exact
 
@@ -58,6 +59,16 @@ def _seed_generators() -> None:
         torch.mps.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
+
+
+def _generators(is_calm: bool) -> list[Any]:
+    """What tells whether global generators have been drawn from: a GPU's too, unless noise is constant."""
+    # Noise that takes one of few values may be the same twice.
+    of_numpy = np.random.get_state()  # noqa: NPY002
+    states = [torch.default_generator.get_state()]
+    if torch.cuda.is_initialized() and not is_calm:  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
+    return [random.getstate(), *([np.asarray(part).tolist() for part in (*of_numpy, *states)])]
 
 
 def is_number(tensor: Tensor) -> bool:
@@ -125,7 +136,7 @@ def _attributes(module: nn.Module, weights: Collection[str]) -> Iterator[_Attrib
 def _sharing_weights(module: nn.Module) -> nn.Module:
     """A copy of all of a module but its weights, which are the same tensors."""
     try:
-        return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+        return deep_copied(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
     except FAILURES:
         # What cannot be copied in this way is copied as a whole.
         return copied(module)
@@ -326,8 +337,10 @@ class Bench:
             (True, True, True),
         ):
             self.is_fresh, self.is_calm, self.is_seeded = is_fresh, is_calm, is_seeded
+            before = _generators(is_calm)
             outputs = self.run(first)
-            if not self._same(outputs, self.run(first)):
+            is_random = not is_seeded and _generators(is_calm) != before
+            if is_random or not self._same(outputs, self.run(first)):
                 continue
             others = self.run(second)
             if is_fresh or self._same(others, self._on_a_copy(second)):

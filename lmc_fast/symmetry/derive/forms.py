@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ..._copies import copied
+from ..._references import deep_copied
 from ..calls import with_tensors_changed
 
 __all__ = ["Form", "form_of", "has_weights"]
@@ -61,7 +61,7 @@ def form_of(module: nn.Module, *, is_empty: bool) -> Form:
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers(), *_others(module)):
         memo[id(tensor)] = _fake(tensor, mode)
-    return Form(_traceable(copy.deepcopy(module, memo).eval()), mode)
+    return Form(_traceable(deep_copied(module, memo).eval()), mode)
 
 
 def _others(module: nn.Module) -> list[Tensor]:
