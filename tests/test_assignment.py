@@ -44,7 +44,7 @@ def assert_dual_contract(
         assert (sign * longer <= 0).all()
 
 
-@pytest.mark.parametrize("seed", slow_but(range(5), lambda seed: seed < 2), ids=lambda seed: f"seed{seed}")
+@pytest.mark.parametrize("seed", slow_but(range(5), lambda seed: seed == 0), ids=lambda seed: f"seed{seed}")
 def test_random_problems_equal_scipy_with_certificates(seed: int) -> None:
     seen = check_seed((1, seed), 1000)
     assert 0.01 < seen["infeasible"] / 1000 < 0.5

@@ -22,7 +22,7 @@ def nothing_left() -> Any:
 
 
 # Which train models, and lay them over each other.
-LONG = ("many", "merge", "transformers", "why")
+LONG = ("align", "many", "merge", "transformers", "why")
 PAGES = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in pages()]
 
 

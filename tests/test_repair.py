@@ -195,7 +195,11 @@ def trained(widths: Sequence[int], seeds: Sequence[int]) -> list[nn.Module]:
     return [train(lambda: MLP(64, widths, 10), digits(), seed=seed, epochs=8) for seed in seeds]
 
 
-@pytest.mark.parametrize(("widths", "least"), [((64,) * 5, 0.01), ((256, 256), 0.0)], ids=["narrow", "wide"])
+@pytest.mark.parametrize(
+    ("widths", "least"),
+    [((64,) * 5, 0.01), pytest.param((256, 256), 0.0, marks=pytest.mark.slow)],
+    ids=["narrow", "wide"],
+)
 def test_it_raises_the_accuracy_in_the_middle(widths: tuple[int, ...], least: float) -> None:
     data, gains = digits(), []
     for a, b in (trained(widths, (0, 1)), trained(widths, (2, 3))):

@@ -49,6 +49,7 @@ def test_every_series_runs_at_its_small_sizes(tmp_path: Path) -> None:
     assert {row["series"] for row in _rows(tmp_path) if row["exponent"]} == set(SERIES)
 
 
+@pytest.mark.slow
 def test_rows_hold_points_and_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

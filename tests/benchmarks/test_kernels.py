@@ -25,6 +25,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "SIDE", 32)
 
 
+@pytest.mark.slow
 def test_rows_hold_times_rates_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kernels", "--device", "cpu", "--sizes", "65", "--seconds", "0.01", "--out", str(tmp_path)]) == 0
     with (tmp_path / "kernels-cpu.csv").open(newline="", encoding="utf-8") as file:

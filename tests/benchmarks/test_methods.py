@@ -10,6 +10,7 @@ import pytest
 from benchmarks.run import main
 
 
+@pytest.mark.slow
 def test_every_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(400, dtype=np.uint8) % 3

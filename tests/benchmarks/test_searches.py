@@ -152,6 +152,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [*common, "--out", str(tmp_path), "--choosing", "2", "--judging", "2"]
 
 
+@pytest.mark.slow
 def test_it_runs_and_tells_what_it_measured(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,6 +253,7 @@ def test_the_peak_holds_both_models(pair: Pair) -> None:
     assert found["peak_over_bound"] == pytest.approx(found["peak_mb"] / found["bound_mb"])
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def measured(result: PaperResult) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_ways(result: PaperResult, data: Path) -> None:
     from lmc_fast.experiments.cache import ModelCache
     from lmc_fast.experiments.datasets import load_dataset
@@ -106,6 +107,7 @@ def test_numbers_are_those_of_the_ways(result: PaperResult, data: Path) -> None:
     assert permuted["distance"] < nothing["distance"] and permuted["loss"][0] == pytest.approx(nothing["loss"][0])
 
 
+@pytest.mark.slow
 def test_the_page_has_the_part_and_its_verdict(result: PaperResult) -> None:
     text = result.page.read_text(encoding="utf-8")
     reader = Reader(text)
@@ -118,12 +120,14 @@ def test_the_page_has_the_part_and_its_verdict(result: PaperResult) -> None:
     assert len(rows) == 1 + len(PART.ways)
 
 
+@pytest.mark.slow
 def test_layers_have_names_and_not_numbers_alone(result: PaperResult) -> None:
     text = (result.folder / "tables" / "alignment-by-layer.csv").read_text()
     names = [line.split(",")[1] for line in text.splitlines()[1:]]
     assert names == ["hidden layer 1 (1)", "hidden layer 2 (3)", "output layer (5)"]
 
 
+@pytest.mark.slow
 def test_a_column_of_nothing_is_left_out(result: PaperResult) -> None:
     (barriers,) = [table for table in result.tables if table.name == "barriers"]
     assert "with BatchNorm statistics interpolated" not in barriers.columns and len(barriers.rows[0]) == 5
@@ -206,6 +210,7 @@ def test_the_verdict_falls_with_its_numbers(changed: dict[str, Any], state: str)
     assert all(part.holds for part in parts) is (state == "yes")
 
 
+@pytest.mark.slow
 def test_it_is_judged_where_it_was_measured(result: PaperResult) -> None:
     assert list(result.verdicts) == list(range(1, 11))
 

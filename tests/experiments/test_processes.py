@@ -23,6 +23,7 @@ from .tasks import divided, scaled, written
 from .test_paper import ONE, write_stripes
 
 
+@pytest.mark.slow
 def test_results_and_messages_are_the_same_for_any_number() -> None:
     common, tasks = torch.arange(5.0), [3, 1, 4, 1, 5]
     before = torch.get_num_threads()

@@ -65,7 +65,7 @@ def folded(path: Path) -> dict[str, Tensor]:
     return lmc.fold_norms(models.read_directory(path), turning_spec())
 
 
-@pytest.mark.parametrize("method", ["wm", "merge_many"])
+@pytest.mark.parametrize("method", ["wm", pytest.param("merge_many", marks=pytest.mark.slow)])
 def test_a_merge_by_file_is_that_in_memory(two: tuple[Path, Path], tmp_path: Path, method: str) -> None:
     result = lmc.merge_checkpoints(*two, out=tmp_path / "out", spec=turning_spec(), method=method)
     a, b = map(folded, two)
@@ -110,7 +110,7 @@ def test_an_aligned_model_is_written_by_itself(two: tuple[Path, Path], tmp_path:
     assert "permuted and turned to lie over" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("method", ["wm", "merge_many"])
+@pytest.mark.parametrize("method", ["wm", pytest.param("merge_many", marks=pytest.mark.slow)])
 def test_what_was_matched_is_not_matched_again(
     two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

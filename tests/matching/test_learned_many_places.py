@@ -20,6 +20,7 @@ def three_of() -> tuple[list[nn.Module], PermutationSpec, list[tuple[torch.Tenso
     return [model, other, other], spec, batches, [Transforms.identity(spec), start, Transforms.random(spec, 3)]
 
 
+@pytest.mark.slow
 def test_units_find_their_places_by_the_loss_between_all_models() -> None:
     models, spec, batches, starts = three_of()
 

@@ -69,7 +69,9 @@ def made(*, signs: bool) -> tuple[nn.Module, nn.Module, PermutationSpec, list[tu
     return model, planted.inverse().apply(model), spec, batches, Transforms(spec, elements)
 
 
-@pytest.mark.parametrize("signs", [False, True], ids=["places", "places and signs"])
+@pytest.mark.parametrize(
+    "signs", [pytest.param(False, marks=pytest.mark.slow), True], ids=["places", "places and signs"]
+)
 def test_units_find_their_places_by_the_loss(signs: bool) -> None:
     model, other, spec, batches, start = made(signs=signs)
 

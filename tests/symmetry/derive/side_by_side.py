@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import lmc_fast as lmc
 
-__all__ = ["Between", "Case", "Derived", "derived", "side_by_side"]
+__all__ = ["Between", "Case", "Derived", "asked", "derived", "side_by_side"]
 
 
 class Between(nn.Module):
@@ -76,6 +77,13 @@ def side_by_side(cases: Mapping[str, Case]) -> tuple[nn.Module, tuple[Any, ...]]
     """One module of all of them, and its inputs."""
     inputs = tuple(case.inputs if isinstance(case.inputs, tuple) else (case.inputs,) for case in cases.values())
     return _Together(cases), inputs
+
+
+def asked(cases: Mapping[str, Case], request: pytest.FixtureRequest) -> dict[str, Case]:
+    """Those of the cases of a file that run, by the tests' argument `name`; all, where none is asked for by itself."""
+    here = (item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path)
+    names = {item.callspec.params.get("name") for item in here if hasattr(item, "callspec")}
+    return {name: case for name, case in cases.items() if name in names} or dict(cases)
 
 
 def derived(cases: Mapping[str, Case], **options: Any) -> Derived:

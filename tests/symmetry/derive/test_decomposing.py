@@ -64,6 +64,7 @@ def test_the_graph_is_torchs_own(monkeypatch: pytest.MonkeyPatch, of: dict[str, 
         assert told(decomposed(program)) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_TORCH)
 def test_what_calls_others_inside_goes_torchs_own_way(name: str) -> None:
     """A branch's graph, or an operation that is made of composite ones."""

@@ -16,6 +16,7 @@ from lmc_fast.symmetry.derive import decomposing
 from lmc_fast.symmetry.derive.decomposing import decomposed
 from lmc_fast.symmetry.derive.light import Program, _functional, lightened
 
+from ...slow import slow_but
 from .told import BATCH, TOKENS, WIDTH, Of, exported, program_of, told
 
 Does = Callable[[Of, Tensor], Any]
@@ -266,7 +267,7 @@ def _of_transformers() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     }
 
 
-@pytest.mark.parametrize("name", ["BERT", "GPT-2", "Llama", "ViT"])
+@pytest.mark.parametrize("name", slow_but(["BERT", "GPT-2", "Llama", "ViT"], lambda name: name == "Llama"))
 def test_the_graph_of_transformers_is_that_of_a_second_trace(name: str) -> None:
     model, inputs = _of_transformers()[name]
     with torch.no_grad():

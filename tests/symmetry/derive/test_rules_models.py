@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations
 
 from benchmarks.networks import GroupNormUNet, Mixer, PaddedResNet, PreActivationResNet, Recurrent, WideResNet
 
-from .side_by_side import Case, Derived, derived
+from ...slow import slow_but
+from .side_by_side import Case, Derived, asked, derived
 
 BATCH, TOKENS, WIDTH, HEADS, EACH = 2, 7, 10, 3, 4
 
@@ -440,12 +441,21 @@ CASES = {
 }
 
 
+# Which are much as one before.
+ALIKE = {
+    *("one of three", "three in each", "rotary of every other", "grouped queries in one operation"),
+    *("slopes of heads, three in each", "experts in order", "experts that share", "experts by one-hot numbers"),
+    *("spectral norm", "pre-activation", "wide", "U-Net", "LSTM in both directions", "LSTM with projections", "GRU"),
+    *("RNN", "all layers' states"),
+}
+
+
 @pytest.fixture(scope="module")
-def found() -> Derived:
-    return derived(CASES)
+def found(request: pytest.FixtureRequest) -> Derived:
+    return derived(asked(CASES, request))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(CASES, lambda name: name not in ALIKE))
 def test_what_is_known_by_hand_is_found(name: str, found: Derived) -> None:
     assert found.sizes(name) == (CASES[name].roots, CASES[name].owned), found.reasons(name)
 
