@@ -73,6 +73,32 @@ def test_dead_directions_need_no_singular_values(few: int, left_over: list[int])
     assert torch.allclose(found @ found.mT, torch.eye(20, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_gains_of_any_kind_have_orthogonal_factors_of_the_most_value(seed: int) -> None:
+    """Several at once, steep or flat, without rank, rows or columns, from rounding on dead or further up."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one_of(*choices: float) -> float:
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    size, dead = int(one_of(1, 2, 3, 20, 41)), one_of(DEAD, 4e-6)
+    gains = []
+    for k in range(3):
+        values = torch.logspace(0, -one_of(0, 3, 6, 9, 12, 16), size, dtype=torch.float64)
+        values[int(one_of(size // 2, size, size)) :] *= one_of(0, 1e-5)
+        gain = gain_with(values, 3 * seed + k)[0] * one_of(1e-8, 1, 1e8)
+        gain[size // 2] *= one_of(0, 1, 1)
+        if one_of(0, 1):
+            sides = torch.randn(2, size, int(one_of(1, 5, 30)), dtype=torch.float64, generator=generator)
+            gain = sides[0] @ sides[1].T
+        gains.append(gain)
+    found = by_eigenvectors(torch.stack(gains), dead)
+    assert torch.allclose(found @ found.mT, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-10)
+    for gain, turn in zip(gains, found, strict=True):
+        most = float(torch.linalg.matrix_norm(gain, ord="nuc"))
+        assert float((turn * gain).sum()) == pytest.approx(most, rel=max(1e-11, size * dead))
+
+
 def test_dead_directions_with_nothing_in_common_are_left_to_singular_values(left_over: list[int]) -> None:
     gain = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)).roll(1, 1)
     gain[2] = 0.0

@@ -92,12 +92,15 @@ def by_eigenvectors(gain: Tensor, dead: float) -> Tensor:
     turned = left - left @ (off * (rows / (rows + columns)))
     worst = off.abs().amax(-2)
     good = worst.amax(-1) <= MENDABLE
+    # What is out of reach would grow beyond all numbers.
+    turned = torch.where(good[..., None, None], turned, 0.0)
     few = _leading(worst > MENDED)
     if few:
         weak, settles = _settled(turned[..., :few], (left * columns)[..., :few], sizes[..., :few], lives)
         rest = turned[..., few:]
         turned[..., :few] = weak - rest @ (rest.mT @ weak)
         good &= settles
+        turned = torch.where(good[..., None, None], turned, 0.0)
     few = _leading(~lives)
     if few:
         turned[..., :few], is_clear = _turned_least(turned, right, lives, few)
@@ -151,7 +154,9 @@ def _turned_least(turned: Tensor, right: Tensor, lives: Tensor, few: int) -> tup
     # Living columns are orthonormal, and orthogonal to the others.
     least = part @ (vectors / squares.clamp(min=0.0).sqrt()[..., None, :]) @ vectors.mT
     is_clear = squares[..., 0] >= CLEAR**2
-    return torch.where(is_clear[..., None, None], least, 0.0), is_clear
+    least = torch.where(is_clear[..., None, None], least, 0.0)
+    # Of what was small the rounding is not.
+    return least - least @ _off(least, torch.ones_like(live[..., 0, :])) / 2, is_clear
 
 
 def by_singular_values(gain: Tensor, dead: float) -> Tensor:
