@@ -57,14 +57,18 @@ NAMES = {
 }
 
 
-def model_of(kind: str, seed: int) -> nn.Module:
+def with_derived(prepare: Callable[[nn.Linear], object], seed: int) -> nn.Module:
     """An MLP whose first layer's weight is derived; spectral norms have seen data, as after training."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
-    PREPARED[kind](model[0])
+    prepare(model[0])
     for _ in range(40):
         model.train()(X)
     return model.eval()
+
+
+def model_of(kind: str, seed: int) -> nn.Module:
+    return with_derived(PREPARED[kind], seed)
 
 
 def spec_of(kind: str) -> lmc.PermutationSpec:

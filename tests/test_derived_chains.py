@@ -14,6 +14,8 @@ import lmc_fast as lmc
 from lmc_fast._copies import copied
 from lmc_fast._derived import bake, derived_weights, effective_tensors
 
+from .test_derived import with_derived
+
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 BATCHES = [(X, torch.arange(12) % 3)]
 
@@ -64,12 +66,7 @@ UNTOLD = ("parametrised, pruned", "parametrised after spectral_norm")
 
 
 def model_of(kind: str, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
-    PREPARED[kind](model[0])
-    for _ in range(40):
-        model.train()(X)
-    return model.eval()
+    return with_derived(PREPARED[kind], seed)
 
 
 @pytest.mark.parametrize("kind", PREPARED)
