@@ -50,6 +50,15 @@ double Descent::gained(Index g) const {
     return now - then;
 }
 
+// Whether the gain of one depends on where the other is.
+bool Descent::are_neighbours(Index g, Index other) const {
+    const auto has = [this](Index one, Index two) {
+        const std::vector<Index>& neighbours = groups_[at(one)].neighbours;
+        return std::find(neighbours.begin(), neighbours.end(), two) != neighbours.end();
+    };
+    return has(g, other) || has(other, g);
+}
+
 // Sums the gains of groups that are no neighbours, and solves their assignments.
 LapOutcome Descent::solve_all(const std::vector<Index>& visited,
                               const std::vector<const std::vector<Index>*>& which,
@@ -119,15 +128,33 @@ LapOutcome Descent::anchor(const std::vector<DescentVisit>& visits, const LapInt
                            int threads) noexcept {
     try {
         const int used = thread_count(threads);
+        std::vector<Index> together;
+        std::vector<const std::vector<Index>*> which;
+        const auto settle = [&] {
+            const LapOutcome outcome = solve_all(together, which, interrupt, used);
+            if (outcome.status != LapStatus::ok) return outcome;
+            for (const Index g : together) {
+                if (gained(g) > 0) choices_[at(g)] = states_[at(g)].pick;
+            }
+            together.clear();
+            which.clear();
+            return outcome;
+        };
         for (const DescentVisit& visit : visits) {
             if (visit.leaves.empty()) continue;
+            const auto is_beside = [&](Index g) {
+                return g == visit.group || are_neighbours(g, visit.group);
+            };
+            if (std::any_of(together.begin(), together.end(), is_beside)) {
+                const LapOutcome outcome = settle();
+                if (outcome.status != LapStatus::ok) return outcome;
+            }
             // What it held of other leaves does not count.
             forget(visit.group);
-            const LapOutcome outcome = solve_all({visit.group}, {&visit.leaves}, interrupt, used);
-            if (outcome.status != LapStatus::ok) return outcome;
-            if (gained(visit.group) > 0) choices_[at(visit.group)] = states_[at(visit.group)].pick;
+            together.push_back(visit.group);
+            which.push_back(&visit.leaves);
         }
-        return {LapStatus::ok};
+        return settle();
     } catch (const std::bad_alloc&) {
         return {LapStatus::no_memory};
     }

@@ -98,7 +98,8 @@ class Descent {
         choices_[at(group)] = std::move(choice);
     }
 
-    // Groups one after another, each put where the leaves that count say.
+    // Groups one after another, each put where the leaves that count say; at once those that follow one
+    // another and are no neighbours.
     LapOutcome anchor(const std::vector<DescentVisit>& visits, const LapInterrupt& interrupt,
                       int threads) noexcept;
 
@@ -146,6 +147,7 @@ class Descent {
     void plan(std::int64_t g, const std::vector<std::int64_t>* which);
     LapOutcome solve(std::int64_t g, const LapInterrupt& interrupt, int threads);
     double gained(std::int64_t g) const;
+    bool are_neighbours(std::int64_t g, std::int64_t other) const;
     LapOutcome solve_all(const std::vector<std::int64_t>& visited,
                          const std::vector<const std::vector<std::int64_t>*>& which,
                          const LapInterrupt& interrupt, int threads);

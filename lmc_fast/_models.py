@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ._checks import fail_type
 from ._copies import copied
 from ._derived import refresh
-from ._tensors import is_as_stored, plain, plain_at_once, tensor_identity, unsummable
+from ._tensors import identities, is_as_stored, plain, plain_at_once, tensor_identity, unsummable
 from ._wrappers import met, unwrapped
 
 __all__ = [
@@ -241,17 +241,15 @@ def counted_names(model: Model, tensors: Mapping[str, Tensor]) -> list[str]:
         module = unwrapped("model", model)
         buffers = {name for name, _ in module.named_buffers()}
         buffers |= {name for name, own in own_names(module).items() if own in buffers}
-    seen: set[Hashable] = set()
-    names = []
-    for name, tensor in tensors.items():
-        is_statistic = name in buffers or name.rpartition(".")[2] in STATISTICS
-        if is_statistic or not tensor.is_floating_point():
-            continue
-        identity = tensor_identity(tensor)
-        if identity not in seen:
-            seen.add(identity)
-            names.append(name)
-    return names
+    names = [
+        name
+        for name, tensor in tensors.items()
+        if name not in buffers and name.rpartition(".")[2] not in STATISTICS and tensor.is_floating_point()
+    ]
+    first: dict[Hashable, str] = {}
+    for name, identity in zip(names, identities([tensors[name] for name in names]), strict=True):
+        first.setdefault(identity, name)
+    return list(first.values())
 
 
 def equal_names(states: Sequence[Mapping[str, Tensor]], names: Sequence[str], axes: Mapping[str, object]) -> set[str]:

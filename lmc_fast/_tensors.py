@@ -25,6 +25,7 @@ __all__ = [
     "check_indices",
     "check_indices_at_once",
     "have_same_entries",
+    "identities",
     "in_one_run",
     "is_as_stored",
     "obstacle_of",
@@ -41,8 +42,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BASES = frozenset({Tensor, nn.Parameter})
 _TAKES = "a dense tensor with data"
 
-_device, _dtype, _is_meta, _is_nested, _layout, _nbytes = (
-    attrgetter(name) for name in ("device", "dtype", "is_meta", "is_nested", "layout", "nbytes")
+_device, _dtype, _is_meta, _is_nested, _layout, _nbytes, _shape = (
+    attrgetter(name) for name in ("device", "dtype", "is_meta", "is_nested", "layout", "nbytes", "shape")
 )
 # Dtypes of real numbers of at most 8 bytes that no other tensor tells how to read.
 _ORDINARY = frozenset((*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
@@ -262,6 +263,15 @@ def tensor_identity(tensor: Tensor) -> Hashable:
         tensor.is_neg(),
         tensor.is_conj(),
     )
+
+
+def identities(tensors: Sequence[Tensor]) -> list[Hashable]:
+    """Of each what tells it from the others as `tensor_identity` does; of ordinary ones all at once."""
+    if BASES.issuperset(map(type, tensors)) and _ORDINARY.issuperset(map(_dtype, tensors)):
+        found = _ordinary_addresses(tensors)
+        if found is not None:
+            return list(zip(map(_device, tensors), found, map(_shape, tensors), map(_dtype, tensors), strict=True))
+    return list(map(tensor_identity, tensors))
 
 
 def _is_expanded(tensor: Tensor) -> bool:

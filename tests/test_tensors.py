@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
 from lmc_fast._models import check_numbers, counted_names, tensors_of
-from lmc_fast._tensors import addresses, addresses_at_once, check_dense, plain, tensor_identity
+from lmc_fast._tensors import addresses, addresses_at_once, check_dense, identities, plain, tensor_identity
 
 CPU = torch.device("cpu")
 
@@ -192,6 +192,20 @@ def test_different_tensors_are_never_tied() -> None:
     for name, (a, b) in pairs.items():
         assert tensor_identity(a) != tensor_identity(b), name
         assert tensor_identity(a) == tensor_identity(a), name
+        one, two, again = identities([a, b, a])
+        assert one == again != two, name
+
+
+@pytest.mark.parametrize("odd", [False, True], ids=["ordinary", "one is not"])
+def test_tensors_are_told_apart_at_once_as_one_by_one(odd: bool) -> None:
+    whole = torch.zeros(4, 6)
+    tensors = [whole, whole[:2], whole.detach(), nn.Parameter(whole), whole.view(6, 4), whole.view(torch.int32)]
+    tensors += [torch.zeros(4, 6), torch.tensor(0), torch.tensor(0)]
+    tensors += [whole.T] if odd else []
+    singly, found = list(map(tensor_identity, tensors)), identities(tensors)
+    for i, one in enumerate(tensors):
+        for k in range(len(tensors)):
+            assert (found[i] == found[k]) == (singly[i] == singly[k]), (i, k, one.shape)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

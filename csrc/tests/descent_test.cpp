@@ -193,6 +193,21 @@ void test_descent(Index n, Index m) {
     CHECK(ends[0] == ends[2] && ends[1] == ends[3]);
 }
 
+// Neighbours that are settled in one call come one after the other all the same.
+void test_anchor_of_neighbours(Index n, Index m) {
+    const Net net(n, m, static_cast<unsigned>(5 * n + m));
+    const std::vector<lmc::DescentVisit> visits = {{0, {0}}, {1, {0, 1}}, {0, {0, 1}}};
+    for (const int threads : {1, 3}) {
+        lmc::Descent together(net.parameters(), net.groups(), 0.7, 4.0);
+        lmc::Descent apart(net.parameters(), net.groups(), 0.7, 4.0);
+        CHECK(together.anchor(visits, {nullptr, nullptr}, threads).status == lmc::LapStatus::ok);
+        for (const lmc::DescentVisit& visit : visits) {
+            CHECK(apart.anchor({visit}, {nullptr, nullptr}, threads).status == lmc::LapStatus::ok);
+        }
+        for (const Index g : {0, 1}) CHECK(together.choice(g) == apart.choice(g));
+    }
+}
+
 void test_what_does_not_fit() {
     const Index n = 4;
     const Net net(4, 3, 1);
@@ -230,7 +245,10 @@ int main(int count, char** arguments) {
         }
     }
     for (const Index n : {1, 2, 3, 8, 17, 40}) {
-        for (const Index m : {1, 5, 33}) test_descent(n, m);
+        for (const Index m : {1, 5, 33}) {
+            test_descent(n, m);
+            test_anchor_of_neighbours(n, m);
+        }
     }
     test_what_does_not_fit();
     std::printf("%s %d\n", failures == 0 ? "ok" : "wrong", lmc::simd_lanes());

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from .._models import STATISTICS, tensor_identity
-from .._tensors import FLOATS
+from .._tensors import FLOATS, identities
 from .._wrappers import canonical, met
 from .folds import Centre, Fold, renamed
 from .groups import Axis, AxisLike, Group, Segment, axis_size, walk
@@ -178,7 +178,8 @@ def bound_axes(name: str, axes: tuple[Axis, ...], tensor: Tensor, sizes: Mapping
 def check_tied(axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor]) -> None:
     """A tensor with two names moves once: both must say the same of it."""
     first: dict[object, str] = {}
-    for name, entries in axes.items():
-        other = first.setdefault(tensor_identity(tensors[name]), name)
+    found = identities([tensors[name] for name in axes])
+    for (name, entries), identity in zip(axes.items(), found, strict=True):
+        other = first.setdefault(identity, name)
         if entries != axes[other]:
             raise ValueError(f"{other!r} and {name!r} are one tied tensor, but the spec gives them different axes")

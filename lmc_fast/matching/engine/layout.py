@@ -14,7 +14,7 @@ from ...ops.permuted_dot import Overlap
 from ...symmetry import PermutationSpec
 from ...symmetry.views import Leaf, Units, groups_of, leaves, taken_together
 from .sums import squared_norm
-from .uses import settled_leaves
+from .uses import around
 
 __all__ = ["Layout"]
 
@@ -138,7 +138,7 @@ class Layout:
         for units in found:
             for leaf in self.leaves[units]:
                 whole = taken_together(self.spec, leaf, roots)
-                if settled_leaves([whole], self.axis_roots.__getitem__, settled):
+                if around(whole, self.axis_roots[whole.parameter]) <= settled:
                     known.setdefault(whole.group, {})[whole] = None
         # What is known of each alone is better taken alone, and the others after that.
         if all(isinstance(units, str) or len({self.spec.root_of(name) for name in units}) == 1 for units in known):
@@ -165,8 +165,17 @@ class Layout:
         return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
     def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[Units, list[Leaf]]:
+        settled = frozenset(settled)
         return {
-            name: settled_leaves(self.leaves[name], self.axis_roots.__getitem__, settled) for name in self.units[root]
+            name: [leaf for leaf, roots in zip(self.leaves[name], self._around[name], strict=True) if roots <= settled]
+            for name in self.units[root]
+        }
+
+    @cached_property
+    def _around(self) -> dict[Units, list[frozenset[str]]]:
+        """Of every leaf the root groups that are to be settled before it is known."""
+        return {
+            name: [around(leaf, self.axis_roots[leaf.parameter]) for leaf in of] for name, of in self.leaves.items()
         }
 
     def _share(self, root: str, known: Mapping[Units, Sequence[Leaf]]) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ... import _native
 from ..._progress import Progress, tracking
-from ..._tensors import addresses, in_one_run, obstacle_of
+from ..._tensors import addresses, addresses_at_once, in_one_run, obstacle_of
 from ...symmetry import Axis, Segment
 from ...symmetry.groups import axis_size, walk
 from ...symmetry.placing import placed
@@ -189,18 +189,21 @@ def small_descent(layout: Layout, room: int) -> SmallDescent | None:
     inside = (part for axes in spec.axes.values() for axis in axes for each in axis.segments for part in each.parts)
     if not all(part.is_in_one for part in walk(tuple(inside))):
         return None
-    if not all(_is_plain(tensor) for side in (layout.a, layout.b) for tensor in side.values()):
+    if not _are_plain([tensor for side in (layout.a, layout.b) for tensor in side.values()]):
         return None
     return SmallDescent(layout)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the core can read it."""
-    return (
+def _are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether the core can read them."""
+    if addresses_at_once(tensors, torch.device("cpu"), (torch.float32,)) is not None:
+        return True
+    return all(
         tensor.dtype == torch.float32
         and tensor.device.type == "cpu"
         and obstacle_of(tensor) is None
         and not tensor.is_neg()
+        for tensor in tensors
     )
 
 

@@ -13,7 +13,7 @@ from ..._models import accumulate_dtype
 from ...ops.gain_matrix import Term
 from ...symmetry.views import Leaf, Units
 
-__all__ = ["IndexOf", "Indices", "Use", "Uses", "dtype_of", "settled_leaves", "use_of"]
+__all__ = ["IndexOf", "Indices", "Use", "Uses", "around", "dtype_of", "use_of"]
 
 # The indices that permute an axis of a parameter of b now, or None for an axis that stays. Asked with root
 # groups as well, those that leave these and all that they own in place.
@@ -73,21 +73,13 @@ class Uses(dict[Units, list[Use]]):
         return found
 
 
-def settled_leaves(
-    leaves: Sequence[Leaf], roots_of: Callable[[str], Sequence[Collection[str]]], settled: Collection[str]
-) -> list[Leaf]:
-    """The leaves on whose other axes, and beside whose units, every root group is settled."""
-    return [
-        leaf
-        for leaf in leaves
-        if all(root in settled for root in leaf.beside)
-        and all(
-            root in settled
-            for axis, roots in enumerate(roots_of(leaf.parameter))
-            if axis != leaf.axis
-            for root in roots
-        )
-    ]
+def around(leaf: Leaf, axis_roots: Sequence[Collection[str]]) -> frozenset[str]:
+    """The root groups on a leaf's other axes, and beside its units.
+
+    Args:
+        axis_roots: of each axis of the leaf's parameter.
+    """
+    return frozenset(leaf.beside).union(*(roots for axis, roots in enumerate(axis_roots) if axis != leaf.axis))
 
 
 def use_of(leaf: Leaf, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Use:
