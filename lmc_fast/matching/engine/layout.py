@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from functools import cached_property
 
 import torch
@@ -154,7 +154,7 @@ class Layout:
         exact = all(self.a[name].dtype == torch.float64 for name in self.own_parameters(root))
         return torch.float64 if exact else torch.float32
 
-    def _is_known_alone(self, root: str, settled: Collection[str]) -> bool:
+    def _is_known_alone(self, root: str, settled: Set[str]) -> bool:
         """Whether a root group and all that it owns show up where everything else is settled."""
         known = {
             name
@@ -164,8 +164,7 @@ class Layout:
         }
         return all(name in known for name in self.trees[root] if self.spec.sizes[name] > 1)
 
-    def _settled_leaves(self, root: str, settled: Collection[str]) -> dict[Units, list[Leaf]]:
-        settled = frozenset(settled)
+    def _settled_leaves(self, root: str, settled: Set[str]) -> dict[Units, list[Leaf]]:
         return {
             name: [leaf for leaf, roots in zip(self.leaves[name], self._around[name], strict=True) if roots <= settled]
             for name in self.units[root]
